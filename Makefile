@@ -1,0 +1,81 @@
+# slate_cache: builds and installs with PGXS (make, make install), tests and
+# shows itself on private servers (make test, make demo).  `make help` lists
+# the targets.  The version stands in slate_cache.control and nowhere else.
+
+EXTENSION = slate_cache
+MODULE_big = slate_cache
+DATA = $(wildcard sql/slate_cache--*.sql)
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+
+PG_CPPFLAGS = -Isrc
+SHLIB_LINK = -lhiredis
+
+# The server's headers leave parameters unused, and its macros mix signs.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
+
+# TESTING=1 compiles the points at which isolation and TAP tests stop a session.
+ifdef TESTING
+PG_CPPFLAGS += -DSLATE_CACHE_TESTING
+endif
+
+# Bitcode for JIT inlining buys nothing here and would need clang.
+override with_llvm := $(or $(with_llvm),no)
+
+# For `make installcheck`: the extension is installed, a Redis listens on
+# SLATE_REDIS_SOCKET, and whoever calls is not root.  `make test` needs none
+# of that.
+REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
+REGRESS_PREP = log/installcheck.conf
+REGRESS_OPTS = --inputdir=test --load-extension=slate_cache \
+	--temp-instance=tmp_check --temp-config=log/installcheck.conf
+ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=slate_cache \
+	--temp-instance=tmp_check_iso --temp-config=log/installcheck.conf
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+PROVE_FLAGS += -I test/perl
+EXTRA_CLEAN = log/
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+# On a fresh machine there is no PGXS yet: the targets below install it.
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+else
+all install installcheck clean:
+	@echo "$@ needs PostgreSQL's server development files (on Debian: postgresql-server-dev-15), or PG_CONFIG=/path/to/pg_config" >&2
+	@exit 1
+endif
+
+# PGXS does not know which headers an object was compiled with.
+$(OBJS): $(wildcard src/*.h)
+
+log/installcheck.conf:
+	@mkdir -p log
+	@printf '%s\n' "shared_preload_libraries = 'slate_cache'" \
+		"slate_cache.url = 'unix://$(SLATE_REDIS_SOCKET)'" > $@
+
+test:
+	@bash test/run
+
+demo:
+	@bash test/demo/run
+
+fuzz:
+	@$(MAKE) -C test/fuzz check
+
+indent:
+	@bash test/lib/indent src/*.[ch]
+
+help:
+	@echo "make            builds the extension (TESTING=1: with the tests' pause points)"
+	@echo "make install    installs it into the PostgreSQL of PG_CONFIG"
+	@echo "make test       installs what is missing, runs every test on private servers"
+	@echo "                ONLY=unit|regress|isolation|tap  T=name  KEEP=1  ACCEPT=1"
+	@echo "make demo       shows the main job on private servers (KEEP=1 leaves them up)"
+	@echo "make fuzz       runs the parsers' unit and fuzz tests alone"
+	@echo "make indent     indents src/ with pg_bsd_indent"
+
+.PHONY: test demo fuzz indent help log/installcheck.conf
+.DEFAULT_GOAL := all

@@ -1,0 +1,275 @@
+/* slate_cache--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION slate_cache" to load this file. \quit
+
+-- What users call lives in the extension's schema, so that it can be called
+-- without a prefix; views and everything else live in the schema slate_cache.
+
+DO $$
+BEGIN
+    IF pg_catalog.getdatabaseencoding() NOT IN ('UTF8', 'SQL_ASCII') THEN
+        RAISE EXCEPTION 'slate_cache needs a database whose encoding is UTF8'
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = 'Keys and values in Redis are UTF-8; this database is '
+                           || pg_catalog.getdatabaseencoding() || '.';
+    END IF;
+END $$;
+
+CREATE SCHEMA slate_cache;
+COMMENT ON SCHEMA slate_cache IS 'views and internals of the extension slate_cache';
+GRANT USAGE ON SCHEMA slate_cache TO PUBLIC;
+
+--
+-- Capture: the functions of triggers that slate_cache_attach() makes
+--
+
+CREATE FUNCTION slate_cache.capture() RETURNS trigger
+AS 'MODULE_PATHNAME', 'slate_cache_capture' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache.capture() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.capture() IS
+'row trigger of a table with cache rules; its arguments are the rules';
+
+CREATE FUNCTION slate_cache.capture_truncate() RETURNS trigger
+AS 'MODULE_PATHNAME', 'slate_cache_capture_truncate' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache.capture_truncate() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.capture_truncate() IS
+'truncate trigger of a table with cache rules';
+
+CREATE FUNCTION slate_cache.on_ddl() RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'slate_cache_on_ddl' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache.on_ddl() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.on_ddl() IS
+'event trigger: after ALTER TABLE, checks that cache rules still fit and drops what is cached';
+
+CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE')
+    EXECUTE FUNCTION slate_cache.on_ddl();
+COMMENT ON EVENT TRIGGER slate_cache_altered IS
+'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape';
+
+-- A session that has not loaded the library would not notice a DROP.
+CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
+    WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',
+                 'DROP EXTENSION')
+    EXECUTE FUNCTION slate_cache.on_ddl();
+COMMENT ON EVENT TRIGGER slate_cache_dropping IS
+'makes sure that the cache of a dropped table is dropped with it';
+
+--
+-- Rules
+--
+
+CREATE FUNCTION slate_cache_attach(
+    rel regclass,
+    row_keys text[] DEFAULT NULL,
+    list_keys text[] DEFAULT NULL,
+    drop_keys text[] DEFAULT NULL,
+    delete_drop_keys text[] DEFAULT NULL,
+    ttl interval DEFAULT NULL,
+    list_ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache_attach(regclass, text[], text[], text[], text[], interval, interval) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_attach(regclass, text[], text[], text[], text[], interval, interval) IS
+'keeps cached copies of a table''s rows right; needs ownership of the table; replaces its rules if it has some';
+
+CREATE FUNCTION slate_cache_detach(rel regclass)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache_detach(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_detach(regclass) IS
+'takes a table''s rules off and drops what is cached of it; needs ownership of the table';
+
+CREATE FUNCTION slate_cache_attach_defaults()
+RETURNS integer
+AS 'MODULE_PATHNAME' LANGUAGE C;
+REVOKE ALL ON FUNCTION slate_cache_attach_defaults() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_attach_defaults() IS
+'attaches SLATE''s rules to the tables projects, files and assets that search_path finds; returns how many';
+
+CREATE FUNCTION slate_cache.read_rules(
+    OUT rel regclass,
+    OUT kind text,
+    OUT template text,
+    OUT value_column text,
+    OUT ttl interval,
+    OUT ordered boolean,
+    OUT enabled boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'slate_cache_rules' LANGUAGE C;
+COMMENT ON FUNCTION slate_cache.read_rules() IS 'what the view slate_cache.rules shows';
+
+CREATE VIEW slate_cache.rules AS SELECT * FROM slate_cache.read_rules();
+GRANT SELECT ON slate_cache.rules TO PUBLIC;
+COMMENT ON VIEW slate_cache.rules IS 'key templates of the attached tables';
+COMMENT ON COLUMN slate_cache.rules.rel IS 'the table';
+COMMENT ON COLUMN slate_cache.rules.kind IS 'row, list, drop or delete_drop';
+COMMENT ON COLUMN slate_cache.rules.template IS 'the key, or the pattern, with columns in braces';
+COMMENT ON COLUMN slate_cache.rules.value_column IS 'the column that the key holds; null for the whole row';
+COMMENT ON COLUMN slate_cache.rules.ttl IS 'lifetime of a value; null for no end, or no value';
+COMMENT ON COLUMN slate_cache.rules.ordered IS
+'whether a unique index orders the writers of a key; if not, a late push drops the key instead of being ignored';
+COMMENT ON COLUMN slate_cache.rules.enabled IS 'whether the table''s trigger fires';
+
+--
+-- Reading
+--
+
+CREATE FUNCTION slate_cache_get(key text) RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_get(text) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_get(text) IS
+'the value of a key: from Redis, or loaded by its rule and cached; null if there is none';
+
+CREATE FUNCTION slate_cache_mget(keys text[])
+RETURNS TABLE (key text, value jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_mget(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_mget(text[]) IS
+'the values of many keys, in the order asked: one exchange for the hits, one query a rule for the misses';
+
+CREATE FUNCTION slate_cache_peek(key text) RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_peek(text) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_peek(text) IS
+'what Redis has for a key; never loads, never fills';
+
+CREATE FUNCTION slate_cache_fetch(
+    key text,
+    query text,
+    ttl interval DEFAULT NULL,
+    VARIADIC args text[] DEFAULT '{}')
+RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_fetch(text, text, interval, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_fetch(text, text, interval, text[]) IS
+'the value of a key: from Redis, or the result of the query, cached for ttl; one column gives its value, several an array of objects';
+
+--
+-- Writing, at commit
+--
+
+CREATE FUNCTION slate_cache_set(key text, value jsonb, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_set(text, jsonb, interval) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_set(text, jsonb, interval) IS
+'sets a key when the transaction commits; ttl defaults to slate_cache_ttl(key), then to slate_cache.default_ttl';
+
+CREATE FUNCTION slate_cache_mset(entries jsonb, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_mset(jsonb, interval) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_mset(jsonb, interval) IS
+'sets the keys of a JSON object to its values when the transaction commits';
+
+CREATE FUNCTION slate_cache_del(VARIADIC keys text[])
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_del(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_del(text[]) IS
+'removes keys when the transaction commits';
+
+CREATE FUNCTION slate_cache_invalidate(pattern text)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_invalidate(text) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_invalidate(text) IS
+'removes all keys that match a Redis glob when the transaction commits';
+
+CREATE FUNCTION slate_cache_invalidate_project(id text)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION slate_cache_invalidate_project(text) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_invalidate_project(text) IS
+'removes every key that belongs to a SLATE project when the transaction commits';
+
+--
+-- Names.  These do not talk to Redis; anybody may call them.
+--
+
+CREATE FUNCTION slate_cache_key(resource text, VARIADIC parts text[] DEFAULT '{}')
+RETURNS text
+AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION slate_cache_key(text, text[]) IS
+'builds a SLATE key: slate_cache_key(''file'', ''7'', ''a.c'') is slate:file:7:a.c; null if a part is null';
+
+CREATE FUNCTION slate_cache_ttl(key text) RETURNS interval
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION slate_cache_ttl(text) IS
+'the lifetime that a key''s rule gives, or SLATE''s own table of families; null if neither knows the key';
+
+--
+-- Watching
+--
+
+CREATE FUNCTION slate_cache.read_stats(
+    OUT scope text,
+    OUT hits bigint,
+    OUT misses bigint,
+    OUT fills bigint,
+    OUT fills_refused bigint,
+    OUT bypasses bigint,
+    OUT bad_values bigint,
+    OUT read_failures bigint,
+    OUT pushes bigint,
+    OUT keys_stored bigint,
+    OUT keys_dropped bigint,
+    OUT keys_outdated bigint,
+    OUT pushes_lost bigint,
+    OUT keys_lost bigint,
+    OUT sweeps bigint,
+    OUT sweeps_unfinished bigint,
+    OUT keys_too_long bigint,
+    OUT values_too_large bigint,
+    OUT fallbacks bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'slate_cache_stats' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION slate_cache.read_stats() IS 'what the view slate_cache.stats shows';
+
+CREATE VIEW slate_cache.stats AS SELECT * FROM slate_cache.read_stats();
+GRANT SELECT ON slate_cache.stats TO PUBLIC;
+COMMENT ON VIEW slate_cache.stats IS
+'counters since the server started, or slate_cache_stats_reset()';
+COMMENT ON COLUMN slate_cache.stats.scope IS
+'server: all sessions together; session: this one alone, for want of shared_preload_libraries';
+COMMENT ON COLUMN slate_cache.stats.hits IS 'keys answered by Redis';
+COMMENT ON COLUMN slate_cache.stats.misses IS 'keys that Redis was asked for and did not have';
+COMMENT ON COLUMN slate_cache.stats.fills IS 'loaded values that were cached';
+COMMENT ON COLUMN slate_cache.stats.fills_refused IS 'loaded values that were not cached because the key changed meanwhile';
+COMMENT ON COLUMN slate_cache.stats.bypasses IS 'keys read past the cache: own changes, an old snapshot, row-level security';
+COMMENT ON COLUMN slate_cache.stats.bad_values IS 'values in Redis that were not JSON; they were dropped';
+COMMENT ON COLUMN slate_cache.stats.read_failures IS 'exchanges of readers that failed; the tables answered';
+COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis something';
+COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
+COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped';
+COMMENT ON COLUMN slate_cache.stats.keys_outdated IS 'values not written because a newer one was there';
+COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis';
+COMMENT ON COLUMN slate_cache.stats.keys_lost IS 'keys and patterns of those transactions';
+COMMENT ON COLUMN slate_cache.stats.sweeps IS 'walks through all keys of Redis for a pattern';
+COMMENT ON COLUMN slate_cache.stats.sweeps_unfinished IS 'of those, the ones that ran out of time';
+COMMENT ON COLUMN slate_cache.stats.keys_too_long IS 'rows without a key because it would exceed 1024 bytes';
+COMMENT ON COLUMN slate_cache.stats.values_too_large IS 'values larger than slate_cache.max_value; dropped instead of set';
+COMMENT ON COLUMN slate_cache.stats.fallbacks IS 'transactions that exceeded slate_cache.max_pending and dropped what they touched';
+
+CREATE FUNCTION slate_cache_stats_reset() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache_stats_reset() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_stats_reset() IS 'sets the counters of slate_cache.stats to zero';
+
+CREATE FUNCTION slate_cache.read_health(
+    OUT "check" text,
+    OUT ok boolean,
+    OUT detail text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'slate_cache_health' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache.read_health() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.read_health() IS 'what the view slate_cache.health shows; asks Redis';
+
+CREATE VIEW slate_cache.health AS SELECT * FROM slate_cache.read_health();
+COMMENT ON VIEW slate_cache.health IS
+'what an administrator should know; asks Redis.  Not for PUBLIC: it names the server';
+COMMENT ON COLUMN slate_cache.health."check" IS 'preload, redis, breaker, pushes';
+COMMENT ON COLUMN slate_cache.health.ok IS 'whether all is well';
+COMMENT ON COLUMN slate_cache.health.detail IS 'what was found';

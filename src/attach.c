@@ -1,0 +1,527 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach.c
+ *	  Putting rules on a table, and taking them off.
+ *
+ * A table's rules are the arguments of its trigger (see rules.h), so attaching
+ * is creating triggers, and detaching is dropping them.  Both need ownership of
+ * the table.  The triggers are created in the name of the extension's owner:
+ * the trigger functions are nobody else's to use, since whoever can put them on
+ * a table of his own writes whatever he likes to Redis.
+ *
+ * Attaching and detaching also drop from the cache what the rules name: copies
+ * from before may be stale, and copies after will be.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "rules.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+PG_FUNCTION_INFO_V1(slate_cache_attach);
+PG_FUNCTION_INFO_V1(slate_cache_detach);
+PG_FUNCTION_INFO_V1(slate_cache_attach_defaults);
+PG_FUNCTION_INFO_V1(slate_cache_rules);
+
+/* What a table is to be given. */
+typedef struct Attachment
+{
+	List	   *sources[RULE_DELETE_DROP + 1];	/* templates by kind */
+	int64		ttl;			/* ms; -1 where nothing was said */
+	int64		list_ttl;
+} Attachment;
+
+/* ------------------------------------------------------------------------
+ * What may be attached
+ * ------------------------------------------------------------------------
+ */
+
+static void
+check_relation_kind(Relation relation)
+{
+	const char *name = RelationGetRelationName(relation);
+	char		relkind = relation->rd_rel->relkind;
+
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", name),
+				 errdetail_relkind_not_supported(relkind),
+				 errhint("Attach the tables that it reads.")));
+	if (relation->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a temporary table", name),
+				 errdetail("Its rows are one session's own, and a cache is everybody's."),
+				 errhint("Attach permanent tables.")));
+	if (IsCatalogRelation(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a system catalog", name),
+				 errhint("Attach tables of your own.")));
+}
+
+/* Open a table for changing its rules.  The lock is kept. */
+static Relation
+open_own_table(Oid relid)
+{
+	Relation	relation;
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("table must not be null")));
+	relation = try_relation_open(relid, ShareRowExclusiveLock);
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", relid)));
+	if (!compat_relation_ownercheck(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER,
+					   get_relkind_objtype(relation->rd_rel->relkind),
+					   RelationGetRelationName(relation));
+	check_relation_kind(relation);
+	return relation;
+}
+
+static void
+check_sources(Relation relation, const Attachment *attachment)
+{
+	int			nrules = 0;
+
+	for (int kind = RULE_ROW; kind <= RULE_DELETE_DROP; kind++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, attachment->sources[kind])
+		{
+			slate_rules_check(relation, kind, lfirst(lc));
+			nrules++;
+		}
+	}
+	if (nrules == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("no keys for table \"%s\"",
+						RelationGetRelationName(relation)),
+				 errdetail("A table is attached with at least one key template."),
+				 errhint("For instance row_keys => ARRAY['shop:invoice:{id}'].")));
+}
+
+/* ------------------------------------------------------------------------
+ * Triggers
+ * ------------------------------------------------------------------------
+ */
+
+static void
+run_command(const char *command)
+{
+	int			status = SPI_execute(command, false, 0);
+
+	if (status != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\": %s", command,
+			 SPI_result_code_string(status));
+}
+
+static void pg_attribute_printf(1, 2)
+run_commandf(const char *format,...)
+{
+	StringInfoData command;
+
+	initStringInfo(&command);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&command, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&command, needed);
+	}
+	run_command(command.data);
+	pfree(command.data);
+}
+
+/* The arguments of the row trigger, as SQL literals. */
+static char *
+trigger_arguments(const Attachment *attachment)
+{
+	StringInfoData arguments;
+	const char *separator = "";
+
+	initStringInfo(&arguments);
+	for (int kind = RULE_ROW; kind <= RULE_DELETE_DROP; kind++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, attachment->sources[kind])
+		{
+			appendStringInfo(&arguments, "%s%s, %s", separator,
+							 quote_literal_cstr(slate_rules_kind_name(kind)),
+							 quote_literal_cstr(lfirst(lc)));
+			separator = ", ";
+		}
+	}
+	if (attachment->ttl >= 0)
+		appendStringInfo(&arguments, ", 'ttl_ms', '" INT64_FORMAT "'",
+						 attachment->ttl);
+	if (attachment->list_ttl >= 0)
+		appendStringInfo(&arguments, ", 'list_ttl_ms', '" INT64_FORMAT "'",
+						 attachment->list_ttl);
+	return arguments.data;
+}
+
+static char *
+table_name(Relation relation)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+									  RelationGetRelationName(relation));
+}
+
+static bool
+has_trigger(Relation relation, const char *name)
+{
+	return OidIsValid(get_trigger_oid(RelationGetRelid(relation), name, true));
+}
+
+static bool
+drop_triggers(Relation relation)
+{
+	const char *const names[] = {SLATE_ROW_TRIGGER, SLATE_TRUNCATE_TRIGGER};
+	bool		dropped = false;
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (!has_trigger(relation, names[i]))
+			continue;
+		run_commandf("DROP TRIGGER %s ON %s", names[i], table_name(relation));
+		dropped = true;
+	}
+	return dropped;
+}
+
+/* ENABLE ALWAYS, so that logical replication's apply fires it, too. */
+static void
+finish_trigger(Relation relation, const char *name)
+{
+	run_commandf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s",
+				 table_name(relation), name);
+	run_commandf("ALTER TRIGGER %s ON %s DEPENDS ON EXTENSION slate_cache",
+				 name, table_name(relation));
+}
+
+static void
+create_triggers(Relation relation, const Attachment *attachment)
+{
+	run_commandf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
+				 " FOR EACH ROW EXECUTE FUNCTION slate_cache.capture(%s)",
+				 SLATE_ROW_TRIGGER, table_name(relation),
+				 trigger_arguments(attachment));
+	finish_trigger(relation, SLATE_ROW_TRIGGER);
+	run_commandf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
+				 " FOR EACH STATEMENT EXECUTE FUNCTION slate_cache.capture_truncate()",
+				 SLATE_TRUNCATE_TRIGGER, table_name(relation));
+	finish_trigger(relation, SLATE_TRUNCATE_TRIGGER);
+}
+
+static Oid
+extension_owner(void)
+{
+	Oid			capture = slate_rules_capture_oid();
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(capture));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function slate_cache.capture() does not exist"),
+				 errhint("CREATE EXTENSION slate_cache in this database.")));
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Replace a table's triggers; NULL takes them off.  The caller has checked that
+ * the user owns the table; the commands are ours, so that the extension's
+ * owner can lend his name.  An error gives it back.
+ */
+static bool
+replace_triggers(Relation relation, const Attachment *attachment)
+{
+	bool		dropped;
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(extension_owner(),
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	dropped = drop_triggers(relation);
+	if (attachment)
+		create_triggers(relation, attachment);
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return dropped;
+}
+
+static void
+attach(Oid relid, const Attachment *attachment)
+{
+	Relation	relation = open_own_table(relid);
+
+	check_sources(relation, attachment);
+	if (replace_triggers(relation, attachment))
+		ereport(NOTICE,
+				(errmsg("replacing the cache rules of table \"%s\"",
+						RelationGetRelationName(relation))));
+	relation_close(relation, NoLock);
+}
+
+/* ------------------------------------------------------------------------
+ * SQL functions
+ * ------------------------------------------------------------------------
+ */
+
+static List *
+sources_argument(FunctionCallInfo fcinfo, int argument)
+{
+	List	   *sources = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			nelements;
+
+	if (PG_ARGISNULL(argument))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &nelements);
+	for (int i = 0; i < nelements; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("key template must not be null")));
+		sources = lappend(sources, TextDatumGetCString(elements[i]));
+	}
+	return sources;
+}
+
+static int64
+ttl_argument(FunctionCallInfo fcinfo, int argument)
+{
+	if (PG_ARGISNULL(argument))
+		return -1;
+	return slate_rules_interval_ttl(PG_GETARG_INTERVAL_P(argument));
+}
+
+Datum
+slate_cache_attach(PG_FUNCTION_ARGS)
+{
+	Attachment	attachment;
+
+	for (int kind = RULE_ROW; kind <= RULE_DELETE_DROP; kind++)
+		attachment.sources[kind] = sources_argument(fcinfo, 1 + kind);
+	attachment.ttl = ttl_argument(fcinfo, 5);
+	attachment.list_ttl = ttl_argument(fcinfo, 6);
+	if (attachment.list_ttl < 0)
+		attachment.list_ttl = attachment.ttl;
+	attach(PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0), &attachment);
+	PG_RETURN_VOID();
+}
+
+Datum
+slate_cache_detach(PG_FUNCTION_ARGS)
+{
+	Relation	relation = open_own_table(PG_ARGISNULL(0) ? InvalidOid
+										  : PG_GETARG_OID(0));
+
+	if (!replace_triggers(relation, NULL))
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has no cache rules",
+						RelationGetRelationName(relation))));
+	relation_close(relation, NoLock);
+	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------------
+ * SLATE's own tables
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct DefaultRule
+{
+	const char *table;
+	SlateRuleKind kind;
+	const char *source;
+} DefaultRule;
+
+static const DefaultRule default_rules[] = {
+	{"projects", RULE_ROW, "slate:project:{id}"},
+	{"projects", RULE_LIST, "slate:projects:user:{user_id}"},
+	{"projects", RULE_DELETE_DROP, "slate:files:project:{id}"},
+	{"projects", RULE_DELETE_DROP, "slate:assets:project:{id}"},
+	{"projects", RULE_DELETE_DROP, "slate:file:{id}:*"},
+	{"projects", RULE_DELETE_DROP, "slate:search:{id}:*"},
+	{"projects", RULE_DELETE_DROP, "slate:runtime:status:{id}"},
+	{"projects", RULE_DELETE_DROP, "slate:build:{id}"},
+	{"projects", RULE_DELETE_DROP, "slate:editor:tabs:*:{id}"},
+
+	{"files", RULE_ROW, "slate:file:{id}"},
+	{"files", RULE_ROW, "slate:file:{project_id}:{path}"},
+	{"files", RULE_LIST, "slate:files:project:{project_id}"},
+	{"files", RULE_DROP, "slate:search:{project_id}:*"},
+
+	{"assets", RULE_ROW, "slate:asset:{id}"},
+	{"assets", RULE_ROW, "slate:asset:{id}:components -> components"},
+	{"assets", RULE_LIST, "slate:assets:project:{project_id}"},
+	{"assets", RULE_DROP, "slate:search:{project_id}:*"}
+};
+
+static const struct
+{
+	const char *table;
+	int			ttl;			/* seconds */
+	int			list_ttl;
+}			default_tables[] =
+
+{
+	{"projects", 3600, 1800},
+	{"files", 1800, 600},
+	{"assets", 3600, 3600}
+};
+
+/* Does the table have the columns that a source names? */
+static bool
+has_columns(Oid relid, const char *source)
+{
+	const char *arrow = strstr(source, " -> ");
+
+	if (arrow && get_attnum(relid, arrow + 4) == InvalidAttrNumber)
+		return false;
+	for (const char *open = strchr(source, '{'); open; open = strchr(open + 1, '{'))
+	{
+		char	   *column = pnstrdup(open + 1, strcspn(open + 1, "}"));
+
+		if (get_attnum(relid, column) == InvalidAttrNumber)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The defaults that fit a table.  Where assets have no column of components,
+ * an app makes that value from something else, and it is dropped with the row.
+ */
+static void
+choose_defaults(Oid relid, const char *table, Attachment *attachment)
+{
+	for (int i = 0; i < lengthof(default_rules); i++)
+	{
+		const DefaultRule *rule = &default_rules[i];
+		SlateRuleKind kind = rule->kind;
+		char	   *source = pstrdup(rule->source);
+		char	   *arrow = strstr(source, " -> ");
+
+		if (strcmp(rule->table, table) != 0)
+			continue;
+		if (arrow && !has_columns(relid, source))
+		{
+			*arrow = '\0';
+			kind = RULE_DROP;
+		}
+		if (has_columns(relid, source))
+			attachment->sources[kind] = lappend(attachment->sources[kind],
+												source);
+		else
+			ereport(NOTICE,
+					(errmsg("skipping cache rule \"%s\": table \"%s\" does not have its columns",
+							source, table)));
+	}
+}
+
+Datum
+slate_cache_attach_defaults(PG_FUNCTION_ARGS)
+{
+	int			nattached = 0;
+
+	(void) fcinfo;
+	for (int i = 0; i < lengthof(default_tables); i++)
+	{
+		Attachment	attachment = {.ttl = -1};
+		Oid			relid = RelnameGetRelid(default_tables[i].table);
+
+		if (!OidIsValid(relid))
+			continue;
+		choose_defaults(relid, default_tables[i].table, &attachment);
+		attachment.ttl = (int64) default_tables[i].ttl * 1000;
+		attachment.list_ttl = (int64) default_tables[i].list_ttl * 1000;
+		attach(relid, &attachment);
+		nattached++;
+	}
+	if (nattached == 0)
+		ereport(NOTICE,
+				(errmsg("none of the tables projects, files and assets was found"),
+				 errhint("They are looked for along search_path.")));
+	PG_RETURN_INT32(nattached);
+}
+
+/* ------------------------------------------------------------------------
+ * The view slate_cache.rules
+ * ------------------------------------------------------------------------
+ */
+
+static void
+put_rule(ReturnSetInfo *result, const SlateRule *rule)
+{
+	Datum		row[7];
+	bool		nulls[7] = {false};
+	Interval   *ttl = palloc0_object(Interval);
+
+	row[0] = ObjectIdGetDatum(rule->relation->relid);
+	row[1] = CStringGetTextDatum(slate_rules_kind_name(rule->kind));
+	row[2] = CStringGetTextDatum(rule->template->source);
+	row[3] = rule->value_column ? CStringGetTextDatum(rule->value_column) : 0;
+	nulls[3] = rule->value_column == NULL;
+	ttl->time = rule->ttl * 1000;
+	row[4] = IntervalPGetDatum(ttl);
+	nulls[4] = rule->ttl == 0 ||
+		(rule->kind != RULE_ROW && rule->kind != RULE_LIST);
+	row[5] = BoolGetDatum(rule->order == SLATE_ORDERED);
+	nulls[5] = rule->kind != RULE_ROW;
+	row[6] = BoolGetDatum(rule->relation->enabled);
+	tuplestore_putvalues(result->setResult, result->setDesc, row, nulls);
+}
+
+Datum
+slate_cache_rules(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, slate_rules_all())
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		for (int i = 0; i < relation->nrules; i++)
+			put_rule(result, &relation->rules[i]);
+	}
+	return (Datum) 0;
+}

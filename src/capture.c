@@ -1,0 +1,329 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.c
+ *	  The triggers that see every change.
+ *
+ * slate_cache_capture() is the AFTER ROW trigger of a table with rules,
+ * slate_cache_capture_truncate() its AFTER TRUNCATE trigger.  Both only add to
+ * the pending list; Redis hears of it at commit.
+ *
+ * Two things happen to tables that no trigger of theirs sees: their definition
+ * changes (slate_cache_on_ddl(), an event trigger), and they, or their trigger,
+ * are dropped (slate_capture_object_access(), a hook).  In either case what
+ * the cache holds of their rows is dropped too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "capture.h"
+#include "catalog/indexing.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_trigger.h"
+#include "commands/event_trigger.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "pending.h"
+#include "rules.h"
+#include "stats.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+
+PG_FUNCTION_INFO_V1(slate_cache_capture);
+PG_FUNCTION_INFO_V1(slate_cache_capture_truncate);
+PG_FUNCTION_INFO_V1(slate_cache_on_ddl);
+
+/* A row before and after; NULL where there is none. */
+typedef struct Change
+{
+	HeapTuple	old;
+	HeapTuple	new;
+	SlateRelation *relation;
+	SlateImage *image;			/* of the new row, made when first needed */
+	bool		image_made;
+} Change;
+
+/* ------------------------------------------------------------------------
+ * Rows
+ * ------------------------------------------------------------------------
+ */
+
+/* As suppress_redundant_updates_trigger() compares, see trigfuncs.c */
+static bool
+same_row(HeapTuple old, HeapTuple new)
+{
+	HeapTupleHeader o = old->t_data;
+	HeapTupleHeader n = new->t_data;
+
+	return old->t_len == new->t_len &&
+		o->t_hoff == n->t_hoff &&
+		HeapTupleHeaderGetNatts(o) == HeapTupleHeaderGetNatts(n) &&
+		(o->t_infomask & ~HEAP_XACT_MASK) == (n->t_infomask & ~HEAP_XACT_MASK) &&
+		memcmp((char *) o + SizeofHeapTupleHeader,
+			   (char *) n + SizeofHeapTupleHeader,
+			   old->t_len - SizeofHeapTupleHeader) == 0;
+}
+
+static bool
+render_key(SlateRule *rule, HeapTuple tuple, StringInfo key)
+{
+	bool		too_long;
+	bool		rendered;
+
+	resetStringInfo(key);
+	if (tuple == NULL)
+		return false;
+	rendered = slate_rules_render(rule, tuple, key, &too_long);
+	if (too_long)
+		slate_stats_add(STAT_KEYS_TOO_LONG, 1);
+	return rendered;
+}
+
+static SlateImage *
+new_image(Change *change)
+{
+	if (!change->image_made)
+	{
+		change->image = slate_pending_image(change->relation, change->new);
+		change->image_made = true;
+	}
+	return change->image;
+}
+
+static bool
+same_text(StringInfo a, StringInfo b)
+{
+	return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+/* The old key goes, the new one is written through. */
+static void
+capture_row_key(SlateRule *rule, Change *change,
+				StringInfo old_key, StringInfo new_key)
+{
+	bool		has_old = render_key(rule, change->old, old_key);
+	bool		has_new = render_key(rule, change->new, new_key);
+
+	if (has_old && !(has_new && same_text(old_key, new_key)))
+		slate_pending_rule_key(rule, old_key->data, old_key->len, NULL);
+	if (has_new)
+		slate_pending_rule_key(rule, new_key->data, new_key->len,
+							   new_image(change));
+}
+
+/* A list, or another key or glob that goes with the row before and after. */
+static void
+capture_drops(SlateRule *rule, Change *change,
+			  StringInfo old_key, StringInfo new_key)
+{
+	void		(*add) (SlateRule *rule, const char *text, int len);
+	bool		has_old = render_key(rule, change->old, old_key);
+	bool		has_new = render_key(rule, change->new, new_key);
+
+	add = rule->template->is_pattern ? slate_pending_rule_glob
+		: slate_pending_rule_drop;
+	if (has_old)
+		add(rule, old_key->data, old_key->len);
+	if (has_new && !(has_old && same_text(old_key, new_key)))
+		add(rule, new_key->data, new_key->len);
+}
+
+static void
+capture_change(Change *change)
+{
+	StringInfoData old_key;
+	StringInfoData new_key;
+
+	initStringInfo(&old_key);
+	initStringInfo(&new_key);
+	for (int i = 0; i < change->relation->nrules; i++)
+	{
+		SlateRule  *rule = &change->relation->rules[i];
+
+		if (rule->kind == RULE_ROW)
+			capture_row_key(rule, change, &old_key, &new_key);
+		else if (rule->kind != RULE_DELETE_DROP || change->new == NULL)
+			capture_drops(rule, change, &old_key, &new_key);
+	}
+}
+
+/* ERROR unless called as the kind of trigger that attach makes. */
+static void
+check_called_as_trigger(FunctionCallInfo fcinfo, bool row)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) ||
+		(row ? !TRIGGER_FIRED_FOR_ROW(trigger->tg_event)
+		 : !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("slate_cache triggers must be fired AFTER, the one FOR EACH ROW and the other on TRUNCATE"),
+				 errhint("Let slate_cache_attach() create them.")));
+}
+
+Datum
+slate_cache_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Change		change = {0};
+	int			nestlevel = 0;
+
+	check_called_as_trigger(fcinfo, true);
+	change.relation = slate_rules_get(trigger->tg_relation);
+	if (change.relation == NULL)
+		elog(ERROR, "table \"%s\" has no cache rules",
+			 RelationGetRelationName(trigger->tg_relation));
+
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		change.new = trigger->tg_trigtuple;
+	else
+		change.old = trigger->tg_trigtuple;
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+	{
+		change.new = trigger->tg_newtuple;
+		if (same_row(change.old, change.new))
+			return PointerGetDatum(NULL);
+	}
+
+	if (change.relation->key_needs_settings)
+		nestlevel = slate_rules_begin_settings();
+	capture_change(&change);
+	if (nestlevel > 0)
+		slate_rules_end_settings(nestlevel);
+	return PointerGetDatum(NULL);
+}
+
+/* ------------------------------------------------------------------------
+ * Whole tables
+ * ------------------------------------------------------------------------
+ */
+
+static void
+drop_all_of(Relation relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, slate_rules_wildcards(relation))
+		slate_pending_drop_all(lfirst(lc));
+}
+
+Datum
+slate_cache_capture_truncate(PG_FUNCTION_ARGS)
+{
+	check_called_as_trigger(fcinfo, false);
+	drop_all_of(((TriggerData *) fcinfo->context)->tg_relation);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * After ALTER TABLE: the rules must still fit, or the command fails; and what
+ * is cached may have the old shape.
+ */
+static void
+check_altered(Oid relid)
+{
+	Relation	relation = try_relation_open(relid, AccessShareLock);
+
+	if (relation == NULL)
+		return;
+	if (relation->rd_rel->relkind == RELKIND_RELATION ||
+		relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		(void) slate_rules_get(relation);
+		drop_all_of(relation);
+	}
+	relation_close(relation, NoLock);
+}
+
+Datum
+slate_cache_on_ddl(PG_FUNCTION_ARGS)
+{
+	uint64		ncommands;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("slate_cache.on_ddl() can only be called as an event trigger")));
+
+	/* that this library is loaded is all a DROP needs; see below */
+	if (strcmp(((EventTriggerData *) fcinfo->context)->event,
+			   "ddl_command_end") != 0)
+		PG_RETURN_NULL();
+
+	SPI_connect();
+	if (SPI_execute("SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
+					" WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the commands of an event trigger");
+	ncommands = SPI_processed;
+	for (uint64 i = 0; i < ncommands; i++)
+	{
+		bool		isnull;
+		Datum		relid = SPI_getbinval(SPI_tuptable->vals[i],
+										  SPI_tuptable->tupdesc, 1, &isnull);
+
+		if (!isnull)
+			check_altered(DatumGetObjectId(relid));
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/* The table of a capture trigger, or InvalidOid. */
+static Oid
+captured_table(Oid trigger_oid)
+{
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	Oid			relid = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger_oid));
+	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (OidIsValid(slate_rules_capture_oid()) &&
+			form->tgfoid == slate_rules_capture_oid())
+			relid = form->tgrelid;
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	return relid;
+}
+
+/*
+ * A dropped table takes its trigger with it, so the trigger is what to watch.
+ * TRUNCATE of a partition fires no trigger of its parent, so that is watched
+ * here too.
+ */
+void
+slate_capture_object_access(ObjectAccessType access, Oid class_id,
+							Oid object_id)
+{
+	Oid			relid = InvalidOid;
+	Relation	relation;
+
+	if (access == OAT_DROP && class_id == TriggerRelationId)
+		relid = captured_table(object_id);
+	else if (access == OAT_TRUNCATE && class_id == RelationRelationId)
+		relid = object_id;
+	if (!OidIsValid(relid))
+		return;
+	relation = try_relation_open(relid, AccessShareLock);
+	if (relation == NULL)
+		return;
+	drop_all_of(relation);
+	relation_close(relation, NoLock);
+}

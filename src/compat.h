@@ -1,0 +1,74 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Every switch on the version of PostgreSQL or hiredis, and no other file
+ *	  has one.
+ *
+ * Supported: PostgreSQL 15 to 18; hiredis 0.14 and 1.x.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_COMPAT_H
+#define SLATE_COMPAT_H
+
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+
+#include <hiredis/hiredis.h>
+
+#if PG_VERSION_NUM < 150000
+#error "slate_cache needs PostgreSQL 15 or later"
+#endif
+
+/* 16: one ownership check for all classes */
+#if PG_VERSION_NUM < 160000
+#define compat_relation_ownercheck(relid, roleid) \
+	pg_class_ownercheck(relid, roleid)
+#else
+#define compat_relation_ownercheck(relid, roleid) \
+	object_ownercheck(RelationRelationId, relid, roleid)
+#endif
+
+/* 16: the actions of the JSON parser return a result */
+#if PG_VERSION_NUM < 160000
+#define COMPAT_JSON_ACTION void
+#define COMPAT_JSON_ACTION_DONE() return
+#else
+#define COMPAT_JSON_ACTION JsonParseErrorType
+#define COMPAT_JSON_ACTION_DONE() return JSON_SUCCESS
+#endif
+
+/* 17: the lexer's context may be the caller's */
+static inline JsonLexContext *
+compat_json_lexer(char *json, int len)
+{
+#if PG_VERSION_NUM < 170000
+	return makeJsonLexContextCstringLen(json, len, GetDatabaseEncoding(), true);
+#else
+	return makeJsonLexContextCstringLen(NULL, json, len,
+										GetDatabaseEncoding(), true);
+#endif
+}
+
+/* 18: columns that are computed when they are read */
+#if PG_VERSION_NUM < 180000
+#define compat_is_virtual(attribute) false
+#else
+#define compat_is_virtual(attribute) \
+	((attribute)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#endif
+
+/* hiredis 1.0: replies count their elements in size_t */
+#if HIREDIS_MAJOR >= 1
+typedef size_t compat_reply_count;
+#else
+typedef int compat_reply_count;
+#endif
+
+#endif							/* SLATE_COMPAT_H */

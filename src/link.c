@@ -1,0 +1,758 @@
+/*-------------------------------------------------------------------------
+ *
+ * link.c
+ *	  One connection to one Redis server: bytes under a deadline.
+ *
+ * The socket is ours, and hiredis only parses.  Its blocking calls restart
+ * their timeout at each signal and cannot be cancelled; its non-blocking ones
+ * try one address of a name, leave the socket open across exec(), and copy
+ * what they send.  What remains is small: a socket, poll(2), and a
+ * redisReader.
+ *
+ * Invariants:
+ *
+ * - A link that is open and not mid_exchange has no byte under way in either
+ *	 direction.  So a reply can never be taken for the answer to a later
+ *	 request: whatever upsets the count (a timeout, a surplus reply, a throw)
+ *	 costs the connection.
+ * - All that a link holds hangs on it, so that a throw out of a wait, or out
+ *	 of a reply function, leaks nothing: the next use, or close, frees it.
+ * - Memory is malloc's, every failure is checked, and what a server can make
+ *	 us allocate is bounded by the SLATE_REPLY_MAX limits.
+ *
+ * Throws: wait_for(), by CHECK_FOR_INTERRUPTS(), where LINK_WAIT_INTERRUPTIBLE
+ * was asked for, and thereby slate_link_open() and slate_link_exchange().
+ * slate_link_open() also reserves a file descriptor, for which fd.c may close
+ * a file of its own.  Nothing else.  No locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "compat.h"
+#include "link.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+
+/* Where it is missing, the backend's ignoring SIGPIPE has to do. */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+/* Longest poll() of an interruptible wait, and of any wait, in ms. */
+#define INTERRUPTIBLE_SLICE 50
+#define LONGEST_SLICE 60000
+
+/* How long to leave a Unix socket whose queue of connections is full, in ms. */
+#define FULL_QUEUE_PAUSE 5
+
+/* More addresses than this of one host name are not tried. */
+#define MAX_ADDRESSES 8
+
+/*
+ * How much to read at a time.  redisReader moves what is left in its buffer
+ * for about each kilobyte it has parsed, so a larger piece makes many small
+ * replies slower rather than faster.
+ */
+#define READ_SIZE 16384
+
+/* A reader that has held a reply larger than this is replaced afterwards. */
+#define KEEP_BUFFER_SIZE (64 * 1024)
+
+/* An exchange under way: what is left to send, and what to do with replies. */
+typedef struct Exchange
+{
+	const char *bytes;
+	size_t		len;
+	int			nreplies;		/* asked for */
+	int			received;		/* and handed over so far */
+	SlateReplyFn reply_fn;
+	void	   *arg;
+	int64		deadline;
+	SlateWait	wait;
+} Exchange;
+
+/* What a host name stands for, copied out of getaddrinfo()'s list. */
+typedef struct AddressList
+{
+	int			count;
+	struct sockaddr_storage address[MAX_ADDRESSES];
+	socklen_t	len[MAX_ADDRESSES];
+} AddressList;
+
+/*
+ * How replies are built: hiredis' own functions, with a guard before the one
+ * that allocates by a number the server states.  Filled in, always with the
+ * same values, by create_reader().
+ */
+static redisReplyObjectFunctions reply_functions;
+static void *(*default_create_array) (const redisReadTask *task,
+									  compat_reply_count elements);
+
+static SlateLinkStatus fail(SlateLink *link, SlateLinkStatus status,
+							const char *format,...) pg_attribute_printf(3, 4);
+
+/* Note what went wrong, and pass on the status. */
+static SlateLinkStatus
+fail(SlateLink *link, SlateLinkStatus status, const char *format,...)
+{
+	va_list		args;
+
+	va_start(args, format);
+	vsnprintf(link->error, sizeof(link->error), format, args);
+	va_end(args);
+
+	return status;
+}
+
+int64
+slate_link_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/*
+ * Wait until the socket is ready for one of the events, or in trouble; or, if
+ * fd is -1, just until the time is over.  LINK_TIMEOUT and LINK_OK are the
+ * only answers, but see SlateWait for throws.
+ *
+ * A time that is over already is over, even if something could be read: or
+ * else a server that never stops sending could hold us for ever.
+ */
+static SlateLinkStatus
+wait_for(int fd, short events, short *ready, int64 until, SlateWait wait)
+{
+	struct pollfd pfd;
+	int			nready = 0;
+
+	pfd.fd = fd;
+	pfd.events = events;
+	pfd.revents = 0;
+
+	while (nready <= 0)
+	{
+		int64		left;
+
+		if (wait == LINK_WAIT_INTERRUPTIBLE)
+			CHECK_FOR_INTERRUPTS();
+
+		left = until - slate_link_now();
+		if (left <= 0)
+			return LINK_TIMEOUT;
+		left = Min(left, (wait == LINK_WAIT_INTERRUPTIBLE) ?
+				   INTERRUPTIBLE_SLICE : LONGEST_SLICE);
+
+		/*
+		 * Failing, poll() was interrupted, or was short of kernel memory; in
+		 * both cases to try again until the time is over is right.
+		 */
+		pgstat_report_wait_start(PG_WAIT_EXTENSION);
+		nready = poll(&pfd, 1, (int) left);
+		pgstat_report_wait_end();
+	}
+
+	*ready = pfd.revents;
+	return LINK_OK;
+}
+
+/*
+ * Stands before hiredis' own createArray, which allocates as many pointers as
+ * the server says there will be.  NULL is the reader's "out of memory";
+ * reply_refused tells the two apart.
+ */
+static void *
+create_array(const redisReadTask *task, compat_reply_count elements)
+{
+	SlateLink  *link = task->privdata;
+	const redisReadTask *outer;
+	int			depth = 1;
+
+	for (outer = task->parent; outer != NULL; outer = outer->parent)
+		depth++;
+
+	if (depth > SLATE_REPLY_MAX_DEPTH ||
+		(size_t) elements > SLATE_REPLY_MAX_ELEMENTS - link->reply_elements)
+	{
+		link->reply_refused = true;
+		return NULL;
+	}
+
+	link->reply_elements += elements;
+	return default_create_array(task, elements);
+}
+
+/* A parser for this link; NULL if there is no memory. */
+static redisReader *
+create_reader(SlateLink *link)
+{
+	redisReader *reader = redisReaderCreate();
+
+	if (reader == NULL)
+		return NULL;
+
+	/* a reader's fn that is ours already never comes from redisReaderCreate */
+	default_create_array = reader->fn->createArray;
+	reply_functions = *reader->fn;
+	reply_functions.createArray = create_array;
+
+	reader->fn = &reply_functions;
+	reader->privdata = link;
+
+	/*
+	 * Left to itself, a 0.14 reader that finds its empty buffer large frees
+	 * it and asserts that a small one can be allocated.  We replace the
+	 * reader instead, see return_buffer().
+	 */
+	reader->maxbuf = 0;
+
+	return reader;
+}
+
+/*
+ * After a large reply, give the buffer that held it back.  If there is no
+ * memory for a new reader the old one will do.
+ */
+static void
+return_buffer(SlateLink *link)
+{
+	redisReader *fresh;
+
+	if (!link->buffer_grown)
+		return;
+
+	fresh = create_reader(link);
+	if (fresh == NULL)
+		return;
+
+	redisReaderFree(link->reader);
+	link->reader = fresh;
+	link->buffer_grown = false;
+}
+
+/* Close the socket, if there is one. */
+static void
+close_socket(SlateLink *link)
+{
+	if (link->fd < 0)
+		return;
+
+	close(link->fd);
+	ReleaseExternalFD();
+	link->fd = -1;
+}
+
+void
+slate_link_close(SlateLink *link)
+{
+	if (link->reader == NULL)
+		return;
+
+	close_socket(link);
+	if (link->reply != NULL)
+		freeReplyObject(link->reply);
+	redisReaderFree(link->reader);
+
+	link->reader = NULL;
+	link->reply = NULL;
+	link->mid_exchange = false;
+	link->buffer_grown = false;
+}
+
+/* Nice to have; a socket that refuses any of it works all the same. */
+static void
+tune_tcp_socket(int fd)
+{
+	int			on = 1;
+
+	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+
+#if defined(TCP_KEEPIDLE) && defined(TCP_KEEPINTVL) && defined(TCP_KEEPCNT)
+	{
+		int			idle = 60;
+		int			interval = 15;
+		int			count = 3;
+
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE,
+						  &idle, sizeof(idle));
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL,
+						  &interval, sizeof(interval));
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT,
+						  &count, sizeof(count));
+	}
+#endif
+}
+
+/* Give the link a socket: non-blocking, close-on-exec, known to fd.c. */
+static SlateLinkStatus
+open_socket(SlateLink *link, int family)
+{
+	if (!AcquireExternalFD())
+		return fail(link, LINK_UNREACHABLE,
+					"could not create a socket: %s", strerror(errno));
+
+	link->fd = socket(family, SOCK_STREAM, 0);
+	if (link->fd < 0)
+	{
+		int			save_errno = errno;
+
+		ReleaseExternalFD();
+		return fail(link, LINK_UNREACHABLE,
+					"could not create a socket: %s", strerror(save_errno));
+	}
+
+	if (fcntl(link->fd, F_SETFD, FD_CLOEXEC) != 0 ||
+		!pg_set_noblock(link->fd))
+		return fail(link, LINK_UNREACHABLE,
+					"could not set up a socket: %s", strerror(errno));
+
+	if (family != AF_UNIX)
+		tune_tcp_socket(link->fd);
+
+	return LINK_OK;
+}
+
+/* Wait for a connection that is being made, and see how that went. */
+static SlateLinkStatus
+await_connected(SlateLink *link, int64 deadline, SlateWait wait)
+{
+	int			error = 0;
+	socklen_t	len = sizeof(error);
+	short		ready;
+
+	if (wait_for(link->fd, POLLOUT, &ready, deadline, wait) != LINK_OK)
+		return fail(link, LINK_TIMEOUT,
+					"timed out while connecting");
+
+	if (getsockopt(link->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+		error = errno;
+	if (error != 0)
+		return fail(link, LINK_UNREACHABLE,
+					"could not connect: %s", strerror(error));
+
+	return LINK_OK;
+}
+
+/* Connect to one address. */
+static SlateLinkStatus
+connect_to(SlateLink *link, const struct sockaddr *address, socklen_t len,
+		   int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status = open_socket(link, address->sa_family);
+
+	while (status == LINK_OK && connect(link->fd, address, len) != 0)
+	{
+		short		ready;
+		int64		pause_end;
+
+		if (errno == EINPROGRESS || errno == EINTR)
+			return await_connected(link, deadline, wait);
+
+		if (errno != EAGAIN)
+			return fail(link, LINK_UNREACHABLE,
+						"could not connect: %s", strerror(errno));
+
+		/*
+		 * The queue of a Unix socket is full.  The kernel has no event for
+		 * its having room again, so knock from time to time.
+		 */
+		pause_end = Min(deadline, slate_link_now() + FULL_QUEUE_PAUSE);
+		(void) wait_for(-1, 0, &ready, pause_end, wait);
+		if (slate_link_now() >= deadline)
+			return fail(link, LINK_TIMEOUT,
+						"timed out while the server's queue of connections was full");
+	}
+
+	return status;
+}
+
+static SlateLinkStatus
+open_unix(SlateLink *link, const char *path, int64 deadline, SlateWait wait)
+{
+	struct sockaddr_un address;
+
+	memset(&address, 0, sizeof(address));
+	address.sun_family = AF_UNIX;
+	if (strlen(path) >= sizeof(address.sun_path))
+		return fail(link, LINK_UNREACHABLE, "the socket's path is too long");
+	strcpy(address.sun_path, path);
+
+	return connect_to(link, (struct sockaddr *) &address, sizeof(address),
+					  deadline, wait);
+}
+
+/*
+ * Look the name up.  The list is copied into the caller's memory, for a throw
+ * out of a later wait would leak getaddrinfo()'s own.
+ */
+static SlateLinkStatus
+look_up(SlateLink *link, const SlateAddress *address, AddressList *found)
+{
+	struct addrinfo hints;
+	struct addrinfo *list = NULL;
+	struct addrinfo *item;
+	char		service[16];
+	int			error;
+
+	memset(&hints, 0, sizeof(hints));
+	hints.ai_family = AF_UNSPEC;
+	hints.ai_socktype = SOCK_STREAM;
+	hints.ai_flags = AI_NUMERICSERV;
+	snprintf(service, sizeof(service), "%d", address->port);
+
+	error = getaddrinfo(address->host, service, &hints, &list);
+	if (error == EAI_MEMORY)
+		return fail(link, LINK_NOMEM, "out of memory");
+	if (error != 0)
+		return fail(link, LINK_UNREACHABLE, "could not look up the host: %s",
+					(error == EAI_SYSTEM) ? strerror(errno) :
+					gai_strerror(error));
+
+	found->count = 0;
+	for (item = list; item != NULL && found->count < MAX_ADDRESSES;
+		 item = item->ai_next)
+	{
+		if (item->ai_addrlen > sizeof(found->address[0]))
+			continue;
+		memcpy(&found->address[found->count], item->ai_addr,
+			   item->ai_addrlen);
+		found->len[found->count] = item->ai_addrlen;
+		found->count++;
+	}
+	freeaddrinfo(list);
+
+	if (found->count == 0)
+		return fail(link, LINK_UNREACHABLE, "the host has no address");
+
+	return LINK_OK;
+}
+
+static SlateLinkStatus
+open_tcp(SlateLink *link, const SlateAddress *address, int64 deadline,
+		 SlateWait wait)
+{
+	AddressList found;
+	bool		timed_out = false;
+	SlateLinkStatus status = look_up(link, address, &found);
+	int			i;
+
+	if (status != LINK_OK)
+		return status;
+
+	for (i = 0; i < found.count; i++)
+	{
+		int64		now = slate_link_now();
+		int64		share = Max(deadline - now, 0) / (found.count - i);
+
+		status = connect_to(link, (struct sockaddr *) &found.address[i],
+							found.len[i], now + share, wait);
+		if (status == LINK_OK)
+			return LINK_OK;
+
+		close_socket(link);
+		if (status == LINK_TIMEOUT)
+			timed_out = true;
+	}
+
+	/* one that kept us waiting matters more than one that refused at once */
+	return timed_out ? LINK_TIMEOUT : status;
+}
+
+SlateLinkStatus
+slate_link_open(SlateLink *link, const SlateAddress *address, int64 deadline,
+				SlateWait wait)
+{
+	SlateLinkStatus status;
+
+	slate_link_close(link);
+
+	link->reader = create_reader(link);
+	if (link->reader == NULL)
+		return fail(link, LINK_NOMEM, "out of memory");
+	link->fd = -1;
+	link->mid_exchange = true;
+
+	if (address->is_unix)
+		status = open_unix(link, address->host, deadline, wait);
+	else
+		status = open_tcp(link, address, deadline, wait);
+
+	if (status == LINK_OK)
+		link->mid_exchange = false;
+	else
+		slate_link_close(link);
+
+	return status;
+}
+
+bool
+slate_link_is_open(const SlateLink *link)
+{
+	return link->reader != NULL && !link->mid_exchange;
+}
+
+bool
+slate_link_usable(SlateLink *link)
+{
+	struct pollfd pfd;
+	int			nready;
+
+	if (!slate_link_is_open(link))
+	{
+		slate_link_close(link);
+		return false;
+	}
+
+	pfd.fd = link->fd;
+	pfd.events = POLLIN;
+	pfd.revents = 0;
+	do
+		nready = poll(&pfd, 1, 0);
+	while (nready < 0 && errno == EINTR);
+
+	if (nready == 0)
+		return true;
+
+	fail(link, LINK_BROKEN, "the server closed the idle connection");
+	slate_link_close(link);
+	return false;
+}
+
+/* Send what the socket takes right now. */
+static SlateLinkStatus
+send_some(SlateLink *link, Exchange *exchange)
+{
+	ssize_t		sent;
+
+	if (exchange->len == 0)
+		return LINK_OK;
+
+	do
+		sent = send(link->fd, exchange->bytes, exchange->len, MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+
+	if (sent < 0)
+	{
+		if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return LINK_OK;
+		return fail(link, LINK_BROKEN,
+					"could not send: %s", strerror(errno));
+	}
+
+	exchange->bytes += sent;
+	exchange->len -= sent;
+	return LINK_OK;
+}
+
+/* Hand a reply to the caller, and free it. */
+static void
+hand_over(SlateLink *link, Exchange *exchange, redisReply *reply)
+{
+	link->reply = reply;
+	if (exchange->reply_fn != NULL)
+		exchange->reply_fn(exchange->received, reply, exchange->arg);
+	link->reply = NULL;
+	freeReplyObject(reply);
+
+	exchange->received++;
+	link->reply_bytes = 0;
+	link->reply_elements = 0;
+}
+
+/* Say what the parser stumbled over. */
+static SlateLinkStatus
+parse_failed(SlateLink *link)
+{
+	if (link->reply_refused)
+		return fail(link, LINK_PROTOCOL,
+					"a reply has more than %d elements, or is nested deeper than %d",
+					SLATE_REPLY_MAX_ELEMENTS, SLATE_REPLY_MAX_DEPTH);
+	if (link->reader->err == REDIS_ERR_OOM)
+		return fail(link, LINK_NOMEM, "out of memory");
+	return fail(link, LINK_PROTOCOL,
+				"the server does not speak the Redis protocol: %s",
+				link->reader->errstr);
+}
+
+/* Parse what has come, and hand over the replies that are complete. */
+static SlateLinkStatus
+take_bytes(SlateLink *link, Exchange *exchange, const char *bytes, size_t len)
+{
+	redisReader *reader = link->reader;
+
+	link->reply_bytes += len;
+	if (link->reply_bytes > KEEP_BUFFER_SIZE)
+		link->buffer_grown = true;
+	if (link->reply_bytes > SLATE_REPLY_MAX_BYTES)
+		return fail(link, LINK_PROTOCOL, "a reply is larger than %d bytes",
+					SLATE_REPLY_MAX_BYTES);
+
+	if (redisReaderFeed(reader, bytes, len) != REDIS_OK)
+		return parse_failed(link);
+
+	while (exchange->received < exchange->nreplies)
+	{
+		void	   *reply;
+
+		if (redisReaderGetReply(reader, &reply) != REDIS_OK)
+			return parse_failed(link);
+		if (reply == NULL)
+			return LINK_OK;
+		hand_over(link, exchange, reply);
+	}
+
+	if (reader->pos < reader->len || exchange->len > 0)
+		return fail(link, LINK_PROTOCOL,
+					"the server sent more replies than it was asked for");
+
+	return LINK_OK;
+}
+
+/* Has everything been sent, and every reply come? */
+static bool
+is_done(const Exchange *exchange)
+{
+	return exchange->len == 0 && exchange->received >= exchange->nreplies;
+}
+
+/*
+ * Read what is there.  The clock stops a server that sends faster than we
+ * read; the next wait then finds that the time is over.
+ */
+static SlateLinkStatus
+receive_some(SlateLink *link, Exchange *exchange)
+{
+	char		buffer[READ_SIZE];
+
+	for (;;)
+	{
+		SlateLinkStatus status;
+		ssize_t		got = recv(link->fd, buffer, sizeof(buffer), 0);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return LINK_OK;
+		if (got < 0)
+			return fail(link, LINK_BROKEN,
+						"could not receive: %s", strerror(errno));
+		if (got == 0)
+			return fail(link, LINK_BROKEN,
+						"the server closed the connection");
+
+		status = take_bytes(link, exchange, buffer, got);
+		if (status != LINK_OK || got < READ_SIZE || is_done(exchange))
+			return status;
+		if (slate_link_now() >= exchange->deadline)
+			return LINK_OK;
+	}
+}
+
+/*
+ * Sending failed: the server hung up.  If it said why before, that is a reply
+ * the caller wants to see.
+ */
+static SlateLinkStatus
+hear_last_words(SlateLink *link, Exchange *exchange)
+{
+	char		send_error[sizeof(link->error)];
+
+	strlcpy(send_error, link->error, sizeof(send_error));
+	(void) receive_some(link, exchange);
+	return fail(link, LINK_BROKEN, "%s", send_error);
+}
+
+/*
+ * Send and receive until both are done.  The first send needs no poll(): the
+ * connection is idle, so its buffer has room.
+ */
+static SlateLinkStatus
+run_exchange(SlateLink *link, Exchange *exchange)
+{
+	SlateLinkStatus status = send_some(link, exchange);
+
+	if (status != LINK_OK)
+		return hear_last_words(link, exchange);
+
+	while (!is_done(exchange))
+	{
+		short		events = (exchange->len > 0) ? POLLIN | POLLOUT : POLLIN;
+		short		ready;
+
+		if (wait_for(link->fd, events, &ready, exchange->deadline,
+					 exchange->wait) != LINK_OK)
+			return fail(link, LINK_TIMEOUT,
+						"timed out with %d of %d replies received",
+						exchange->received, exchange->nreplies);
+
+		/* end of file and errors are things to be read */
+		if (ready & ~POLLOUT)
+		{
+			status = receive_some(link, exchange);
+			if (status != LINK_OK)
+				return status;
+		}
+		if (ready & POLLOUT)
+		{
+			status = send_some(link, exchange);
+			if (status != LINK_OK)
+				return hear_last_words(link, exchange);
+		}
+	}
+
+	return LINK_OK;
+}
+
+SlateLinkStatus
+slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
+					int nreplies, SlateReplyFn reply_fn, void *arg,
+					int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status;
+	Exchange	exchange;
+
+	if (!slate_link_is_open(link))
+	{
+		slate_link_close(link);
+		return fail(link, LINK_BROKEN, "there is no connection");
+	}
+
+	exchange.bytes = bytes;
+	exchange.len = len;
+	exchange.nreplies = nreplies;
+	exchange.received = 0;
+	exchange.reply_fn = reply_fn;
+	exchange.arg = arg;
+	exchange.deadline = deadline;
+	exchange.wait = wait;
+
+	link->mid_exchange = true;
+	link->reply_bytes = 0;
+	link->reply_elements = 0;
+	link->reply_refused = false;
+
+	status = run_exchange(link, &exchange);
+	if (status != LINK_OK)
+	{
+		slate_link_close(link);
+		return status;
+	}
+
+	link->mid_exchange = false;
+	return_buffer(link);
+	return LINK_OK;
+}

@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ *
+ * link.h
+ *	  One connection to one Redis server: bytes under a deadline.
+ *
+ * Nothing here throws and nothing uses palloc or memory contexts, so that all
+ * of it may run after a commit has become final; the one exception is stated
+ * at SlateWait.  Every wait ends at the caller's deadline, however many
+ * signals arrive.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_LINK_H
+#define SLATE_LINK_H
+
+#include <hiredis/hiredis.h>
+
+typedef enum SlateLinkStatus
+{
+	LINK_OK,
+	LINK_TIMEOUT,				/* the deadline came first */
+	LINK_UNREACHABLE,			/* no connection could be made */
+	LINK_BROKEN,				/* end of file or an I/O error on the way */
+	LINK_PROTOCOL,				/* what came back is not RESP, is larger than
+								 * a reply may be, or was not asked for */
+	LINK_NOMEM					/* malloc failed */
+} SlateLinkStatus;
+
+/*
+ * What one reply may hold.  More is taken for a mistake, or malice: the
+ * connection is dropped with LINK_PROTOCOL, and memory stays bounded whatever
+ * the other side sends.  (Not bounded is the number of replies the caller asks
+ * for; they are handed over, and freed, one by one.)
+ */
+#define SLATE_REPLY_MAX_BYTES	(64 * 1024 * 1024)	/* as sent, all told */
+#define SLATE_REPLY_MAX_ELEMENTS 1000000	/* in all its arrays together */
+#define SLATE_REPLY_MAX_DEPTH	7	/* arrays within arrays */
+
+/* Where a server listens. */
+typedef struct SlateAddress
+{
+	bool		is_unix;
+	char		host[256];		/* name, IPv4 or IPv6 address; or socket path */
+	int			port;
+} SlateAddress;
+
+/*
+ * How to wait for a socket.
+ *
+ * LINK_WAIT_UNINTERRUPTED: poll(2) alone.  Signals are left pending.  The only
+ * choice after a commit.
+ * LINK_WAIT_INTERRUPTIBLE: poll(2) in slices of at most 50 ms with
+ * CHECK_FOR_INTERRUPTS() between them (a signal ends a slice at once; the
+ * slice bounds how long one that came just before poll() goes unseen).  This
+ * may throw out of slate_link_exchange() and slate_link_open().
+ */
+typedef enum SlateWait
+{
+	LINK_WAIT_UNINTERRUPTED,
+	LINK_WAIT_INTERRUPTIBLE
+} SlateWait;
+
+/*
+ * State of a connection.  All fields are private to link.c, but for error.
+ * Zeroed memory is a closed link.  A link must not move while it is open.
+ */
+typedef struct SlateLink
+{
+	redisReader *reader;		/* NULL when there is no connection: then all
+								 * but error is void */
+	int			fd;				/* the socket, or -1 before there is one */
+	bool		mid_exchange;	/* set while connecting and while replies are
+								 * outstanding; whoever finds it set at the
+								 * start of an exchange knows that the last
+								 * one was thrown out of, and that the
+								 * connection must be dropped */
+	redisReply *reply;			/* the reply in the caller's hands, so that it
+								 * is freed even if the caller throws */
+	size_t		reply_bytes;	/* of the reply that is coming in, so far */
+	size_t		reply_elements; /* likewise */
+	bool		reply_refused;	/* it went over a limit */
+	bool		buffer_grown;	/* the reader's buffer is worth giving back */
+	char		error[256];		/* what the last failure was, for a log line */
+} SlateLink;
+
+/*
+ * Called for each reply in order; the reply is freed afterwards.  May throw
+ * where the caller of the exchange may: the connection is then dropped at its
+ * next use.
+ */
+typedef void (*SlateReplyFn) (int index, const redisReply *reply, void *arg);
+
+/* Monotonic clock in milliseconds; deadlines are points of this clock. */
+extern int64 slate_link_now(void);
+
+/*
+ * Connect.  Any earlier connection of this link is closed first.
+ *
+ * A host name is looked up with getaddrinfo(), which has no deadline of its
+ * own: so this must never be called after a commit.  The addresses it gives
+ * (the first eight) are tried in turn within the deadline, each with an equal
+ * share of the time that is left, so that one that swallows packets does not
+ * keep the next from its turn.  TCP sockets get TCP_NODELAY and keepalive; all
+ * are close-on-exec, and counted with AcquireExternalFD().
+ */
+extern SlateLinkStatus slate_link_open(SlateLink *link,
+									   const SlateAddress *address,
+									   int64 deadline, SlateWait wait);
+
+/* Close; harmless on a closed link. */
+extern void slate_link_close(SlateLink *link);
+
+/*
+ * Is there a connection that was left in order?  Does not look at the socket.
+ */
+extern bool slate_link_is_open(const SlateLink *link);
+
+/*
+ * Is there a connection with nothing wrong in sight?  An idle connection on
+ * which anything can be read (the server's end of file above all) is not
+ * usable.  Does not block; closes the connection when the answer is no.
+ */
+extern bool slate_link_usable(SlateLink *link);
+
+/*
+ * Send bytes and read nreplies replies, interleaved, so that neither side's
+ * full buffer can stop the other.  Any status but LINK_OK closes the
+ * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
+ * came before a failure have been handed over (a server that turns a client
+ * away says why before it hangs up).
+ */
+extern SlateLinkStatus slate_link_exchange(SlateLink *link,
+										   const char *bytes, size_t len,
+										   int nreplies,
+										   SlateReplyFn reply_fn, void *arg,
+										   int64 deadline, SlateWait wait);
+
+#endif							/* SLATE_LINK_H */

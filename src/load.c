@@ -1,0 +1,680 @@
+/*-------------------------------------------------------------------------
+ *
+ * load.c
+ *	  From a key to the value that its table has.
+ *
+ * A key is taken apart by its rule's template; each piece must be the text of
+ * a value of its column, the very text ("042" is not the text of 42, and
+ * 'slate:project:042' not a key that any writer of the row would touch).  Then
+ * the rule's query finds the rows, and of those only rows that render to the
+ * same key count.  So whatever equality means for the column's type, a value
+ * is only stored under the key that its writers will find.
+ *
+ * A key that several rules or several splits may explain is tried in their
+ * order until a row is found.
+ *
+ * Queries are prepared once per rule and backend.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "load.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/* No column of anybody's is called that. */
+#define ROW_ALIAS "\"slate_cache row\""
+#define KEYS_ALIAS "\"slate_cache keys\""
+
+/* Keys of one rule that are loaded together. */
+typedef struct LoadGroup
+{
+	SlateRule  *rule;
+	int			nloads;
+	SlateLoad **loads;			/* sorted by key */
+	StringInfoData *lists;		/* RULE_LIST: rows so far, parallel to loads */
+} LoadGroup;
+
+/* ------------------------------------------------------------------------
+ * Types
+ * ------------------------------------------------------------------------
+ */
+
+static Oid
+column_type(const SlateRule *rule, int column)
+{
+	Form_pg_attribute attribute =
+	TupleDescAttr(rule->relation->desc, rule->attnums[column] - 1);
+
+	return getBaseType(attribute->atttypid);
+}
+
+/* Are equal values of the column equal bytes? */
+static bool
+equality_is_identity(const SlateRule *rule, int column)
+{
+	Form_pg_attribute attribute =
+	TupleDescAttr(rule->relation->desc, rule->attnums[column] - 1);
+
+	switch (column_type(rule, column))
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case UUIDOID:
+		case DATEOID:
+			return true;
+		case TEXTOID:
+		case VARCHAROID:
+			return get_collation_isdeterministic(attribute->attcollation);
+		default:
+			return false;
+	}
+}
+
+static bool
+all_digits(const char *text, int maxlen)
+{
+	int			len = strlen(text);
+
+	return len > 0 && len <= maxlen &&
+		strspn(text, "0123456789") == (size_t) len;
+}
+
+/* Is this a text that the type's input function takes for certain? */
+static bool
+is_plain_input(Oid type, const char *text)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+			return true;
+		case INT2OID:
+			return all_digits(text, 4);
+		case INT4OID:
+			return all_digits(text, 9);
+		case INT8OID:
+			return all_digits(text, 18);
+		default:
+			return false;
+	}
+}
+
+/*
+ * Call an input function that may not like its input.  A subtransaction is the
+ * one way to go on after an ERROR that holds for every type and every version.
+ */
+static bool
+input_or_false(Oid input, Oid ioparam, char *text, Datum *value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool accepted = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*value = OidInputFunctionCall(input, text, ioparam, -1);
+		accepted = true;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+			ReThrowError(error);
+		FreeErrorData(error);
+		accepted = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return accepted;
+}
+
+/* The value whose text this is; false if there is none. */
+static bool
+value_of_text(const SlateRule *rule, int column, SlateSlice piece,
+			  Datum *value)
+{
+	Oid			type = column_type(rule, column);
+	char	   *text = pnstrdup(piece.start, piece.len);
+	Oid			input;
+	Oid			ioparam;
+
+	getTypeInputInfo(type, &input, &ioparam);
+	if (is_plain_input(type, text))
+		*value = OidInputFunctionCall(input, text, ioparam, -1);
+	else if (!input_or_false(input, ioparam, text, value))
+		return false;
+	return strcmp(text,
+				  OutputFunctionCall(&rule->relation->outputs[rule->attnums[column] - 1],
+									 *value)) == 0;
+}
+
+/* A column that stands in the template twice must have one text. */
+static bool
+pieces_agree(const SlateMatch *match)
+{
+	const SlateRule *rule = match->rule;
+
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		for (int j = 0; j < i; j++)
+		{
+			if (rule->attnums[i] == rule->attnums[j] &&
+				(match->values[i].len != match->values[j].len ||
+				 memcmp(match->values[i].start, match->values[j].start,
+						match->values[i].len) != 0))
+				return false;
+		}
+	}
+	return true;
+}
+
+/* Convert all pieces of a match; values has room for them. */
+static bool
+values_of_match(const SlateMatch *match, Datum *values)
+{
+	const SlateRule *rule = match->rule;
+	int			nestlevel = 0;
+	bool		fits = pieces_agree(match);
+
+	if (rule->relation->key_needs_settings)
+		nestlevel = slate_rules_begin_settings();
+	for (int i = 0; fits && i < rule->template->ncolumns; i++)
+		fits = value_of_text(rule, i, match->values[i], &values[i]);
+	if (nestlevel > 0)
+		slate_rules_end_settings(nestlevel);
+	return fits;
+}
+
+/* ------------------------------------------------------------------------
+ * Queries
+ * ------------------------------------------------------------------------
+ */
+
+static void
+append_equality(StringInfo sql, Oid type)
+{
+	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	Form_pg_operator form;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("type %s has no equality operator", format_type_be(type)),
+				 errhint("Use a key column of another type.")));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(sql, " OPERATOR(%s.%s) ",
+					 quote_identifier(get_namespace_name(form->oprnamespace)),
+					 NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+}
+
+static const char *
+column_name(const SlateRule *rule, int column)
+{
+	return quote_identifier(rule->template->parts[column].column);
+}
+
+static void
+append_from(StringInfo sql, Relation relation)
+{
+	appendStringInfo(sql, "SELECT %s FROM %s%s.%s AS %s", ROW_ALIAS,
+					 relation->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
+					 quote_identifier(get_namespace_name(RelationGetNamespace(relation))),
+					 quote_identifier(RelationGetRelationName(relation)),
+					 ROW_ALIAS);
+}
+
+/* A list has the order of the primary key, if there is one. */
+static void
+append_order(StringInfo sql, Relation relation, const SlateRule *rule)
+{
+	Bitmapset  *columns;
+	int			column = -1;
+	const char *separator = " ORDER BY ";
+
+	if (rule->kind != RULE_LIST)
+		return;
+	columns = RelationGetIndexAttrBitmap(relation,
+										 INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	while ((column = bms_next_member(columns, column)) >= 0)
+	{
+		AttrNumber	attnum = column + FirstLowInvalidHeapAttributeNumber;
+
+		appendStringInfo(sql, "%s%s.%s", separator, ROW_ALIAS,
+						 quote_identifier(get_attname(RelationGetRelid(relation),
+													  attnum, false)));
+		separator = ", ";
+	}
+}
+
+static SPIPlanPtr
+keep_plan(const char *sql, int nargs, Oid *types)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/* ... WHERE a = $1 AND b = $2 */
+static SPIPlanPtr
+plan_for_one(Relation relation, SlateRule *rule)
+{
+	Oid			types[SLATE_TEMPLATE_MAX_COLUMNS];
+	StringInfoData sql;
+
+	if (rule->plan)
+		return rule->plan;
+	initStringInfo(&sql);
+	append_from(&sql, relation);
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		types[i] = column_type(rule, i);
+		appendStringInfo(&sql, " %s %s.%s", i == 0 ? "WHERE" : "AND",
+						 ROW_ALIAS, column_name(rule, i));
+		append_equality(&sql, types[i]);
+		appendStringInfo(&sql, "$%d", i + 1);
+	}
+	append_order(&sql, relation, rule);
+	return rule->plan = keep_plan(sql.data, rule->template->ncolumns, types);
+}
+
+/* ..., unnest($1, $2) AS keys(k1, k2) WHERE a = k1 AND b = k2 */
+static SPIPlanPtr
+plan_for_many(Relation relation, SlateRule *rule)
+{
+	int			ncolumns = rule->template->ncolumns;
+	Oid			types[SLATE_TEMPLATE_MAX_COLUMNS];
+	StringInfoData sql;
+
+	if (rule->plan_many)
+		return rule->plan_many;
+	initStringInfo(&sql);
+	append_from(&sql, relation);
+	appendStringInfoString(&sql, ", unnest(");
+	for (int i = 0; i < ncolumns; i++)
+		appendStringInfo(&sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+	appendStringInfo(&sql, ") AS %s(", KEYS_ALIAS);
+	for (int i = 0; i < ncolumns; i++)
+		appendStringInfo(&sql, "%sk%d", i > 0 ? ", " : "", i + 1);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		types[i] = get_array_type(column_type(rule, i));
+		appendStringInfo(&sql, " %s %s.%s", i == 0 ? ") WHERE" : "AND",
+						 ROW_ALIAS, column_name(rule, i));
+		append_equality(&sql, column_type(rule, i));
+		appendStringInfo(&sql, "%s.k%d", KEYS_ALIAS, i + 1);
+	}
+	append_order(&sql, relation, rule);
+	return rule->plan_many = keep_plan(sql.data, ncolumns, types);
+}
+
+static bool
+can_plan_for_many(const SlateRule *rule)
+{
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		if (!equality_is_identity(rule, i) ||
+			!OidIsValid(get_array_type(column_type(rule, i))))
+			return false;
+	}
+	return true;
+}
+
+static void
+execute(SPIPlanPtr plan, Datum *values)
+{
+	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not load rows for cache keys");
+}
+
+static Datum
+array_of_column(const LoadGroup *group, Datum *values, int column)
+{
+	int			ncolumns = group->rule->template->ncolumns;
+	Oid			type = column_type(group->rule, column);
+	Datum	   *elements = palloc_array(Datum, group->nloads);
+	int16		typlen;
+	bool		byval;
+	char		align;
+
+	for (int i = 0; i < group->nloads; i++)
+		elements[i] = values[i * ncolumns + column];
+	get_typlenbyvalalign(type, &typlen, &byval, &align);
+	return PointerGetDatum(construct_array(elements, group->nloads, type,
+										   typlen, byval, align));
+}
+
+/* ------------------------------------------------------------------------
+ * Rows
+ * ------------------------------------------------------------------------
+ */
+
+static int
+compare_loads(const void *a, const void *b)
+{
+	const SlateSlice *x = &(*(SlateLoad *const *) a)->key;
+	const SlateSlice *y = &(*(SlateLoad *const *) b)->key;
+
+	if (x->len != y->len)
+		return x->len < y->len ? -1 : 1;
+	return memcmp(x->start, y->start, x->len);
+}
+
+static SlateLoad **
+find_load(const LoadGroup *group, StringInfo key)
+{
+	SlateLoad	wanted = {.key = {key->data, key->len}};
+	SlateLoad  *pointer = &wanted;
+
+	return bsearch(&pointer, group->loads, group->nloads, sizeof(SlateLoad *),
+				   compare_loads);
+}
+
+static void
+take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
+{
+	SlateRule  *rule = group->rule;
+	SlateLoad **place;
+	bool		too_long;
+
+	resetStringInfo(key);
+	if (!slate_rules_render(rule, tuple, key, &too_long))
+		return;
+	place = find_load(group, key);
+	if (place == NULL || (rule->kind == RULE_ROW && (*place)->json))
+		return;
+
+	resetStringInfo(json);
+	slate_rules_render_value(rule->relation->desc, tuple, rule->value_attnum,
+							 json);
+	if (rule->kind == RULE_ROW)
+	{
+		(*place)->json = pnstrdup(json->data, json->len);
+		(*place)->len = json->len;
+	}
+	else
+	{
+		StringInfo	list = &group->lists[place - group->loads];
+
+		appendStringInfoChar(list, list->len == 0 ? '[' : ',');
+		appendBinaryStringInfo(list, json->data, json->len);
+	}
+}
+
+/* The rows of the query that has just been executed, in the caller's context */
+static void
+take_rows(LoadGroup *group, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	StringInfoData key;
+	StringInfoData json;
+	int			nestlevel = 0;
+
+	initStringInfo(&key);
+	initStringInfo(&json);
+	if (group->rule->relation->needs_settings)
+		nestlevel = slate_rules_begin_settings();
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTupleData tuple = {0};
+		bool		isnull;
+		Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
+										SPI_tuptable->tupdesc, 1, &isnull);
+
+		tuple.t_data = DatumGetHeapTupleHeader(row);
+		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+		take_row(group, &tuple, &key, &json);
+	}
+	if (nestlevel > 0)
+		slate_rules_end_settings(nestlevel);
+	SPI_freetuptable(SPI_tuptable);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+finish_lists(LoadGroup *group)
+{
+	if (group->rule->kind != RULE_LIST)
+		return;
+	for (int i = 0; i < group->nloads; i++)
+	{
+		StringInfo	list = &group->lists[i];
+
+		appendStringInfoString(list, list->len == 0 ? "[]" : "]");
+		group->loads[i]->json = list->data;
+		group->loads[i]->len = list->len;
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Groups
+ * ------------------------------------------------------------------------
+ */
+
+static void
+execute_group(Relation relation, LoadGroup *group, Datum *values,
+			  MemoryContext context)
+{
+	int			ncolumns = group->rule->template->ncolumns;
+
+	if (group->nloads > 1 && can_plan_for_many(group->rule))
+	{
+		Datum		arrays[SLATE_TEMPLATE_MAX_COLUMNS];
+
+		for (int i = 0; i < ncolumns; i++)
+			arrays[i] = array_of_column(group, values, i);
+		execute(plan_for_many(relation, group->rule), arrays);
+		take_rows(group, context);
+		return;
+	}
+	for (int i = 0; i < group->nloads; i++)
+	{
+		LoadGroup	single = {group->rule, 1, &group->loads[i],
+		&group->lists[i]};
+
+		execute(plan_for_one(relation, group->rule), values + i * ncolumns);
+		take_rows(&single, context);
+	}
+}
+
+/* Keys whose match the group's rule is, and whose pieces are values. */
+static void
+gather_group(SlateLoad *loads, int nloads, LoadGroup *group)
+{
+	Datum		values[SLATE_TEMPLATE_MAX_COLUMNS];
+
+	group->loads = palloc_array(SlateLoad *, nloads);
+	for (int i = 0; i < nloads; i++)
+	{
+		if (!loads[i].settled && loads[i].match.rule == group->rule &&
+			values_of_match(&loads[i].match, values))
+			group->loads[group->nloads++] = &loads[i];
+	}
+	qsort(group->loads, group->nloads, sizeof(SlateLoad *), compare_loads);
+}
+
+static Datum *
+group_values(const LoadGroup *group)
+{
+	int			ncolumns = group->rule->template->ncolumns;
+	Datum	   *values = palloc_array(Datum, group->nloads * ncolumns);
+
+	for (int i = 0; i < group->nloads; i++)
+		(void) values_of_match(&group->loads[i]->match, values + i * ncolumns);
+	return values;
+}
+
+static void
+load_group(Relation relation, LoadGroup *group, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	group->lists = palloc0_array(StringInfoData, group->nloads);
+	for (int i = 0; i < group->nloads; i++)
+		initStringInfo(&group->lists[i]);
+	MemoryContextSwitchTo(old);
+
+	execute_group(relation, group, group_values(group), context);
+	finish_lists(group);
+	for (int i = 0; i < group->nloads; i++)
+	{
+		SlateLoad  *load = group->loads[i];
+
+		load->settled = load->json != NULL;
+		load->ttl = group->rule->ttl;
+	}
+}
+
+/* Go on to the next rule, or split, that may explain a key. */
+static void
+advance(SlateLoad *load)
+{
+	if (!slate_rules_match(load->key.start, load->key.len, &load->match))
+		load->settled = true;
+}
+
+/*
+ * Load what one rule may explain.  The lock on the table is taken first: from
+ * then on the rule holds for the rows that we shall see.  If it was not this
+ * rule any more, its keys begin again.
+ */
+static void
+load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
+			 MemoryContext context)
+{
+	LoadGroup	group = {.rule = rule};
+	Oid			relid = rule->relation->relid;
+	Relation	relation = try_relation_open(relid, AccessShareLock);
+	bool		current = relation &&
+		slate_rules_get(relation) == rule->relation;
+
+	if (current)
+	{
+		gather_group(loads, nloads, &group);
+		if (group.nloads > 0)
+			load_group(relation, &group, context);
+	}
+	for (int i = 0; i < nloads; i++)
+	{
+		if (loads[i].settled || loads[i].match.rule != rule)
+			continue;
+		if (!current)
+			loads[i].match.rule = NULL;
+		advance(&loads[i]);
+	}
+	if (relation)
+		relation_close(relation, NoLock);
+}
+
+void
+slate_load(SlateLoad *loads, int nloads)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < nloads; i++)
+		advance(&loads[i]);
+	for (int i = 0; i < nloads; i++)
+	{
+		while (!loads[i].settled)
+			load_by_rule(loads, nloads, loads[i].match.rule, context);
+	}
+	PopActiveSnapshot();
+	SPI_finish();
+}
+
+/* ------------------------------------------------------------------------
+ * Rows by one column
+ * ------------------------------------------------------------------------
+ */
+
+static void
+walk_cursor(Portal portal, SlateRowFn fn, void *arg)
+{
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, 1000);
+		if (SPI_processed == 0)
+			return;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			HeapTupleData tuple = {0};
+			bool		isnull;
+			Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
+											SPI_tuptable->tupdesc, 1, &isnull);
+
+			tuple.t_data = DatumGetHeapTupleHeader(row);
+			tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+			fn(&tuple, arg);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+}
+
+void
+slate_load_rows(Oid relid, const char *column, char *text,
+				SlateRowFn fn, void *arg)
+{
+	Relation	relation = relation_open(relid, AccessShareLock);
+	AttrNumber	attnum = get_attnum(relid, column);
+	Oid			type = getBaseType(get_atttype(relid, attnum));
+	Oid			input;
+	Oid			ioparam;
+	Datum		value;
+	StringInfoData sql;
+
+	getTypeInputInfo(type, &input, &ioparam);
+	if (input_or_false(input, ioparam, text, &value))
+	{
+		Portal		portal;
+
+		initStringInfo(&sql);
+		append_from(&sql, relation);
+		appendStringInfo(&sql, " WHERE %s.%s", ROW_ALIAS,
+						 quote_identifier(column));
+		append_equality(&sql, type);
+		appendStringInfoString(&sql, "$1");
+
+		SPI_connect();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
+										   NULL, true, 0);
+		walk_cursor(portal, fn, arg);
+		SPI_cursor_close(portal);
+		PopActiveSnapshot();
+		SPI_finish();
+	}
+	relation_close(relation, NoLock);
+}

@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * pending.h
+ *	  What a transaction will tell Redis when it commits.
+ *
+ * Everything here may throw and allocates, and belongs before the commit.  What
+ * a subtransaction adds vanishes when it is rolled back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_PENDING_H
+#define SLATE_PENDING_H
+
+#include "rules.h"
+
+/* A row as it was after a change, kept to be rendered at PRE_COMMIT. */
+typedef struct SlateImage SlateImage;
+
+/* bytes that a transaction may hold before it falls back to dropping */
+extern int	slate_pending_max_bytes;	/* in kB */
+
+/* bytes of a value; larger ones are dropped instead of set */
+extern int	slate_pending_max_value;	/* in kB */
+
+/* walk the keyspace for keys that no index knows? */
+extern bool slate_pending_sweep;
+
+/* Registers the transaction callbacks; once a backend. */
+extern void slate_pending_init(void);
+
+/*
+ * A row to be written through; NULL when values have been given up in this
+ * transaction, or the row is too large.
+ */
+extern SlateImage *slate_pending_image(SlateRelation *relation,
+									   HeapTuple tuple);
+
+/* A rule's key: PUT of the image, or DROP where there is none. */
+extern void slate_pending_rule_key(SlateRule *rule, const char *key,
+								   int keylen, SlateImage *image);
+
+/* A rule's key: DROP.  The same signature as the next one. */
+extern void slate_pending_rule_drop(SlateRule *rule, const char *key,
+									int keylen);
+
+/* A rule's glob. */
+extern void slate_pending_rule_glob(SlateRule *rule, const char *glob,
+									int globlen);
+
+/*
+ * What slate_cache_set(), del() and invalidate() ask for.  ERROR when the
+ * transaction already holds more than may be kept.
+ */
+extern void slate_pending_put(const char *key, int keylen,
+							  const char *value, int valuelen, int64 ttl);
+extern void slate_pending_drop(const char *key, int keylen);
+extern void slate_pending_glob(const char *glob, int globlen);
+
+/* Everything that a rule may have in the cache, by its wildcard. */
+extern void slate_pending_drop_all(const char *wildcard);
+
+typedef enum SlatePendingAnswer
+{
+	PENDING_NOTHING,			/* this transaction has not touched the key */
+	PENDING_VALUE,				/* slate_cache_set() has: *value */
+	PENDING_GONE				/* it will be dropped, or holds a changed row */
+} SlatePendingAnswer;
+
+/* value points into the pending list; it is NUL-terminated. */
+extern SlatePendingAnswer slate_pending_lookup(const char *key, int keylen,
+											   const char **value);
+
+#endif							/* SLATE_PENDING_H */

@@ -1,0 +1,813 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.c
+ *	  Reading through the cache: slate_cache_get(), mget(), peek(), fetch().
+ *
+ * THE WAY OF A READ
+ *
+ * 1. Which rule may the key belong to?  Whoever may not SELECT from that table
+ *	  is refused, whatever the cache holds.
+ * 2. GET, one exchange.  A hit is the answer.
+ * 3. On a miss, LEASE; only then a snapshot, and the rule's query.
+ * 4. FILL with the lease's token.  Redis refuses it if the row may have changed
+ *	  since the lease.
+ *
+ * Steps 2 to 4 are left out, and the table answers alone (a bypass), where
+ * the cache's answer is not this transaction's: after it has written anything,
+ * in REPEATABLE READ and SERIALIZABLE, and for users to whom row-level
+ * security shows only some rows.  Steps 3 and 4 are left out on a standby,
+ * which may be behind: it answers hits, and reads its tables without filling.
+ *
+ * No rule knows the key: then there is no table to read, and what Redis has is
+ * the answer, unless this transaction is about to change it.
+ *
+ * Redis away is not an error here.  The table answers, after at most
+ * slate_cache.timeout; the breaker spares the next reader the wait.
+ *
+ * Bytes that are not JSON count as a miss; they are dropped, so that they
+ * hinder nobody twice.
+ *
+ * All keys of a call go together: one MGET, one LEASE for the misses, one
+ * query a rule, one exchange of FILLs.  slate_cache_get() is a call with one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "load.h"
+#include "parser/parse_param.h"
+#include "pause.h"
+#include "pending.h"
+#include "read.h"
+#include "rules.h"
+#include "stats.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "value.h"
+
+PG_FUNCTION_INFO_V1(slate_cache_get);
+PG_FUNCTION_INFO_V1(slate_cache_mget);
+PG_FUNCTION_INFO_V1(slate_cache_peek);
+PG_FUNCTION_INFO_V1(slate_cache_fetch);
+
+/* One key on its way. */
+typedef struct Lookup
+{
+	SlateSlice	key;
+	bool		covered;		/* a rule may know it */
+	bool		bypass;			/* not from the cache, nor into it */
+	bool		done;			/* value is the answer */
+	bool		bad_value;		/* Redis has something that is no JSON */
+	Jsonb	   *value;			/* NULL: none */
+	bool		leased;
+	char		token[SLATE_TOKEN_LEN + 1];
+} Lookup;
+
+typedef struct LookupSet
+{
+	int			nlookups;
+	Lookup	   *lookups;
+	int			nwaiting;		/* of the current exchange */
+	Lookup	  **waiting;
+	int64		filled;			/* FILLs that were accepted, or refused */
+	int64		refused;
+	bool		failed;			/* an error reply where a value should be */
+} LookupSet;
+
+/* ------------------------------------------------------------------------
+ * Who may, and from where
+ * ------------------------------------------------------------------------
+ */
+
+SlateSlice
+slate_read_key_argument(text *argument)
+{
+	SlateSlice	key = {VARDATA_ANY(argument), VARSIZE_ANY_EXHDR(argument)};
+
+	if (key.len == 0 || key.len > SLATE_KEY_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg(key.len == 0 ? "a cache key must not be empty"
+						: "cache key is too long"),
+				 errdetail("A key has 1 to %d bytes; this one has %d.",
+						   SLATE_KEY_MAX, key.len),
+				 errhint("Use a shorter key, for instance a hash of a long part.")));
+	if (key.len >= strlen(SLATE_INTERNAL_PREFIX) &&
+		memcmp(key.start, SLATE_INTERNAL_PREFIX,
+			   strlen(SLATE_INTERNAL_PREFIX)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("cache key is reserved"),
+				 errdetail("Keys that begin with \"%s\" are the extension's own.",
+						   SLATE_INTERNAL_PREFIX),
+				 errhint("Choose another prefix.")));
+	return key;
+}
+
+/*
+ * ERROR for those who may not SELECT.  Whoever may see only some of the rows
+ * gets nothing from the cache, which has all.
+ */
+static void
+check_may_see(Lookup *lookup, Oid relid)
+{
+	AclResult	result = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relid));
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		lookup->bypass = true;
+}
+
+/* Our own changes, or an old snapshot: then the cache is not our truth. */
+static bool
+transaction_bypasses(void)
+{
+	return IsolationUsesXactSnapshot() ||
+		TransactionIdIsValid(GetTopTransactionIdIfAny());
+}
+
+/*
+ * Look at the rules that may know the key, and at what this transaction has
+ * done to it.
+ */
+static void
+classify(Lookup *lookup)
+{
+	SlateMatch	match = {0};
+	Oid			checked = InvalidOid;
+	const char *value;
+
+	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
+	{
+		Oid			relid = match.rule->relation->relid;
+
+		lookup->covered = true;
+		if (relid == checked)
+			continue;
+		checked = relid;
+		check_may_see(lookup, relid);
+	}
+	if (lookup->covered && transaction_bypasses())
+		lookup->bypass = true;
+
+	switch (slate_pending_lookup(lookup->key.start, lookup->key.len, &value))
+	{
+		case PENDING_VALUE:
+			lookup->value = slate_value_parse(value, strlen(value));
+			lookup->done = true;
+			break;
+		case PENDING_GONE:
+			lookup->bypass = true;
+			break;
+		case PENDING_NOTHING:
+			break;
+	}
+	if (lookup->bypass && !lookup->done)
+		slate_stats_add(STAT_BYPASSES, 1);
+}
+
+/* ------------------------------------------------------------------------
+ * Exchanges
+ * ------------------------------------------------------------------------
+ */
+
+static bool
+exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
+{
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+
+	slate_stats_log_losses();
+	if (slate_redis_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		slate_script_run(batch, reply_fn, arg, deadline,
+						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
+		return true;
+	slate_stats_add(STAT_READ_FAILURES, 1);
+	return false;
+}
+
+static void
+take_bytes(Lookup *lookup, const redisReply *reply)
+{
+	lookup->value = NULL;
+	lookup->done = false;
+	lookup->bad_value = false;
+	if (reply->type != REDIS_REPLY_STRING)
+		return;
+	lookup->value = slate_value_parse(reply->str, reply->len);
+	lookup->done = lookup->value != NULL;
+	lookup->bad_value = lookup->value == NULL;
+}
+
+/* Is it the answer to a GET on a list, a hash or the like? */
+static bool
+is_wrong_type(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_ERROR &&
+		strncmp(reply->str, "WRONGTYPE", strlen("WRONGTYPE")) == 0;
+}
+
+static void
+on_get_reply(int index pg_attribute_unused(), const redisReply *reply,
+			 void *arg)
+{
+	LookupSet  *set = arg;
+
+	set->failed = false;
+	if (reply->type == REDIS_REPLY_ARRAY &&
+		reply->elements == (size_t) set->nwaiting)
+	{
+		for (int i = 0; i < set->nwaiting; i++)
+			take_bytes(set->waiting[i], reply->element[i]);
+	}
+	else if (set->nwaiting == 1 && is_wrong_type(reply))
+		set->waiting[0]->bad_value = true;
+	else if (set->nwaiting == 1 && reply->type != REDIS_REPLY_ERROR)
+		take_bytes(set->waiting[0], reply);
+	else
+		set->failed = true;
+}
+
+static void
+add_keys_waiting(SlateBatch *batch, const LookupSet *set,
+				 void (*add) (SlateBatch *, const SlateSlice *, int))
+{
+	SlateSlice *keys = palloc_array(SlateSlice, set->nwaiting);
+
+	for (int i = 0; i < set->nwaiting; i++)
+		keys[i] = set->waiting[i]->key;
+	add(batch, keys, set->nwaiting);
+	pfree(keys);
+}
+
+/* GET what may be answered by the cache. */
+static void
+get_from_cache(LookupSet *set)
+{
+	SlateBatch	batch;
+
+	set->nwaiting = 0;
+	for (int i = 0; i < set->nlookups; i++)
+	{
+		if (!set->lookups[i].done && !set->lookups[i].bypass)
+			set->waiting[set->nwaiting++] = &set->lookups[i];
+	}
+	if (set->nwaiting == 0)
+		return;
+
+	slate_script_batch_init(&batch);
+	if (set->nwaiting == 1)
+		slate_script_add_get(&batch, set->waiting[0]->key.start,
+							 set->waiting[0]->key.len);
+	else
+		add_keys_waiting(&batch, set, slate_script_add_mget);
+	if (!exchange(&batch, on_get_reply, set) || set->failed)
+	{
+		/* not worth asking again for a lease */
+		for (int i = 0; i < set->nwaiting; i++)
+			set->waiting[i]->bypass = true;
+	}
+	for (int i = 0; i < set->nwaiting; i++)
+	{
+		slate_stats_add(set->waiting[i]->done ? STAT_HITS : STAT_MISSES, 1);
+		if (set->waiting[i]->bad_value)
+			slate_stats_add(STAT_BAD_VALUES, 1);
+	}
+}
+
+static void
+take_lease(Lookup *lookup, const redisReply *answer)
+{
+	const redisReply *second;
+
+	lookup->leased = false;
+	if (answer->type != REDIS_REPLY_ARRAY || answer->elements != 2 ||
+		answer->element[0]->type != REDIS_REPLY_INTEGER)
+		return;
+	second = answer->element[1];
+	if (answer->element[0]->integer == 1)
+		take_bytes(lookup, second);
+	else if (second->type == REDIS_REPLY_STRING &&
+			 second->len == SLATE_TOKEN_LEN)
+	{
+		memcpy(lookup->token, second->str, SLATE_TOKEN_LEN + 1);
+		lookup->leased = true;
+	}
+}
+
+/* DROPs of bad values and registrations come first; the lease is last. */
+static void
+on_lease_reply(int index pg_attribute_unused(), const redisReply *reply,
+			   void *arg)
+{
+	LookupSet  *set = arg;
+
+	if (reply->type != REDIS_REPLY_ARRAY ||
+		reply->elements != (size_t) set->nwaiting ||
+		reply->element[0]->type != REDIS_REPLY_ARRAY)
+		return;
+	for (int i = 0; i < set->nwaiting; i++)
+		take_lease(set->waiting[i], reply->element[i]);
+}
+
+static void
+ignore_reply(int index pg_attribute_unused(),
+			 const redisReply *reply pg_attribute_unused(),
+			 void *arg pg_attribute_unused())
+{
+}
+
+/* Remove what is no JSON from keys that will not be leased. */
+static void
+drop_bad_values(LookupSet *set)
+{
+	SlateBatch	batch;
+
+	slate_script_batch_init(&batch);
+	for (int i = 0; i < set->nlookups; i++)
+	{
+		Lookup	   *lookup = &set->lookups[i];
+
+		if (lookup->bad_value)
+			slate_script_add_drop(&batch, lookup->key.start, lookup->key.len);
+		lookup->bad_value = false;
+	}
+	if (batch.ncommands > 0 && !RecoveryInProgress())
+		(void) exchange(&batch, ignore_reply, NULL);
+}
+
+typedef struct RegisterState
+{
+	SlateBatch *batch;
+	const Lookup *lookup;
+	int64		ttl;
+} RegisterState;
+
+static void
+register_in_family(const char *family, int familylen, void *arg)
+{
+	RegisterState *state = arg;
+
+	slate_script_add_register(state->batch, family, familylen,
+							  state->lookup->key.start,
+							  state->lookup->key.len, state->ttl);
+}
+
+/* A key that no rule enumerates must be in its families' index. */
+static void
+add_registrations(SlateBatch *batch, const Lookup *lookup, int64 ttl)
+{
+	RegisterState state = {batch, lookup, ttl};
+
+	if (!lookup->covered)
+		slate_rules_families(lookup->key.start, lookup->key.len,
+							 register_in_family, &state);
+}
+
+/*
+ * LEASE the keys that are waiting.  What turns out to have a value after all is
+ * done.  ttl is the one that free keys will be filled with.
+ */
+static void
+lease_waiting(LookupSet *set, int64 ttl)
+{
+	SlateBatch	batch;
+
+	if (set->nwaiting == 0)
+		return;
+	slate_script_batch_init(&batch);
+	for (int i = 0; i < set->nwaiting; i++)
+	{
+		Lookup	   *lookup = set->waiting[i];
+
+		if (lookup->bad_value)
+			slate_script_add_drop(&batch, lookup->key.start, lookup->key.len);
+		lookup->bad_value = false;
+		add_registrations(&batch, lookup, ttl);
+	}
+	add_keys_waiting(&batch, set, slate_script_add_leases);
+	(void) exchange(&batch, on_lease_reply, set);
+	slate_pause(PAUSE_AFTER_LEASE);
+}
+
+static void
+on_fill_reply(int index, const redisReply *reply, void *arg)
+{
+	LookupSet  *set = arg;
+
+	if (index == 0)
+		set->filled = set->refused = 0;
+	if (reply->type == REDIS_REPLY_INTEGER && reply->integer == 1)
+		set->filled++;
+	else
+		set->refused++;
+}
+
+/* Add a FILL, if the key has a lease and the value may be kept. */
+static void
+add_fill(SlateBatch *batch, const Lookup *lookup, const char *json, int len,
+		 int64 ttl)
+{
+	if (!lookup->leased)
+		return;
+	if (len > (int64) slate_pending_max_value * 1024)
+	{
+		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
+		return;
+	}
+	slate_script_add_fill(batch, lookup->key.start, lookup->key.len,
+						  lookup->token, json, len, ttl);
+}
+
+static void
+run_fills(LookupSet *set, SlateBatch *batch)
+{
+	if (batch->ncommands == 0)
+		return;
+
+	/* a volatile function in the query may have written something */
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
+	slate_pause(PAUSE_BEFORE_FILL);
+	if (exchange(batch, on_fill_reply, set))
+	{
+		slate_stats_add(STAT_FILLS, set->filled);
+		slate_stats_add(STAT_FILLS_REFUSED, set->refused);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * get, mget
+ * ------------------------------------------------------------------------
+ */
+
+/* Load what is not done yet, and fill it where there is a lease. */
+static void
+load_and_fill(LookupSet *set)
+{
+	SlateBatch	fills;
+	SlateLoad  *loads = palloc0_array(SlateLoad, set->nlookups);
+	int			nloads = 0;
+
+	for (int i = 0; i < set->nlookups; i++)
+	{
+		Lookup	   *lookup = &set->lookups[i];
+
+		if (lookup->done || !lookup->covered)
+			continue;
+		loads[nloads].key = lookup->key;
+		loads[nloads++].arg = lookup;
+	}
+	if (nloads == 0)
+		return;
+
+	slate_load(loads, nloads);
+	slate_script_batch_init(&fills);
+	for (int i = 0; i < nloads; i++)
+	{
+		Lookup	   *lookup = loads[i].arg;
+
+		lookup->done = true;
+		if (loads[i].json == NULL)
+			continue;
+		lookup->value = slate_value_parse(loads[i].json, loads[i].len);
+		if (lookup->value)
+			add_fill(&fills, lookup, loads[i].json, loads[i].len,
+					 loads[i].ttl);
+	}
+	run_fills(set, &fills);
+}
+
+static LookupSet *
+make_set(int nlookups)
+{
+	LookupSet  *set = palloc0_object(LookupSet);
+
+	set->nlookups = nlookups;
+	set->lookups = palloc0_array(Lookup, nlookups);
+	set->waiting = palloc_array(Lookup *, nlookups);
+	return set;
+}
+
+static void
+read_through(LookupSet *set)
+{
+	for (int i = 0; i < set->nlookups; i++)
+		classify(&set->lookups[i]);
+	get_from_cache(set);
+
+	set->nwaiting = 0;
+	for (int i = 0; i < set->nlookups; i++)
+	{
+		Lookup	   *lookup = &set->lookups[i];
+
+		if (!lookup->done && lookup->covered && !lookup->bypass)
+			set->waiting[set->nwaiting++] = lookup;
+	}
+	if (!RecoveryInProgress())
+		lease_waiting(set, 0);
+	drop_bad_values(set);
+	load_and_fill(set);
+}
+
+Datum
+slate_cache_get(PG_FUNCTION_ARGS)
+{
+	LookupSet  *set = make_set(1);
+
+	set->lookups[0].key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
+	read_through(set);
+	if (set->lookups[0].value == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(set->lookups[0].value);
+}
+
+/* A list of keys without duplicates and NULLs; where[i] is the ith one's place */
+static LookupSet *
+lookups_for_keys(Datum *keys, bool *nulls, int nkeys, int *where)
+{
+	LookupSet  *set = make_set(nkeys + 1);
+
+	set->nlookups = 0;
+	for (int i = 0; i < nkeys; i++)
+	{
+		SlateSlice	key;
+		int			j = 0;
+
+		where[i] = -1;
+		if (nulls[i])
+			continue;
+		key = slate_read_key_argument(DatumGetTextPP(keys[i]));
+		while (j < set->nlookups &&
+			   !(set->lookups[j].key.len == key.len &&
+				 memcmp(set->lookups[j].key.start, key.start, key.len) == 0))
+			j++;
+		if (j == set->nlookups)
+			set->lookups[set->nlookups++].key = key;
+		where[i] = j;
+	}
+	return set;
+}
+
+Datum
+slate_cache_mget(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	LookupSet  *set;
+	Datum	   *keys;
+	bool	   *nulls;
+	int			nkeys;
+	int		   *where;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &keys, &nulls, &nkeys);
+	where = palloc_array(int, nkeys + 1);
+	set = lookups_for_keys(keys, nulls, nkeys, where);
+	read_through(set);
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	for (int i = 0; i < nkeys; i++)
+	{
+		Jsonb	   *value = where[i] < 0 ? NULL : set->lookups[where[i]].value;
+		Datum		row[2] = {keys[i], JsonbPGetDatum(value)};
+		bool		isnull[2] = {nulls[i], value == NULL};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, row, isnull);
+	}
+	return (Datum) 0;
+}
+
+Datum
+slate_cache_peek(PG_FUNCTION_ARGS)
+{
+	LookupSet  *set = make_set(1);
+	Lookup	   *lookup = &set->lookups[0];
+	SlateMatch	match = {0};
+
+	lookup->key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
+	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
+		check_may_see(lookup, match.rule->relation->relid);
+	get_from_cache(set);
+	drop_bad_values(set);
+	if (lookup->value == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(lookup->value);
+}
+
+/* ------------------------------------------------------------------------
+ * fetch
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct FetchQuery
+{
+	const char *text;
+	int			nargs;			/* given */
+	char	  **args;			/* texts; NULL for SQL NULL */
+	Oid		   *types;			/* inferred by the parser */
+	int			ntypes;
+} FetchQuery;
+
+static void
+infer_parameters(ParseState *pstate, void *arg)
+{
+	FetchQuery	   *query = arg;
+
+	setup_parse_variable_parameters(pstate, &query->types, &query->ntypes);
+}
+
+static ParamListInfo
+query_parameters(const FetchQuery *query)
+{
+	ParamListInfo params = makeParamList(query->ntypes);
+
+	for (int i = 0; i < query->ntypes; i++)
+	{
+		ParamExternData *param = &params->params[i];
+		Oid			type = OidIsValid(query->types[i]) ? query->types[i] : TEXTOID;
+		Oid			input;
+		Oid			ioparam;
+
+		getTypeInputInfo(type, &input, &ioparam);
+		param->isnull = query->args[i] == NULL;
+		param->value = OidInputFunctionCall(input, query->args[i], ioparam, -1);
+		param->pflags = PARAM_FLAG_CONST;
+		param->ptype = type;
+	}
+	return params;
+}
+
+static void
+check_argument_count(const FetchQuery *query)
+{
+	if (query->ntypes > query->nargs)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_PARAMETER),
+				 errmsg("the query has more parameters than arguments"),
+				 errdetail("It uses $%d; %d arguments were given.",
+						   query->ntypes, query->nargs),
+				 errhint("Pass one argument after the TTL for each parameter.")));
+}
+
+/*
+ * One column: the value of the one row, NULL if there is no row.  Several: an
+ * array of row objects.
+ */
+static char *
+result_as_json(SPITupleTable *table, uint64 nrows, int *len)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	if (table->tupdesc->natts == 1)
+	{
+		if (nrows == 0)
+			return NULL;
+		if (nrows > 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_CARDINALITY_VIOLATION),
+					 errmsg("a query of one column must return one row at most"),
+					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
+		slate_rules_render_value(table->tupdesc, table->vals[0], 1, &json);
+	}
+	else
+	{
+		TupleDesc	desc = BlessTupleDesc(CreateTupleDescCopy(table->tupdesc));
+
+		appendStringInfoChar(&json, '[');
+		for (uint64 i = 0; i < nrows; i++)
+		{
+			if (i > 0)
+				appendStringInfoChar(&json, ',');
+			slate_rules_render_value(desc, table->vals[i], InvalidAttrNumber,
+									 &json);
+		}
+		appendStringInfoChar(&json, ']');
+	}
+	*len = json.len;
+	return json.data;
+}
+
+/* Runs the query with a snapshot taken now; result in the caller's context. */
+static char *
+run_query(FetchQuery *query, int *len)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SPIPlanPtr	plan;
+	char	   *json;
+	int			nestlevel;
+	int			status;
+
+	SPI_connect();
+	plan = SPI_prepare_params(query->text, infer_parameters, query, 0);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the query: %s",
+			 SPI_result_code_string(SPI_result));
+	if (!SPI_is_cursor_plan(plan))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("slate_cache_fetch() needs one query that returns rows"),
+				 errhint("Pass a single SELECT.")));
+	check_argument_count(query);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	status = SPI_execute_plan_with_paramlist(plan, query_parameters(query),
+											 true, 0);
+	PopActiveSnapshot();
+	if (status != SPI_OK_SELECT || SPI_tuptable == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("slate_cache_fetch() needs one query that returns rows"),
+				 errhint("Pass a single SELECT.")));
+	MemoryContextSwitchTo(caller);
+	nestlevel = slate_rules_begin_settings();
+	json = result_as_json(SPI_tuptable, SPI_processed, len);
+	slate_rules_end_settings(nestlevel);
+	SPI_finish();
+	return json;
+}
+
+static void
+query_arguments(FunctionCallInfo fcinfo, FetchQuery *query)
+{
+	Datum	   *values;
+	bool	   *nulls;
+
+	query->text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (PG_NARGS() < 4 || PG_ARGISNULL(3))
+		return;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false,
+					  TYPALIGN_INT, &values, &nulls, &query->nargs);
+	query->args = palloc0_array(char *, query->nargs + 1);
+	for (int i = 0; i < query->nargs; i++)
+	{
+		if (!nulls[i])
+			query->args[i] = TextDatumGetCString(values[i]);
+	}
+}
+
+Datum
+slate_cache_fetch(PG_FUNCTION_ARGS)
+{
+	LookupSet  *set = make_set(1);
+	Lookup	   *lookup = &set->lookups[0];
+	SlateBatch	fill;
+	FetchQuery		query = {0};
+	int64		ttl;
+	char	   *json;
+	int			len = 0;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the query must not be null")));
+	lookup->key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
+	ttl = slate_read_ttl(lookup->key,
+						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
+	query_arguments(fcinfo, &query);
+
+	classify(lookup);
+	if (transaction_bypasses())
+		lookup->bypass = true;
+	get_from_cache(set);
+	if (!lookup->done && !lookup->bypass && !RecoveryInProgress())
+	{
+		set->waiting[0] = lookup;
+		set->nwaiting = 1;
+		lease_waiting(set, ttl);
+	}
+	if (!lookup->done)
+	{
+		json = run_query(&query, &len);
+		lookup->value = json ? slate_value_parse(json, len) : NULL;
+		slate_script_batch_init(&fill);
+		if (lookup->value)
+			add_fill(&fill, lookup, json, len, ttl);
+		run_fills(set, &fill);
+	}
+	if (lookup->value == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(lookup->value);
+}
+
+int64
+slate_read_ttl(SlateSlice key, const Interval *given)
+{
+	int64		ttl;
+
+	if (given)
+		return slate_rules_interval_ttl(given);
+	ttl = slate_rules_ttl(key.start, key.len);
+	return ttl >= 0 ? ttl : (int64) slate_rules_default_ttl * 1000;
+}

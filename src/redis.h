@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis.h
+ *	  Which server: its address, this backend's connection to it, when to stop
+ *	  trying for a while (the breaker), and what a failure was.
+ *
+ * Runs batches of commands that are already encoded.  Nothing here throws,
+ * except where the caller asks for interruptible waits (see link.h).  After a
+ * commit only slate_redis_run() may be called, and what merely looks:
+ * slate_redis_server_clock(), slate_redis_error(), slate_redis_breaker().
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_REDIS_H
+#define SLATE_REDIS_H
+
+#include "link.h"
+
+typedef enum SlateRedisStatus
+{
+	REDIS_DONE,					/* all replies came (error replies included) */
+	REDIS_TIMEOUT,				/* no answer within the deadline */
+	REDIS_UNREACHABLE,			/* connection refused, broken, or not RESP */
+	REDIS_REJECTED,				/* the handshake got an error reply: a wrong
+								 * password, no such database, ...; or it
+								 * could not be begun: a password file that
+								 * cannot be read */
+	REDIS_RESTING				/* not tried: the breaker is open */
+} SlateRedisStatus;
+
+/* A parsed slate_cache.url. */
+typedef struct SlateUrl
+{
+	SlateAddress address;
+	char		user[128];		/* "" for none */
+	char		password[256];	/* "" for none; password_file overrides it */
+	int			database;
+} SlateUrl;
+
+/*
+ * Parse redis://[user[:password]@]host[:port][/db] or unix:///path[?db=n].
+ * Percent escapes are decoded in user, password and path; an IPv6 address
+ * stands in brackets.  redis://:password@host gives a password without a
+ * user.  rediss://, sentinel:// and cluster:// are recognised and refused as
+ * not supported by this version.  On failure return false and set *error to a
+ * constant message, worded as an errdetail sentence, which never repeats the
+ * url (it may hold a password); *url is then undefined.
+ */
+extern bool slate_redis_parse_url(const char *text, SlateUrl *url,
+								  const char **error);
+
+/*
+ * Settings of this room, set by the module's GUCs.  slate_redis_reconfigure()
+ * must be called after the url or the password file has changed: it only makes
+ * a note, so that it may be called from an assign hook; the next
+ * slate_redis_prepare() closes the connection and reads the settings anew.
+ */
+extern char *slate_redis_url;	/* slate_cache.url, valid by its check hook */
+extern char *slate_redis_password_file; /* "" for none */
+extern int	slate_redis_timeout;	/* ms, a whole exchange */
+extern int	slate_redis_connect_timeout;	/* ms */
+extern void slate_redis_reconfigure(void);
+
+/*
+ * Shared state: the breaker, so that what one backend learns all know.
+ * Without shared_preload_libraries each backend has a breaker of its own.
+ */
+extern Size slate_redis_shmem_size(void);
+extern void slate_redis_shmem_startup(void);	/* holds AddinShmemInitLock */
+
+/*
+ * Commands to be sent on each new connection after AUTH and SELECT (script
+ * loads); bytes must stay valid.  An error reply to one of them rejects the
+ * connection.
+ */
+extern void slate_redis_set_preamble(const char *bytes, size_t len,
+									 int nreplies);
+
+/*
+ * Make sure that there is a usable connection: reuse, or connect and shake
+ * hands, within min(connect_timeout, deadline).  For use before a commit and
+ * in reads.  While the breaker is open returns REDIS_RESTING at once, unless
+ * it is this backend's turn to probe.  A probe is over when
+ * slate_redis_run() has succeeded or something has failed; a backend that
+ * does neither gives its turn away after a time.
+ *
+ * The connection is good for one exchange soon: what comes later should
+ * prepare again, which costs one poll(2).
+ */
+extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
+
+/*
+ * Run a batch on the prepared connection.  Never connects: without a usable
+ * connection the status is REDIS_UNREACHABLE.  A timeout or a broken
+ * connection opens the breaker; success closes it.  A deadline that is over
+ * already is nobody's failure: REDIS_TIMEOUT, with nothing sent.
+ */
+extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
+										int nreplies,
+										SlateReplyFn reply_fn, void *arg,
+										int64 deadline, SlateWait wait);
+
+/*
+ * The server's clock now, in ms since the epoch, as far as its last TIME
+ * tells: never ahead of the server, unless that has set its clock back since.
+ * slate_redis_prepare() asks anew after ten minutes; in between the estimate
+ * falls behind by a thousandth, which is more than two clocks drift apart.  0
+ * when there is no connection.
+ */
+extern int64 slate_redis_server_clock(void);
+
+/*
+ * What the last failure was: server and reason, never a password.  Valid until
+ * the next call into this room.
+ */
+extern const char *slate_redis_error(void);
+
+/*
+ * "unix:/path db 0", "host:6379 db 0" or "[::1]:6379 db 0", without
+ * credentials: the server of the last slate_redis_prepare(), or, before the
+ * first, the one it will try.
+ */
+extern const char *slate_redis_server_name(void);
+
+/* How the breaker stands: failures in a row, and ms until the next try. */
+extern void slate_redis_breaker(int *failures, int64 *rests_for);
+
+#endif							/* SLATE_REDIS_H */

@@ -1,0 +1,977 @@
+/*-------------------------------------------------------------------------
+ *
+ * rules.c
+ *	  Which keys belong to a table's rows.
+ *
+ * The arguments of a table's capture trigger come in pairs: a kind ("row",
+ * "list", "drop", "delete_drop") and a template, or "ttl_ms" or "list_ttl_ms"
+ * and a number.  Compiled, they live in a hash table of this backend, one
+ * memory context a table.  A relcache callback marks an entry stale; the next
+ * lookup compiles anew.  A stale entry is freed at the end of the transaction
+ * only, since somebody up the stack may be using it: an output function called
+ * while rendering a key can run any code, and invalidate anything.
+ *
+ * The list of all tables that have rules serves the readers, who come with a
+ * key and look for its table.  Any relcache message may announce a new trigger,
+ * so any of them makes the list stale; it is rebuilt from pg_trigger.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "parser/parse_func.h"
+#include "pgtime.h"
+#include "rules.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#define TEN_YEARS_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
+
+int			slate_rules_default_ttl = 3600;
+
+typedef struct RelationEntry
+{
+	Oid			relid;			/* hash key */
+	bool		current;		/* relation agrees with the catalog; the only
+								 * field that the relcache callback touches */
+	SlateRelation *relation;	/* NULL if the table has no rules */
+} RelationEntry;
+
+/* All of it since slate_rules_init(), for the life of the backend. */
+static HTAB *relations = NULL;
+static MemoryContext rules_context = NULL;
+static List *retired = NIL;		/* contexts to delete at end of transaction */
+
+/* Tables with rules.  Trusted while all_current; entries are looked up anew. */
+static List *all_relids = NIL;
+static bool all_current = false;
+
+/* slate_cache.capture(), or InvalidOid when not looked up yet. */
+static Oid	capture_oid = InvalidOid;
+
+/*
+ * SLATE's key families and their TTLs in seconds, for keys that no table's
+ * rule covers.  More specific ones first.
+ */
+typedef struct Family
+{
+	const char *source;
+	int			ttl;
+	SlateTemplate *template;	/* parsed on first use, for good */
+} Family;
+
+static Family slate_families[] = {
+	{"slate:projects:user:{user_id}", 1800, NULL},
+	{"slate:project:{id}", 3600, NULL},
+	{"slate:files:project:{project_id}", 600, NULL},
+	{"slate:file:{id}", 1800, NULL},
+	{"slate:assets:project:{project_id}", 3600, NULL},
+	{"slate:asset:{id}", 3600, NULL},
+	{"slate:runtime:{session_id}", 60, NULL},
+	{"slate:editor:tabs:{user_id}:{project_id}", 86400, NULL},
+	{"slate:session:{user_id}", 86400, NULL},
+	{"slate:build:{project_id}", 7200, NULL},
+	{"slate:search:{project_id}:{query}", 300, NULL}
+};
+
+/* ------------------------------------------------------------------------
+ * Staying current
+ * ------------------------------------------------------------------------
+ */
+
+/* InvalidOid stands for all relations */
+static void
+on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
+{
+	HASH_SEQ_STATUS scan;
+	RelationEntry *entry;
+
+	all_current = false;
+	if (OidIsValid(relid))
+	{
+		entry = hash_search(relations, &relid, HASH_FIND, NULL);
+		if (entry)
+			entry->current = false;
+		return;
+	}
+	hash_seq_init(&scan, relations);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		entry->current = false;
+}
+
+static void
+on_function_change(Datum arg pg_attribute_unused(),
+				   int cacheid pg_attribute_unused(),
+				   uint32 hashvalue pg_attribute_unused())
+{
+	capture_oid = InvalidOid;
+	all_current = false;
+}
+
+void
+slate_rules_init(void)
+{
+	HASHCTL		control = {.keysize = sizeof(Oid),
+	.entrysize = sizeof(RelationEntry)};
+
+	rules_context = AllocSetContextCreate(TopMemoryContext,
+										  "slate_cache rules",
+										  ALLOCSET_SMALL_SIZES);
+	control.hcxt = rules_context;
+	relations = hash_create("slate_cache relations", 16, &control,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(on_relcache_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
+}
+
+static void
+retire(SlateRelation *relation)
+{
+	MemoryContext old;
+	int			i;
+
+	for (i = 0; i < relation->nrules; i++)
+	{
+		if (relation->rules[i].plan)
+			SPI_freeplan(relation->rules[i].plan);
+		if (relation->rules[i].plan_many)
+			SPI_freeplan(relation->rules[i].plan_many);
+		relation->rules[i].plan = NULL;
+		relation->rules[i].plan_many = NULL;
+	}
+	old = MemoryContextSwitchTo(rules_context);
+	retired = lappend(retired, relation->context);
+	MemoryContextSwitchTo(old);
+}
+
+void
+slate_rules_end_of_transaction(void)
+{
+	while (retired != NIL)
+	{
+		MemoryContextDelete(llast(retired));
+		retired = list_delete_last(retired);
+	}
+}
+
+bool
+slate_rules_is_current(const SlateRelation *relation)
+{
+	RelationEntry *entry = hash_search(relations, &relation->relid,
+									   HASH_FIND, NULL);
+
+	return entry && entry->current && entry->relation == relation;
+}
+
+Oid
+slate_rules_capture_oid(void)
+{
+	if (!OidIsValid(capture_oid))
+		capture_oid = LookupFuncName(list_make2(makeString("slate_cache"),
+												makeString("capture")),
+									 0, NULL, true);
+	return capture_oid;
+}
+
+/* ------------------------------------------------------------------------
+ * Compiling
+ * ------------------------------------------------------------------------
+ */
+
+static const char *const kind_names[] = {
+	[RULE_ROW] = "row",
+	[RULE_LIST] = "list",
+	[RULE_DROP] = "drop",
+	[RULE_DELETE_DROP] = "delete_drop"
+};
+
+const char *
+slate_rules_kind_name(SlateRuleKind kind)
+{
+	return kind_names[kind];
+}
+
+static bool
+kind_by_name(const char *name, SlateRuleKind *kind)
+{
+	for (int i = 0; i < lengthof(kind_names); i++)
+	{
+		if (strcmp(name, kind_names[i]) == 0)
+		{
+			*kind = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * "key -> column" keeps one column of the row.  Returns the key's part, and
+ * the column or NULL.
+ */
+static char *
+split_value_column(SlateRuleKind kind, const char *source, char **column)
+{
+	const char *arrow = NULL;
+
+	*column = NULL;
+	if (kind == RULE_ROW)
+	{
+		for (const char *p = strstr(source, " -> "); p; p = strstr(p + 1, " -> "))
+			arrow = p;
+	}
+	if (arrow == NULL)
+		return pstrdup(source);
+	*column = pstrdup(arrow + 4);
+	return pnstrdup(source, arrow - source);
+}
+
+static AttrNumber
+column_attnum(Relation relation, const char *source, const char *column)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(relation), column);
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of cache rule \"%s\" does not exist in table \"%s\"",
+						column, source, RelationGetRelationName(relation)),
+				 errhint("Detach the table with slate_cache_detach() and attach it again with rules that name its columns.")));
+	return attnum;
+}
+
+static SlateTemplateDialect
+kind_dialect(SlateRuleKind kind)
+{
+	return kind == RULE_ROW || kind == RULE_LIST ? TEMPLATE_KEY : TEMPLATE_DROP;
+}
+
+static SlateTemplate *
+parse_template(SlateRuleKind kind, const char *source)
+{
+	SlateTemplateDialect dialect = kind_dialect(kind);
+	SlateTemplate *template;
+	const char *error;
+	int			position;
+
+	template = slate_template_parse(source, dialect, &error, &position);
+	if (template == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid key template \"%s\"", source),
+				 errdetail("At byte %d: %s", position + 1, error),
+				 errhint("A template looks like \"shop:invoice:{id}\"; \"{{\" and \"}}\" stand for literal braces.")));
+	if (strncmp(source, SLATE_INTERNAL_PREFIX,
+				strlen(SLATE_INTERNAL_PREFIX)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("invalid key template \"%s\"", source),
+				 errdetail("Keys that begin with \"%s\" are the extension's own.",
+						   SLATE_INTERNAL_PREFIX),
+				 errhint("Choose another prefix.")));
+	if (dialect == TEMPLATE_KEY && template->ncolumns == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key template \"%s\" names no column", source),
+				 errdetail("Without a column in braces all rows of the table would share one key."),
+				 errhint("Name at least one key column, as in \"shop:invoice:{id}\".")));
+	return template;
+}
+
+/* Types whose text holds nothing but letters, digits, '.', '+' and '-'. */
+static bool
+has_plain_text(Oid type)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case NUMERICOID:
+		case UUIDOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Types whose text, or JSON, is the same in every session. */
+static bool
+has_stable_text(Oid type)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case CHAROID:
+		case NAMEOID:
+		case JSONOID:
+		case JSONBOID:
+			return true;
+		default:
+			return has_plain_text(type) ||
+				get_typtype(type) == TYPTYPE_ENUM;
+	}
+}
+
+/*
+ * Does a key tell its columns' texts?  "{a}:{b}" does if a is a number, not if
+ * it is text, which may hold a colon.
+ */
+static bool
+key_is_unambiguous(const SlateRule *rule, TupleDesc desc)
+{
+	for (int i = 0; i < rule->template->ncolumns - 1; i++)
+	{
+		Oid			type = TupleDescAttr(desc, rule->attnums[i] - 1)->atttypid;
+		char		next = rule->template->parts[i + 1].literal[0];
+
+		if (!has_plain_text(type) || isalnum((unsigned char) next) ||
+			strchr(".+-", next) != NULL)
+			return false;
+	}
+	return true;
+}
+
+static bool
+rule_has_attnum(const SlateRule *rule, AttrNumber attnum)
+{
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		if (rule->attnums[i] == attnum)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Does this index allow one row only for a key of the rule?  On a partition
+ * only an index that is part of the parent's can promise that.
+ */
+static bool
+index_orders_rule(Relation relation, Relation index, const SlateRule *rule)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique || !form->indisvalid ||
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+		return false;
+	if (relation->rd_rel->relispartition && !index->rd_rel->relispartition)
+		return false;
+	for (int i = 0; i < form->indnkeyatts; i++)
+	{
+		/* an expression has attnum 0, which no rule has */
+		if (!rule_has_attnum(rule, form->indkey.values[i]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Two writers of one key wait for each other if they write the same row, or if
+ * a unique index makes the second one wait.  Lists are shared by nature.
+ */
+static SlateOrder
+rule_order(Relation relation, const SlateRule *rule)
+{
+	SlateOrder	order = SLATE_SHARED;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (rule->kind != RULE_ROW ||
+		!key_is_unambiguous(rule, RelationGetDescr(relation)))
+		return SLATE_SHARED;
+
+	indexes = RelationGetIndexList(relation);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index_orders_rule(relation, index, rule))
+			order = SLATE_ORDERED;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return order;
+}
+
+static void
+compile_rule(Relation relation, SlateRelation *into, SlateRule *rule,
+			 SlateRuleKind kind, const char *source)
+{
+	char	   *key = split_value_column(kind, source, &rule->value_column);
+	StringInfoData wildcard;
+
+	rule->relation = into;
+	rule->kind = kind;
+	rule->template = parse_template(kind, key);
+	rule->attnums = palloc_array(AttrNumber, rule->template->ncolumns + 1);
+	for (int i = 0; i < rule->template->ncolumns; i++)
+		rule->attnums[i] = column_attnum(relation, source,
+										 rule->template->parts[i].column);
+	rule->value_attnum = rule->value_column == NULL ? InvalidAttrNumber :
+		column_attnum(relation, source, rule->value_column);
+	rule->order = rule_order(relation, rule);
+	rule->plan = NULL;
+	rule->plan_many = NULL;
+
+	initStringInfo(&wildcard);
+	slate_template_wildcard(rule->template, &wildcard);
+	rule->wildcard = wildcard.data;
+}
+
+static void
+compile_outputs(SlateRelation *into)
+{
+	into->outputs = palloc0_array(FmgrInfo, into->desc->natts);
+	for (int r = 0; r < into->nrules; r++)
+	{
+		for (int i = 0; i < into->rules[r].template->ncolumns; i++)
+		{
+			AttrNumber	attnum = into->rules[r].attnums[i];
+			Oid			output;
+			bool		is_varlena;
+
+			Oid			type = TupleDescAttr(into->desc, attnum - 1)->atttypid;
+
+			getTypeOutputInfo(type, &output, &is_varlena);
+			fmgr_info(output, &into->outputs[attnum - 1]);
+			if (!has_stable_text(type))
+				into->key_needs_settings = true;
+		}
+	}
+}
+
+static void
+look_at_columns(SlateRelation *into)
+{
+	into->sets_values = true;
+	into->needs_settings = false;
+	for (int i = 0; i < into->desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(into->desc, i);
+
+		if (attribute->attisdropped)
+			continue;
+		if (!has_stable_text(attribute->atttypid))
+			into->needs_settings = true;
+		if (compat_is_virtual(attribute))
+			into->sets_values = false;
+	}
+}
+
+static void
+compile_arguments(Relation relation, SlateRelation *into, Trigger *trigger)
+{
+	int64		ttl = (int64) slate_rules_default_ttl * 1000;
+	int64		list_ttl = ttl;
+
+	into->rules = palloc0_array(SlateRule, trigger->tgnargs / 2 + 1);
+	for (int i = 0; i + 1 < trigger->tgnargs; i += 2)
+	{
+		const char *name = trigger->tgargs[i];
+		const char *argument = trigger->tgargs[i + 1];
+		SlateRuleKind kind;
+
+		if (strcmp(name, "ttl_ms") == 0)
+			ttl = pg_strtoint64(argument);
+		else if (strcmp(name, "list_ttl_ms") == 0)
+			list_ttl = pg_strtoint64(argument);
+		else if (kind_by_name(name, &kind))
+			compile_rule(relation, into, &into->rules[into->nrules++],
+						 kind, argument);
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unrecognized argument \"%s\" of trigger \"%s\" on table \"%s\"",
+							name, trigger->tgname,
+							RelationGetRelationName(relation)),
+					 errhint("Let slate_cache_attach() create the trigger.")));
+	}
+	for (int i = 0; i < into->nrules; i++)
+		into->rules[i].ttl = into->rules[i].kind == RULE_LIST ? list_ttl : ttl;
+}
+
+static SlateRelation *
+compile(Relation relation, Trigger *trigger)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "slate_cache relation",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	SlateRelation *into = palloc0_object(SlateRelation);
+
+	into->context = context;
+	into->relid = RelationGetRelid(relation);
+	into->desc = CreateTupleDescCopyConstr(RelationGetDescr(relation));
+	into->enabled = trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+		trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN;
+	compile_arguments(relation, into, trigger);
+	compile_outputs(into);
+	look_at_columns(into);
+
+	/* until here an error would have freed it with the caller's context */
+	MemoryContextSetParent(context, rules_context);
+	MemoryContextSwitchTo(old);
+	return into;
+}
+
+static Trigger *
+capture_trigger(Relation relation)
+{
+	TriggerDesc *triggers = relation->trigdesc;
+	Oid			capture = slate_rules_capture_oid();
+
+	for (int i = 0; triggers && i < triggers->numtriggers; i++)
+	{
+		if (triggers->triggers[i].tgfoid == capture && OidIsValid(capture))
+			return &triggers->triggers[i];
+	}
+	return NULL;
+}
+
+SlateRelation *
+slate_rules_get(Relation relation)
+{
+	Oid			relid = RelationGetRelid(relation);
+	RelationEntry *entry;
+	Trigger    *trigger;
+	bool		found;
+
+	entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	if (entry && entry->current)
+		return entry->relation;
+
+	entry = hash_search(relations, &relid, HASH_ENTER, &found);
+	if (found && entry->relation)
+		retire(entry->relation);
+	entry->relation = NULL;
+	entry->current = false;
+
+	/*
+	 * Compiling reads catalogs, and that may process invalidations.  Since we
+	 * hold a lock on the table, they can concern only what we look at if our
+	 * own transaction made them; so whatever comes in from here on counts.
+	 */
+	entry->current = true;
+	trigger = capture_trigger(relation);
+	if (trigger)
+	{
+		SlateRelation *compiled;
+
+		PG_TRY();
+		{
+			compiled = compile(relation, trigger);
+		}
+		PG_CATCH();
+		{
+			entry = hash_search(relations, &relid, HASH_FIND, NULL);
+			if (entry)
+				entry->current = false;
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+		entry = hash_search(relations, &relid, HASH_ENTER, NULL);
+		entry->relation = compiled;
+	}
+	return entry->relation;
+}
+
+List *
+slate_rules_wildcards(Relation relation)
+{
+	Trigger    *trigger = capture_trigger(relation);
+	List	   *wildcards = NIL;
+
+	for (int i = 0; trigger && i + 1 < trigger->tgnargs; i += 2)
+	{
+		SlateTemplate *template = NULL;
+		StringInfoData wildcard;
+		SlateRuleKind kind;
+		const char *error;
+		char	   *column;
+		int			position;
+
+		if (kind_by_name(trigger->tgargs[i], &kind))
+			template = slate_template_parse(split_value_column(kind, trigger->tgargs[i + 1], &column),
+											kind_dialect(kind),
+											&error, &position);
+		if (template == NULL)
+			continue;
+		initStringInfo(&wildcard);
+		slate_template_wildcard(template, &wildcard);
+		wildcards = lappend(wildcards, wildcard.data);
+	}
+	return wildcards;
+}
+
+void
+slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
+{
+	SlateRelation scratch = {0};
+	SlateRule	rule = {0};
+
+	compile_rule(relation, &scratch, &rule, kind, source);
+}
+
+/* ------------------------------------------------------------------------
+ * Finding
+ * ------------------------------------------------------------------------
+ */
+
+static void
+scan_for_attached(List **relids)
+{
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgfoid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(slate_rules_capture_oid()));
+	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		/* a partition's clone follows its parent */
+		if (!OidIsValid(form->tgparentid))
+			*relids = lappend_oid(*relids, form->tgrelid);
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+}
+
+static void
+refresh_all_relids(void)
+{
+	MemoryContext old;
+	List	   *relids = NIL;
+
+	all_current = true;			/* a message from here on makes it stale */
+	if (OidIsValid(slate_rules_capture_oid()))
+		scan_for_attached(&relids);
+
+	/* the order must not depend on where in pg_trigger the rows lie */
+	list_sort(relids, list_oid_cmp);
+
+	old = MemoryContextSwitchTo(rules_context);
+	list_free(all_relids);
+	all_relids = list_copy(relids);
+	MemoryContextSwitchTo(old);
+	list_free(relids);
+}
+
+static SlateRelation *
+relation_by_oid(Oid relid)
+{
+	RelationEntry *entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	SlateRelation *result;
+	Relation	relation;
+
+	if (entry && entry->current)
+		return entry->relation;
+	relation = try_relation_open(relid, AccessShareLock);
+	if (relation == NULL)
+		return NULL;
+	result = slate_rules_get(relation);
+	relation_close(relation, AccessShareLock);
+	return result;
+}
+
+List *
+slate_rules_all(void)
+{
+	List	   *all = NIL;
+	List	   *relids;
+	ListCell   *lc;
+
+	if (!all_current)
+		refresh_all_relids();
+	relids = list_copy(all_relids); /* opening a table may make it stale */
+	foreach(lc, relids)
+	{
+		SlateRelation *relation = relation_by_oid(lfirst_oid(lc));
+
+		if (relation)
+			all = lappend(all, relation);
+	}
+	list_free(relids);
+	return all;
+}
+
+/* All rules of one kind after the given one, in the order of slate_rules_all */
+static SlateRule *
+next_rule(List *all, SlateRuleKind kind, const SlateRule *after)
+{
+	bool		reached = after == NULL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		for (int i = 0; i < relation->nrules; i++)
+		{
+			SlateRule  *rule = &relation->rules[i];
+
+			if (reached && rule->kind == kind && relation->enabled)
+				return rule;
+			if (rule == after)
+				reached = true;
+		}
+	}
+	return NULL;
+}
+
+static SlateRule *
+next_value_rule(List *all, const SlateRule *after)
+{
+	SlateRule  *rule = NULL;
+
+	if (after == NULL || after->kind == RULE_ROW)
+		rule = next_rule(all, RULE_ROW, after);
+	if (rule == NULL)
+		rule = next_rule(all, RULE_LIST,
+						 after && after->kind == RULE_LIST ? after : NULL);
+	return rule;
+}
+
+bool
+slate_rules_match(const char *key, int keylen, SlateMatch *match)
+{
+	List	   *all = slate_rules_all();
+	bool		found = false;
+
+	if (match->rule)
+		match->nth++;
+	else
+	{
+		match->rule = next_value_rule(all, NULL);
+		match->nth = 0;
+	}
+	while (match->rule && !found)
+	{
+		found = slate_template_split(match->rule->template, key, keylen,
+									 match->nth, match->values);
+		if (!found)
+		{
+			match->rule = next_value_rule(all, match->rule);
+			match->nth = 0;
+		}
+	}
+	list_free(all);
+	return found;
+}
+
+static SlateTemplate *
+family_template(Family *family)
+{
+	if (family->template == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(rules_context);
+
+		family->template = parse_template(RULE_ROW, family->source);
+		MemoryContextSwitchTo(old);
+	}
+	return family->template;
+}
+
+int64
+slate_rules_ttl(const char *key, int keylen)
+{
+	SlateMatch	match = {0};
+
+	if (slate_rules_match(key, keylen, &match))
+		return match.rule->ttl;
+	for (int i = 0; i < lengthof(slate_families); i++)
+	{
+		if (slate_template_split(family_template(&slate_families[i]),
+								 key, keylen, 0, match.values))
+			return (int64) slate_families[i].ttl * 1000;
+	}
+	return -1;
+}
+
+/* Call fn for each pattern's family of a text: of a key, or of a glob. */
+static void
+visit_families(const char *text, int len, bool is_glob,
+			   SlateFamilyFn fn, void *arg)
+{
+	List	   *all = slate_rules_all();
+	StringInfoData family;
+	ListCell   *lc;
+
+	initStringInfo(&family);
+	foreach(lc, all)
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		for (int i = 0; i < relation->nrules; i++)
+		{
+			SlateTemplate *template = relation->rules[i].template;
+
+			resetStringInfo(&family);
+			if (template->is_pattern &&
+				(is_glob || slate_template_covers(template, text, len)) &&
+				slate_template_family(template, text, len, is_glob, &family))
+				fn(family.data, family.len, arg);
+		}
+	}
+	pfree(family.data);
+	list_free(all);
+}
+
+void
+slate_rules_families(const char *key, int keylen, SlateFamilyFn fn, void *arg)
+{
+	visit_families(key, keylen, false, fn, arg);
+}
+
+void
+slate_rules_glob_families(const char *glob, int globlen,
+						  SlateFamilyFn fn, void *arg)
+{
+	visit_families(glob, globlen, true, fn, arg);
+}
+
+/* ------------------------------------------------------------------------
+ * Rendering
+ * ------------------------------------------------------------------------
+ */
+
+bool
+slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
+				   bool *too_long)
+{
+	SlateRelation *relation = rule->relation;
+	SlateSlice	values[SLATE_TEMPLATE_MAX_COLUMNS];
+
+	*too_long = false;
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		AttrNumber	attnum = rule->attnums[i];
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, attnum, relation->desc, &isnull);
+		char	   *text;
+
+		if (isnull)
+			return false;
+		text = OutputFunctionCall(&relation->outputs[attnum - 1], value);
+		values[i].start = text;
+		values[i].len = strlen(text);
+	}
+	*too_long = !slate_template_render(rule->template, values, out);
+	return !*too_long;
+}
+
+/* The JSON of one column, by way of a row that has no other */
+static void
+render_column(TupleDesc desc, HeapTuple tuple, AttrNumber attnum,
+			  StringInfo out)
+{
+	static const char head[] = "{\"value\":";
+	TupleDesc	single = CreateTemplateTupleDesc(1);
+	HeapTuple	row;
+	Datum		value;
+	bool		isnull;
+	text	   *json;
+
+	TupleDescInitEntry(single, 1, "value",
+					   TupleDescAttr(desc, attnum - 1)->atttypid,
+					   TupleDescAttr(desc, attnum - 1)->atttypmod, 0);
+	single = BlessTupleDesc(single);
+	value = heap_getattr(tuple, attnum, desc, &isnull);
+	row = heap_form_tuple(single, &value, &isnull);
+	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
+											  heap_copy_tuple_as_datum(row, single)));
+	appendBinaryStringInfo(out, VARDATA_ANY(json) + strlen(head),
+						   VARSIZE_ANY_EXHDR(json) - strlen(head) - 1);
+}
+
+void
+slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
+						 AttrNumber value_attnum, StringInfo out)
+{
+	text	   *json;
+
+	if (value_attnum != InvalidAttrNumber)
+	{
+		render_column(desc, tuple, value_attnum, out);
+		return;
+	}
+	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
+											  heap_copy_tuple_as_datum(tuple, desc)));
+	appendBinaryStringInfo(out, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
+}
+
+static void
+save_setting(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Changing a setting costs more than looking, and most sessions need none. */
+int
+slate_rules_begin_settings(void)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	if (DateStyle != USE_ISO_DATES)
+		save_setting("datestyle", "ISO");
+	if (IntervalStyle != INTSTYLE_POSTGRES)
+		save_setting("intervalstyle", "postgres");
+	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
+		save_setting("timezone", "UTC");
+	if (extra_float_digits < 1)
+		save_setting("extra_float_digits", "1");
+	if (bytea_output != BYTEA_OUTPUT_HEX)
+		save_setting("bytea_output", "hex");
+	return nestlevel;
+}
+
+void
+slate_rules_end_settings(int nestlevel)
+{
+	AtEOXact_GUC(true, nestlevel);
+}
+
+int64
+slate_rules_interval_ttl(const Interval *interval)
+{
+	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+	int64		ms = -1;
+
+	if (days >= -100000 && days <= 100000)
+		ms = days * (USECS_PER_DAY / 1000) + interval->time / 1000;
+	if (ms <= 0 || ms > TEN_YEARS_MS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid TTL: \"%s\"",
+						DatumGetCString(DirectFunctionCall1(interval_out,
+															IntervalPGetDatum(interval)))),
+				 errdetail("A TTL is at least one millisecond and at most ten years."),
+				 errhint("Use an interval such as '1 hour', or NULL for the default.")));
+	return ms;
+}

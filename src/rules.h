@@ -1,0 +1,166 @@
+/*-------------------------------------------------------------------------
+ *
+ * rules.h
+ *	  Which keys belong to a table's rows.
+ *
+ * A table's rules are the arguments of its capture trigger, and nowhere else:
+ * so they are dumped, restored, renamed, and dropped with the table, and
+ * "\d table" shows them.  This room compiles them, caches the result in each
+ * backend, and finds the rule that a key belongs to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_RULES_H
+#define SLATE_RULES_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "script.h"
+#include "template.h"
+#include "utils/rel.h"
+
+/* Names that slate_cache_attach() gives to its triggers. */
+#define SLATE_ROW_TRIGGER "slate_cache_row"
+#define SLATE_TRUNCATE_TRIGGER "slate_cache_truncate"
+
+typedef enum SlateRuleKind
+{
+	RULE_ROW,					/* the row, or one column of it, as JSON */
+	RULE_LIST,					/* a JSON array of the rows that share it */
+	RULE_DROP,					/* dropped on every change */
+	RULE_DELETE_DROP			/* dropped on DELETE and TRUNCATE */
+} SlateRuleKind;
+
+typedef struct SlateRelation SlateRelation;
+
+/* One key template of a table. */
+typedef struct SlateRule
+{
+	SlateRelation *relation;
+	SlateRuleKind kind;
+	SlateTemplate *template;
+	AttrNumber *attnums;		/* of the template's columns, in order */
+	char	   *value_column;	/* RULE_ROW: NULL for the whole row */
+	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
+	char	   *wildcard;		/* glob of all its keys */
+	int64		ttl;			/* ms, 0 for none; rows and lists */
+	SlateOrder	order;			/* ORDERED if a unique index orders writers */
+	SPIPlanPtr	plan;			/* loads one key, made on first use */
+	SPIPlanPtr	plan_many;		/* loads an array of keys; likewise */
+} SlateRule;
+
+/* The rules of one table.  Valid until the end of the transaction at least. */
+struct SlateRelation
+{
+	Oid			relid;
+	TupleDesc	desc;			/* a copy of our own */
+	bool		sets_values;	/* has rows whose values may be set; false if a
+								 * trigger cannot see all of a row */
+	bool		needs_settings; /* some JSON depends on DateStyle etc. */
+	bool		key_needs_settings; /* some key does */
+	bool		enabled;		/* the trigger fires */
+	int			nrules;
+	SlateRule  *rules;
+	FmgrInfo   *outputs;		/* by attribute, of the key columns */
+	MemoryContext context;		/* holds all of it */
+};
+
+/* A key taken apart by a rule. */
+typedef struct SlateMatch
+{
+	SlateRule  *rule;
+	int			nth;			/* which split of the template */
+	SlateSlice	values[SLATE_TEMPLATE_MAX_COLUMNS];
+} SlateMatch;
+
+extern void slate_rules_init(void);
+
+/*
+ * The rules of a table, NULL if it has none.  The caller holds a lock on it.
+ * ERROR if a rule no longer fits the table (a renamed column).
+ */
+extern SlateRelation *slate_rules_get(Relation relation);
+
+/*
+ * All tables that have rules, compiled; a list of SlateRelation *.  Takes
+ * AccessShareLock on those that are not in this backend's cache.
+ */
+extern List *slate_rules_all(void);
+
+/*
+ * The next rule that a key may belong to, rows before lists, after *match
+ * (whose rule is NULL at first).  Syntax alone decides here.
+ */
+extern bool slate_rules_match(const char *key, int keylen, SlateMatch *match);
+
+/* TTL in ms of a key's rule or of SLATE's own families; -1 if none knows it. */
+extern int64 slate_rules_ttl(const char *key, int keylen);
+
+/* Patterns of all rules that cover a key: their families need its name. */
+typedef void (*SlateFamilyFn) (const char *family, int familylen, void *arg);
+extern void slate_rules_families(const char *key, int keylen,
+								 SlateFamilyFn fn, void *arg);
+
+/* The families that a rendered glob may drop from. */
+extern void slate_rules_glob_families(const char *glob, int globlen,
+									  SlateFamilyFn fn, void *arg);
+
+/*
+ * Append the key, or glob, that a row gives under a rule.  False if there is
+ * none: a key column is NULL, or the key is too long (*too_long).
+ */
+extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
+							   StringInfo out, bool *too_long);
+
+/*
+ * Append a row's JSON under a rule, as it is stored in Redis: the row as an
+ * object in the order of its columns, or the one column's value.
+ */
+extern void slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
+									 AttrNumber value_attnum, StringInfo out);
+
+/*
+ * Texts must not depend on the session: between these two, DateStyle,
+ * IntervalStyle, TimeZone (UTC), extra_float_digits and bytea_output have
+ * fixed values.  An error in between undoes it too.
+ */
+extern int	slate_rules_begin_settings(void);
+extern void slate_rules_end_settings(int nestlevel);
+
+/*
+ * The wildcards of all rules of a table, as a list of C strings in the current
+ * memory context, straight from its trigger: works for rules that no longer
+ * fit the table, too.  NIL if it has none.
+ */
+extern List *slate_rules_wildcards(Relation relation);
+
+/* slate_cache.capture(), or InvalidOid where there is no extension. */
+extern Oid	slate_rules_capture_oid(void);
+
+/* Called at the end of a transaction: frees what became invalid in it. */
+extern void slate_rules_end_of_transaction(void);
+
+/*
+ * Has this table's definition changed since the compiled form was made?  Only
+ * looks at memory.
+ */
+extern bool slate_rules_is_current(const SlateRelation *relation);
+
+/* Parsing for attach: checks one template against a table; ERRORs. */
+extern void slate_rules_check(Relation relation, SlateRuleKind kind,
+							  const char *source);
+
+extern const char *slate_rules_kind_name(SlateRuleKind kind);
+
+/* TTL in seconds when no rule says; 0 for none. */
+extern int	slate_rules_default_ttl;
+
+/*
+ * An interval as a TTL in ms: months have 30 days.  ERROR if it is not
+ * positive or longer than ten years.
+ */
+extern int64 slate_rules_interval_ttl(const Interval *interval);
+
+#endif							/* SLATE_RULES_H */

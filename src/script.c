@@ -1,0 +1,890 @@
+/*-------------------------------------------------------------------------
+ *
+ * script.c
+ *	  The cache protocol: what is said to Redis about a key.
+ *
+ * THE STORY
+ *
+ * An app's plain GET must never find an old value that nothing will remove.
+ * Two things endanger that.  Pushes may overtake each other between the
+ * commits and Redis; and a reader may load a row, be slow, and put what it
+ * loaded over the push of a commit that it did not see.  Removing a value is
+ * always safe, so both dangers come from setting one, and whoever sets a value
+ * must prove to Redis that it is not older than what is known there.
+ *
+ * What is known about a key K stands beside it for a short while, in its guard
+ * G(K), a string of fixed layout:
+ *
+ *	  bytes 1-30   the highest version that was pushed
+ *	  byte  31     'o' if that push was ordered, 's' if it was shared
+ *	  bytes 32-47  a nonce, new with each push
+ *
+ * PUT proves its age by its version.  Two ordered pushes of one key have
+ * versions in the order of their commits: T1 sets name = 'a', T2 waits for the
+ * row lock, sets name = 'b', pushes 'b'; T1's push comes late, finds a higher
+ * version, and does nothing.
+ *
+ * Where the writers of a key did not wait for each other (SHARED: a DROP of a
+ * list, slate_cache_del(), a key on columns that nothing makes unique) the
+ * versions prove nothing about the order of the commits.  Suppose T1 takes
+ * version 5, T2 takes 7 and DROPs the key, a reader leases and loads the row
+ * from before T1's commit and fills it; T1 commits, and its PUT finds version
+ * 7.  "Newer, nothing to do" would leave the reader's old value for good.  So a
+ * PUT that finds a newer version does nothing only if both are ordered, and
+ * otherwise removes the value.
+ *
+ * FILL proves its age by a lease: the nonce that stood in the guard before the
+ * snapshot was taken that loaded the value.  Each push changes the nonce, so a
+ * fill whose snapshot may have missed a commit finds another nonce, or no guard
+ * at all, and is refused.  A lease on a key without a guard creates one.
+ *
+ * A guard lives slate_script_guard_life seconds from its last use, longer than
+ * any push may be on its way: a PUT carries a deadline by the server's clock,
+ * half that life after its version was taken, and past it becomes a DROP.
+ * So a PUT that a proxy held back for an hour finds no guard, but cannot set.
+ *
+ * What this cannot do: a guard that Redis loses (FLUSHALL, eviction) in the
+ * very moment in which two pushes of its key are swapped is not missed by the
+ * later one.
+ *
+ * A family is a set of keys that are dropped together by a glob.  Keys that no
+ * rule can enumerate (searches, whatever apps put with slate_cache_set() or
+ * slate_cache_fetch()) are entered in their family's index, a sorted set by
+ * the time at which they will have expired, before they are leased or put;
+ * dropping the family walks the index.  Keys that apps SET by themselves are in
+ * no index; for those there is the sweep, a SCAN over everything.
+ *
+ * All keys that belong together share a Cluster hash slot: the guard of K
+ * holds K as its hash tag, or K's own tag in its place.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/xlog.h"
+#include "common/cryptohash.h"
+#include "common/sha1.h"
+#include "script.h"
+#include "utils/memutils.h"
+
+/* Keys a call handles, and bytes of values, before another call is begun. */
+#define KEYS_PER_CALL 128
+#define BYTES_PER_CALL (512 * 1024)
+
+/* Keys that Redis looks at in one step of a sweep. */
+#define SWEEP_COUNT 500
+
+/* Room for the names that one step of a sweep finds. */
+#define SWEEP_BYTES (256 * 1024)
+
+int			slate_script_guard_life = 60;
+
+/*
+ * Functions that more than one script uses.
+ */
+#define LUA_GUARD \
+	"local function guard(key)\n" \
+	"  if string.find(key, '{[^}]+}') == string.find(key, '{', 1, true)\n" \
+	"     and string.find(key, '{', 1, true) then\n" \
+	"    return 'slate_cache:tagged:' .. key\n" \
+	"  end\n" \
+	"  return 'slate_cache:guard:{' .. key .. '}'\n" \
+	"end\n" \
+	"local function look(g)\n" \
+	"  local known = redis.pcall('GET', g)\n" \
+	"  if type(known) == 'string' and #known >= 47 then return known end\n" \
+	"  if known then redis.call('UNLINK', g) end\n" \
+	"  return nil\n" \
+	"end\n"
+
+/*
+ * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
+ * without one: no guard refuses every fill, and the value is removed too.  The
+ * error is remembered, so that the pusher takes the call for undelivered.
+ */
+#define LUA_PUSH \
+	LUA_GUARD \
+	"local version, nonce, life = ARGV[1], ARGV[2], ARGV[3]\n" \
+	"local failure\n" \
+	"local function failed(reply)\n" \
+	"  if type(reply) == 'table' and reply.err then\n" \
+	"    failure = failure or reply\n" \
+	"    return true\n" \
+	"  end\n" \
+	"end\n" \
+	"local function note(key, g, top, order)\n" \
+	"  if failed(redis.pcall('SET', g, top .. order .. nonce, 'PX', life)) then\n" \
+	"    redis.call('UNLINK', key, g)\n" \
+	"    return false\n" \
+	"  end\n" \
+	"  return true\n" \
+	"end\n" \
+	"local function newest(known, order)\n" \
+	"  local top = known and string.sub(known, 1, 30)\n" \
+	"  if top and top > version then return top, string.sub(known, 31, 31), true end\n" \
+	"  return version, order, false\n" \
+	"end\n" \
+	"local function drop(key, order)\n" \
+	"  local g = guard(key)\n" \
+	"  local top, by = newest(look(g), order)\n" \
+	"  redis.call('UNLINK', key)\n" \
+	"  note(key, g, top, by)\n" \
+	"end\n"
+
+/*
+ * ARGV: version, nonce, guard life, deadline; then two a key: an operation
+ * ('+' or '-', 'o' or 's', TTL in ms) and the value.
+ */
+static const char publish_source[] =
+LUA_PUSH
+"local now = redis.call('TIME')\n"
+"local late = now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[4])\n"
+"local stored, dropped, outdated = 0, 0, 0\n"
+"local function put(key, order, ttl, value)\n"
+"  local g = guard(key)\n"
+"  local top, by, older = newest(look(g), order)\n"
+"  if older and order == 'o' and by == 'o' then\n"
+"    note(key, g, top, by)\n"
+"    outdated = outdated + 1\n"
+"  elseif older then\n"
+"    drop(key, order)\n"
+"    dropped = dropped + 1\n"
+"  elseif note(key, g, top, by) then\n"
+"    local reply\n"
+"    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
+"    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"
+"    if failed(reply) then redis.call('UNLINK', key) else stored = stored + 1 end\n"
+"  end\n"
+"end\n"
+"for i, key in ipairs(KEYS) do\n"
+"  local operation, value = ARGV[3 + 2 * i], ARGV[4 + 2 * i]\n"
+"  local order = string.sub(operation, 2, 2)\n"
+"  if string.sub(operation, 1, 1) == '+' and not late then\n"
+"    put(key, order, string.sub(operation, 3), value)\n"
+"  else\n"
+"    drop(key, order)\n"
+"    dropped = dropped + 1\n"
+"  end\n"
+"end\n"
+"return failure or {stored, dropped, outdated}\n";
+
+/*
+ * KEYS: the index.  ARGV: version, nonce, guard life, glob.  ZSCAN matches as
+ * Redis does everywhere else, and nothing changes the index meanwhile.
+ */
+static const char drop_family_source[] =
+LUA_PUSH
+"local members, cursor = {}, '0'\n"
+"repeat\n"
+"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[4], 'COUNT', 1000)\n"
+"  cursor = step[1]\n"
+"  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
+"until cursor == '0'\n"
+"for _, key in ipairs(members) do\n"
+"  drop(key, 's')\n"
+"  redis.call('ZREM', KEYS[1], key)\n"
+"end\n"
+"return failure or {0, #members, 0}\n";
+
+/* KEYS: keys.  ARGV: version, nonce, guard life. */
+static const char drop_source[] =
+LUA_PUSH
+"for _, key in ipairs(KEYS) do drop(key, 's') end\n"
+"return failure or {0, #KEYS, 0}\n";
+
+/*
+ * KEYS: the index.  ARGV: key, ttl in ms.  Members whose time is over go on
+ * the way, so that an index stays as large as its family.
+ */
+static const char register_source[] =
+"local index, key, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])\n"
+"local now = redis.call('TIME')\n"
+"now = now[1] * 1000 + math.floor(now[2] / 1000)\n"
+"redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. now)\n"
+"if ttl == 0 then\n"
+"  redis.call('ZADD', index, '+inf', key)\n"
+"  redis.call('PERSIST', index)\n"
+"else\n"
+"  local left = redis.call('PTTL', index)\n"
+"  redis.call('ZADD', index, 'GT', now + ttl, key)\n"
+"  if left == -2 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', index, ttl) end\n"
+"end\n"
+"return {0, 0, 0}\n";
+
+/*
+ * KEYS: keys.  ARGV: nonce, guard life.  A key of another type than string
+ * holds nothing of ours; it is removed, as any other bad value is.
+ */
+static const char lease_source[] =
+LUA_GUARD
+"local nonce, life, answers = ARGV[1], ARGV[2], {}\n"
+"for i, key in ipairs(KEYS) do\n"
+"  local value = redis.pcall('GET', key)\n"
+"  if type(value) == 'string' then\n"
+"    answers[i] = {1, value}\n"
+"  else\n"
+"    if value then redis.call('UNLINK', key) end\n"
+"    local g = guard(key)\n"
+"    local known = look(g)\n"
+"    if known then\n"
+"      redis.call('PEXPIRE', g, life)\n"
+"      answers[i] = {0, string.sub(known, 32, 47)}\n"
+"    else\n"
+"      redis.call('SET', g, string.rep('0', 30) .. 's' .. nonce, 'PX', life)\n"
+"      answers[i] = {0, nonce}\n"
+"    end\n"
+"  end\n"
+"end\n"
+"return answers\n";
+
+/* KEYS: the key.  ARGV: token, ttl in ms, value. */
+static const char fill_source[] =
+LUA_GUARD
+"local known = look(guard(KEYS[1]))\n"
+"if not known or string.sub(known, 32, 47) ~= ARGV[1] then return 0 end\n"
+"if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[3])\n"
+"else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end\n"
+"return 1\n";
+
+typedef struct Script
+{
+	const char *source;
+	char		sha[SHA1_DIGEST_LENGTH * 2 + 1];	/* set by init */
+} Script;
+
+static Script publish_script = {publish_source, ""};
+static Script drop_family_script = {drop_family_source, ""};
+static Script drop_script = {drop_source, ""};
+static Script register_script = {register_source, ""};
+static Script lease_script = {lease_source, ""};
+static Script fill_script = {fill_source, ""};
+
+static Script *const scripts[] = {
+	&publish_script, &drop_family_script, &drop_script, &register_script,
+	&lease_script, &fill_script
+};
+
+/* SCRIPT LOAD of all of them; lives as long as the backend. */
+static SlateBatch load_all;
+
+static const char no_version[] = "000000000000000000000000000000";
+
+/* ------------------------------------------------------------------------
+ * Encoding
+ * ------------------------------------------------------------------------
+ */
+
+static void
+append_array(SlateBatch *batch, int nelements)
+{
+	appendStringInfo(&batch->bytes, "*%d\r\n", nelements);
+	batch->ncommands++;
+}
+
+static void
+append_bytes(SlateBatch *batch, const char *bytes, int len)
+{
+	char		head[16];
+
+	appendBinaryStringInfo(&batch->bytes, head,
+						   snprintf(head, sizeof(head), "$%d\r\n", len));
+	appendBinaryStringInfo(&batch->bytes, bytes, len);
+	appendBinaryStringInfo(&batch->bytes, "\r\n", 2);
+}
+
+static void
+append_text(SlateBatch *batch, const char *text)
+{
+	append_bytes(batch, text, strlen(text));
+}
+
+static void
+append_number(SlateBatch *batch, int64 number)
+{
+	char		text[32];
+
+	append_bytes(batch, text,
+				 snprintf(text, sizeof(text), INT64_FORMAT, number));
+}
+
+static void
+append_slices(SlateBatch *batch, const SlateSlice *slices, int nslices)
+{
+	for (int i = 0; i < nslices; i++)
+		append_bytes(batch, slices[i].start, slices[i].len);
+}
+
+/* EVALSHA sha numkeys, with room for nkeys keys and nargs arguments */
+static void
+append_call(SlateBatch *batch, const Script *script, int nkeys, int nargs)
+{
+	append_array(batch, 3 + nkeys + nargs);
+	append_text(batch, "EVALSHA");
+	append_text(batch, script->sha);
+	append_number(batch, nkeys);
+}
+
+/*
+ * A nonce must not come twice in one key's life, not even from two backends
+ * or after a restart; so it starts at a random point and counts.
+ */
+static void
+append_nonce(SlateBatch *batch)
+{
+	static uint64 counter = 0;
+	char		nonce[SLATE_TOKEN_LEN + 1];
+
+	if (counter == 0 && !pg_strong_random(&counter, sizeof(counter)))
+		elog(ERROR, "could not generate a random nonce");
+	counter++;
+	snprintf(nonce, sizeof(nonce), "%016llx", (unsigned long long) counter);
+	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
+}
+
+static int64
+guard_life_ms(void)
+{
+	return (int64) slate_script_guard_life * 1000;
+}
+
+/* The arguments that every push begins with. */
+static void
+append_push_arguments(SlateBatch *batch, const char *version)
+{
+	append_bytes(batch, version, SLATE_VERSION_LEN);
+	append_nonce(batch);
+	append_number(batch, guard_life_ms());
+}
+
+static void
+append_index_key(SlateBatch *batch, const char *family, int familylen)
+{
+	StringInfoData key;
+
+	initStringInfo(&key);
+	appendStringInfoString(&key, SLATE_INTERNAL_PREFIX "index:{");
+	appendBinaryStringInfo(&key, family, familylen);
+	appendStringInfoChar(&key, '}');
+	append_bytes(batch, key.data, key.len);
+	pfree(key.data);
+}
+
+/* ------------------------------------------------------------------------
+ * What can be said
+ * ------------------------------------------------------------------------
+ */
+
+static void
+hash_script(Script *script)
+{
+	uint8		digest[SHA1_DIGEST_LENGTH];
+	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA1);
+
+	if (pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (const uint8 *) script->source,
+							 strlen(script->source)) < 0 ||
+		pg_cryptohash_final(context, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute SHA-1 hash: %s",
+			 pg_cryptohash_error(context));
+	pg_cryptohash_free(context);
+
+	for (int i = 0; i < SHA1_DIGEST_LENGTH; i++)
+		snprintf(script->sha + 2 * i, 3, "%02x", digest[i]);
+}
+
+void
+slate_script_init(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	slate_script_batch_init(&load_all);
+	for (int i = 0; i < lengthof(scripts); i++)
+	{
+		hash_script(scripts[i]);
+		append_array(&load_all, 3);
+		append_text(&load_all, "SCRIPT");
+		append_text(&load_all, "LOAD");
+		append_text(&load_all, scripts[i]->source);
+	}
+	MemoryContextSwitchTo(old);
+	slate_redis_set_preamble(load_all.bytes.data, load_all.bytes.len,
+							 load_all.ncommands);
+}
+
+void
+slate_script_version(char version[SLATE_VERSION_LEN + 1])
+{
+	snprintf(version, SLATE_VERSION_LEN + 1, "%010u%020llu",
+			 GetWALInsertionTimeLine(),
+			 (unsigned long long) GetXLogInsertRecPtr());
+}
+
+void
+slate_script_batch_init(SlateBatch *batch)
+{
+	initStringInfo(&batch->bytes);
+	batch->ncommands = 0;
+}
+
+/* How many of the pushes go into one call. */
+static int
+pushes_for_call(const SlatePush *pushes, int npushes)
+{
+	Size		bytes = 0;
+	int			n;
+
+	for (n = 0; n < npushes && n < KEYS_PER_CALL; n++)
+	{
+		bytes += pushes[n].keylen;
+		bytes += pushes[n].value ? pushes[n].valuelen : 0;
+		if (n > 0 && bytes > BYTES_PER_CALL)
+			break;
+	}
+	return n;
+}
+
+static void
+append_push(SlateBatch *batch, const SlatePush *push)
+{
+	char		operation[32];
+
+	snprintf(operation, sizeof(operation), "%c%c" INT64_FORMAT,
+			 push->value ? '+' : '-',
+			 push->order == SLATE_ORDERED ? 'o' : 's',
+			 push->value ? push->ttl : 0);
+	append_text(batch, operation);
+	if (push->value)
+		append_bytes(batch, push->value, push->valuelen);
+	else
+		append_bytes(batch, "", 0);
+}
+
+void
+slate_script_add_pushes(SlateBatch *batch, const char *version,
+						const SlatePush *pushes, int npushes)
+{
+	int64		deadline = slate_redis_server_clock() + guard_life_ms() / 2;
+
+	while (npushes > 0)
+	{
+		int			n = pushes_for_call(pushes, npushes);
+
+		append_call(batch, &publish_script, n, 4 + 2 * n);
+		for (int i = 0; i < n; i++)
+			append_bytes(batch, pushes[i].key, pushes[i].keylen);
+		append_push_arguments(batch, version);
+		append_number(batch, deadline);
+		for (int i = 0; i < n; i++)
+			append_push(batch, &pushes[i]);
+		pushes += n;
+		npushes -= n;
+	}
+}
+
+void
+slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
+{
+	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
+
+	slate_script_add_pushes(batch, no_version, &push, 1);
+}
+
+void
+slate_script_add_register(SlateBatch *batch,
+						  const char *family, int familylen,
+						  const char *key, int keylen, int64 ttl)
+{
+	append_call(batch, &register_script, 1, 2);
+	append_index_key(batch, family, familylen);
+	append_bytes(batch, key, keylen);
+	append_number(batch, ttl == 0 ? 0 : Max(ttl, guard_life_ms()));
+}
+
+void
+slate_script_add_drop_family(SlateBatch *batch, const char *version,
+							 const char *family, int familylen,
+							 const char *glob, int globlen)
+{
+	append_call(batch, &drop_family_script, 1, 4);
+	append_index_key(batch, family, familylen);
+	append_push_arguments(batch, version);
+	append_bytes(batch, glob, globlen);
+}
+
+void
+slate_script_add_get(SlateBatch *batch, const char *key, int keylen)
+{
+	append_array(batch, 2);
+	append_text(batch, "GET");
+	append_bytes(batch, key, keylen);
+}
+
+void
+slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
+{
+	append_array(batch, 1 + nkeys);
+	append_text(batch, "MGET");
+	append_slices(batch, keys, nkeys);
+}
+
+void
+slate_script_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
+{
+	append_call(batch, &lease_script, nkeys, 2);
+	append_slices(batch, keys, nkeys);
+	append_nonce(batch);
+	append_number(batch, guard_life_ms());
+}
+
+void
+slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
+					  const char *token, const char *value, int valuelen,
+					  int64 ttl)
+{
+	append_call(batch, &fill_script, 1, 3);
+	append_bytes(batch, key, keylen);
+	append_bytes(batch, token, SLATE_TOKEN_LEN);
+	append_number(batch, ttl);
+	append_bytes(batch, value, valuelen);
+}
+
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct RunState
+{
+	SlateReplyFn reply_fn;
+	void	   *arg;
+	bool		forgotten;		/* a reply was NOSCRIPT */
+} RunState;
+
+static bool
+is_error(const redisReply *reply, const char *code)
+{
+	return reply->type == REDIS_REPLY_ERROR &&
+		strncmp(reply->str, code, strlen(code)) == 0;
+}
+
+static void
+watch_for_noscript(int index, const redisReply *reply, void *arg)
+{
+	RunState   *state = arg;
+
+	if (is_error(reply, "NOSCRIPT"))
+		state->forgotten = true;
+	state->reply_fn(index, reply, state->arg);
+}
+
+static void
+ignore_reply(int index pg_attribute_unused(),
+			 const redisReply *reply pg_attribute_unused(),
+			 void *arg pg_attribute_unused())
+{
+}
+
+SlateRedisStatus
+slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
+				 int64 deadline, SlateWait wait)
+{
+	RunState	state = {reply_fn, arg, false};
+	SlateRedisStatus status;
+
+	status = slate_redis_run(batch->bytes.data, batch->bytes.len,
+							 batch->ncommands, watch_for_noscript, &state,
+							 deadline, wait);
+	if (status != REDIS_DONE || !state.forgotten)
+		return status;
+
+	/* SCRIPT FLUSH, or a server that has never seen them */
+	status = slate_redis_run(load_all.bytes.data, load_all.bytes.len,
+							 load_all.ncommands, ignore_reply, NULL,
+							 deadline, wait);
+	if (status != REDIS_DONE)
+		return status;
+	return slate_redis_run(batch->bytes.data, batch->bytes.len,
+						   batch->ncommands, reply_fn, arg, deadline, wait);
+}
+
+static int64
+reply_number(const redisReply *reply, size_t element)
+{
+	if (element >= reply->elements ||
+		reply->element[element]->type != REDIS_REPLY_INTEGER)
+		return 0;
+	return reply->element[element]->integer;
+}
+
+/*
+ * An outcome is what the scripts answer, an array of three counts.  Whatever
+ * else comes back, READONLY, OOM, LOADING, NOAUTH, MOVED or things yet unknown,
+ * is a failure to deliver.
+ */
+static void
+count_push_reply(SlateOutcome *outcome, const redisReply *reply)
+{
+	if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3)
+	{
+		outcome->stored += reply_number(reply, 0);
+		outcome->dropped += reply_number(reply, 1);
+		outcome->outdated += reply_number(reply, 2);
+		return;
+	}
+	if (outcome->refused++ == 0)
+		strlcpy(outcome->error,
+				reply->type == REDIS_REPLY_ERROR ? reply->str
+				: "unexpected reply to a script",
+				sizeof(outcome->error));
+}
+
+static void
+on_push_reply(int index, const redisReply *reply, void *arg)
+{
+	SlateOutcome *outcome = arg;
+
+	if (index == 0)
+		memset(outcome, 0, sizeof(*outcome));
+	count_push_reply(outcome, reply);
+}
+
+SlateRedisStatus
+slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
+					 int64 deadline)
+{
+	memset(outcome, 0, sizeof(*outcome));
+	return slate_script_run(batch, on_push_reply, outcome, deadline,
+							LINK_WAIT_UNINTERRUPTED);
+}
+
+/* ------------------------------------------------------------------------
+ * Sweeping
+ *
+ * One exchange a step: the DROPs for what the step before found, and the next
+ * SCAN.  SCAN returns whatever is there from its beginning to its end, so it
+ * sees each value and each guard that is older than the commit; what comes
+ * later was leased later, and so loaded with a newer snapshot.
+ *
+ * This runs after a commit, so both buffers are as large as they will ever be
+ * before it begins.  A step whose names do not fit is taken again in half the
+ * size.
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct Sweep
+{
+	const SlateSlice *globs;
+	int			nglobs;
+	const SlateSlice *spared;
+	int			nspared;
+	SlateOutcome *outcome;
+	char		cursor[24];		/* where the next SCAN begins */
+	int			count;			/* its COUNT */
+	int			scan_reply;		/* which reply of the exchange is SCAN's */
+	int			nfound;			/* names in sweep_found */
+	bool		overflow;		/* not all names fitted */
+	bool		failed;			/* SCAN got something that is not its answer */
+} Sweep;
+
+/* Names found in this step, encoded; and what is sent.  Sized for good. */
+static StringInfoData sweep_found;
+static SlateBatch sweep_send;
+
+void
+slate_script_sweep_init(void)
+{
+	MemoryContext old;
+
+	if (sweep_found.data)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	slate_script_batch_init(&sweep_send);
+	enlargeStringInfo(&sweep_send.bytes, SWEEP_BYTES + 1024);
+	initStringInfo(&sweep_found);
+	enlargeStringInfo(&sweep_found, SWEEP_BYTES);
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+starts_with(const char *name, int len, const char *prefix)
+{
+	int			prefix_len = strlen(prefix);
+
+	return len >= prefix_len && memcmp(name, prefix, prefix_len) == 0;
+}
+
+/* What a name is about: itself, or the key that it guards. */
+static bool
+swept_key(const redisReply *name, SlateSlice *key)
+{
+	static const char plain[] = SLATE_INTERNAL_PREFIX "guard:{";
+	static const char tagged[] = SLATE_INTERNAL_PREFIX "tagged:";
+	int			len = (int) name->len;
+
+	key->start = name->str;
+	key->len = len;
+	if (!starts_with(name->str, len, SLATE_INTERNAL_PREFIX))
+		return true;
+	if (starts_with(name->str, len, tagged))
+	{
+		key->start += strlen(tagged);
+		key->len -= strlen(tagged);
+		return true;
+	}
+	if (starts_with(name->str, len, plain) && name->str[len - 1] == '}')
+	{
+		key->start += strlen(plain);
+		key->len -= strlen(plain) + 1;
+		return true;
+	}
+	return false;				/* an index */
+}
+
+static bool
+sweep_spares(const Sweep *sweep, const SlateSlice *key)
+{
+	for (int i = 0; i < sweep->nspared; i++)
+	{
+		if (sweep->spared[i].len == key->len &&
+			memcmp(sweep->spared[i].start, key->start, key->len) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+sweep_matches(const Sweep *sweep, const SlateSlice *key)
+{
+	for (int i = 0; i < sweep->nglobs; i++)
+	{
+		if (slate_glob_match(sweep->globs[i].start, sweep->globs[i].len,
+							 key->start, key->len))
+			return !sweep_spares(sweep, key);
+	}
+	return false;
+}
+
+static void
+sweep_remember(Sweep *sweep, const SlateSlice *key)
+{
+	char		head[16];
+	int			head_len = snprintf(head, sizeof(head), "$%d\r\n", key->len);
+
+	if (sweep_found.len + head_len + key->len + 2 > SWEEP_BYTES - 1)
+	{
+		sweep->overflow = true;
+		return;
+	}
+	appendBinaryStringInfo(&sweep_found, head, head_len);
+	appendBinaryStringInfo(&sweep_found, key->start, key->len);
+	appendBinaryStringInfo(&sweep_found, "\r\n", 2);
+	sweep->nfound++;
+}
+
+static bool
+is_scan_reply(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+		reply->element[0]->type == REDIS_REPLY_STRING &&
+		reply->element[0]->len < sizeof(((Sweep *) NULL)->cursor) &&
+		reply->element[1]->type == REDIS_REPLY_ARRAY;
+}
+
+static void
+on_scan_reply(Sweep *sweep, const redisReply *reply)
+{
+	const redisReply *names;
+	SlateSlice	key;
+
+	if (!is_scan_reply(reply))
+	{
+		sweep->failed = true;
+		count_push_reply(sweep->outcome, reply);
+		return;
+	}
+	names = reply->element[1];
+	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
+	{
+		if (names->element[i]->type == REDIS_REPLY_STRING &&
+			swept_key(names->element[i], &key) && sweep_matches(sweep, &key))
+			sweep_remember(sweep, &key);
+	}
+	if (!sweep->overflow)
+		strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+}
+
+static void
+on_sweep_reply(int index, const redisReply *reply, void *arg)
+{
+	Sweep	   *sweep = arg;
+
+	if (index == 0)
+	{
+		resetStringInfo(&sweep_found);
+		sweep->nfound = 0;
+		sweep->overflow = false;
+	}
+	if (index == sweep->scan_reply)
+		on_scan_reply(sweep, reply);
+	else
+		count_push_reply(sweep->outcome, reply);
+}
+
+/* DROP of what was found, then the next SCAN, unless that is all. */
+static void
+sweep_encode(Sweep *sweep, const char *version, bool scan)
+{
+	resetStringInfo(&sweep_send.bytes);
+	sweep_send.ncommands = 0;
+	sweep->scan_reply = -1;
+	if (sweep->nfound > 0)
+	{
+		append_call(&sweep_send, &drop_script, sweep->nfound, 3);
+		appendBinaryStringInfo(&sweep_send.bytes, sweep_found.data,
+							   sweep_found.len);
+		append_push_arguments(&sweep_send, version);
+	}
+	if (scan)
+	{
+		sweep->scan_reply = sweep_send.ncommands;
+		append_array(&sweep_send, 4);
+		append_text(&sweep_send, "SCAN");
+		append_text(&sweep_send, sweep->cursor);
+		append_text(&sweep_send, "COUNT");
+		append_number(&sweep_send, sweep->count);
+	}
+}
+
+SlateRedisStatus
+slate_script_sweep(const char *version, const SlateSlice *globs, int nglobs,
+				   const SlateSlice *spared, int nspared,
+				   SlateOutcome *outcome, bool *finished, int64 deadline)
+{
+	Sweep		sweep = {.globs = globs,.nglobs = nglobs,
+		.spared = spared,.nspared = nspared,
+		.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
+	bool		scan = true;
+
+	*finished = false;
+	while (scan || sweep.nfound > 0)
+	{
+		SlateRedisStatus status;
+
+		sweep_encode(&sweep, version, scan);
+		status = slate_script_run(&sweep_send, on_sweep_reply, &sweep,
+								  deadline, LINK_WAIT_UNINTERRUPTED);
+		if (status != REDIS_DONE)
+			return status;
+		if (sweep.failed || (sweep.overflow && sweep.count == 1))
+			return REDIS_DONE;
+		if (sweep.overflow)
+		{
+			/* what did fit is dropped now; the step is taken again */
+			sweep.count = Max(sweep.count / 2, 1);
+			continue;
+		}
+		scan = scan && strcmp(sweep.cursor, "0") != 0;
+	}
+	*finished = true;
+	return REDIS_DONE;
+}

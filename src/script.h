@@ -1,0 +1,159 @@
+/*-------------------------------------------------------------------------
+ *
+ * script.h
+ *	  The cache protocol: what is said to Redis about a key, in Lua that runs
+ *	  inside Redis, and nothing of it anywhere else.
+ *
+ * Encoders append commands to a batch; they palloc, so they belong before the
+ * commit.  Runners send a batch and read the replies; they neither throw nor
+ * palloc, unless the wait is interruptible (see link.h).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_SCRIPT_H
+#define SLATE_SCRIPT_H
+
+#include "lib/stringinfo.h"
+#include "redis.h"
+#include "template.h"
+
+/*
+ * A version: timeline and WAL position as decimal digits of fixed width, so
+ * that the order of the texts is the order of the versions in any collation.
+ */
+#define SLATE_VERSION_LEN 30
+
+/* A nonce, or the token of a lease: 16 hexadecimal digits. */
+#define SLATE_TOKEN_LEN 16
+
+/* Keys of guards and indexes start so; nobody else's should. */
+#define SLATE_INTERNAL_PREFIX "slate_cache:"
+
+/*
+ * How pushes to one key are ordered among themselves.
+ *
+ * ORDERED: whoever pushed held a lock that a second writer of the same key
+ * must wait for (the row's, or the unique index's), so the versions order the
+ * pushes as the commits were ordered.  SHARED: writers of the key may commit
+ * in any order.
+ */
+typedef enum SlateOrder
+{
+	SLATE_SHARED,
+	SLATE_ORDERED
+} SlateOrder;
+
+/* What a transaction says about one key. */
+typedef struct SlatePush
+{
+	const char *key;
+	int			keylen;
+	const char *value;			/* JSON; NULL for a DROP */
+	int			valuelen;
+	int64		ttl;			/* ms; 0 for no expiry */
+	SlateOrder	order;
+} SlatePush;
+
+/* Commands that wait to be sent. */
+typedef struct SlateBatch
+{
+	StringInfoData bytes;
+	int			ncommands;
+} SlateBatch;
+
+/* What became of a batch of pushes. */
+typedef struct SlateOutcome
+{
+	int64		stored;			/* values set */
+	int64		dropped;		/* DROPs done, PUTs that became one included */
+	int64		outdated;		/* PUTs for which a newer one was there */
+	int64		refused;		/* commands answered by an error */
+	char		error[192];		/* the first of those errors */
+} SlateOutcome;
+
+/* Settings of this room: how long a guard lives, in seconds. */
+extern int	slate_script_guard_life;
+
+/* Registers the scripts' loading with each new connection. */
+extern void slate_script_init(void);
+
+/* The version of changes made now; only on a primary. */
+extern void slate_script_version(char version[SLATE_VERSION_LEN + 1]);
+
+extern void slate_script_batch_init(SlateBatch *batch);
+
+/* PUTs and DROPs of many keys, in as few calls as is good for Redis. */
+extern void slate_script_add_pushes(SlateBatch *batch, const char *version,
+									const SlatePush *pushes, int npushes);
+
+/* Register a key in a family's index; for ttl ms at least (0: for good). */
+extern void slate_script_add_register(SlateBatch *batch,
+									  const char *family, int familylen,
+									  const char *key, int keylen,
+									  int64 ttl);
+
+/* DROP the keys of a family's index that the glob matches. */
+extern void slate_script_add_drop_family(SlateBatch *batch,
+										 const char *version,
+										 const char *family, int familylen,
+										 const char *glob, int globlen);
+
+/* Plain reads: GET, MGET. */
+extern void slate_script_add_get(SlateBatch *batch,
+								 const char *key, int keylen);
+extern void slate_script_add_mget(SlateBatch *batch,
+								  const SlateSlice *keys, int nkeys);
+
+/*
+ * Ask for leases.  The reply is an array with one pair a key: (1, value) when
+ * there is a value after all, (0, token), or (0, nil) when the key may not be
+ * filled now.
+ */
+extern void slate_script_add_leases(SlateBatch *batch,
+									const SlateSlice *keys, int nkeys);
+
+/* FILL one key under a lease; the reply is 1 if the value was set. */
+extern void slate_script_add_fill(SlateBatch *batch,
+								  const char *key, int keylen,
+								  const char *token,
+								  const char *value, int valuelen,
+								  int64 ttl);
+
+/*
+ * A reader's DROP of something that cannot be a value of ours.  It removes and
+ * changes the nonce, but has no version: a reader's would prove nothing.
+ */
+extern void slate_script_add_drop(SlateBatch *batch,
+								  const char *key, int keylen);
+
+/*
+ * Send a batch and hand on the replies.  If Redis has forgotten the scripts
+ * they are loaded again and the whole batch is sent once more (every command
+ * of this room may be repeated); the callback then starts over with index 0.
+ * Server errors other than NOSCRIPT are handed on.
+ */
+extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
+										 SlateReplyFn reply_fn, void *arg,
+										 int64 deadline, SlateWait wait);
+
+/* The same for pushes: adds up what became of them. */
+extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
+											 SlateOutcome *outcome,
+											 int64 deadline);
+
+/*
+ * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
+ * values that apps have SET themselves, and guards of keys without a value.
+ * Keys that are spared stay.
+ * Ends at the deadline; *finished tells whether it got through.  The outcome
+ * is added to.  May run after a commit, if slate_script_sweep_init() was
+ * called before it.
+ */
+extern void slate_script_sweep_init(void);
+extern SlateRedisStatus slate_script_sweep(const char *version,
+										   const SlateSlice *globs, int nglobs,
+										   const SlateSlice *spared, int nspared,
+										   SlateOutcome *outcome,
+										   bool *finished, int64 deadline);
+
+#endif							/* SLATE_SCRIPT_H */

@@ -1,0 +1,121 @@
+/*-------------------------------------------------------------------------
+ *
+ * stats.c
+ *	  Counters, and the log's word about what could not be delivered.
+ *
+ * The state is a struct of atomics without a lock.  A reader of several
+ * counters gets each one right, not a snapshot of all.
+ *
+ * A loss is noticed after a commit, where writing to the log is out of the
+ * question: ereport() may throw.  So the backend keeps it in loss, and whoever
+ * comes next to a place where an error does no harm logs it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "link.h"
+#include "port/atomics.h"
+#include "stats.h"
+#include "storage/shmem.h"
+
+#define LOG_INTERVAL_MS 30000
+
+typedef struct StatsState
+{
+	pg_atomic_uint64 counters[STAT_COUNT];
+	pg_atomic_uint64 next_log;	/* clock of slate_link_now(); 0 at first */
+} StatsState;
+
+/* This session's own, until shared memory takes its place. */
+static StatsState own_state;
+static StatsState *state = &own_state;
+
+/* Losses of this backend that have not been logged. */
+static struct
+{
+	int64		npushes;
+	int64		nkeys;
+	char		reason[256];	/* of the last one */
+}			loss;
+
+Size
+slate_stats_shmem_size(void)
+{
+	return MAXALIGN(sizeof(StatsState));
+}
+
+void
+slate_stats_shmem_startup(void)
+{
+	bool		found;
+
+	state = ShmemInitStruct("slate_cache stats", sizeof(StatsState), &found);
+	if (found)
+		return;
+	for (int i = 0; i < STAT_COUNT; i++)
+		pg_atomic_init_u64(&state->counters[i], 0);
+	pg_atomic_init_u64(&state->next_log, 0);
+}
+
+bool
+slate_stats_shared(void)
+{
+	return state != &own_state;
+}
+
+void
+slate_stats_add(SlateCounter counter, int64 n)
+{
+	if (n != 0)
+		pg_atomic_fetch_add_u64(&state->counters[counter], n);
+}
+
+uint64
+slate_stats_get(SlateCounter counter)
+{
+	return pg_atomic_read_u64(&state->counters[counter]);
+}
+
+void
+slate_stats_reset(void)
+{
+	for (int i = 0; i < STAT_COUNT; i++)
+		pg_atomic_write_u64(&state->counters[i], 0);
+}
+
+void
+slate_stats_lost(int64 nkeys, const char *reason)
+{
+	slate_stats_add(STAT_PUSHES_LOST, 1);
+	slate_stats_add(STAT_KEYS_LOST, nkeys);
+	loss.npushes++;
+	loss.nkeys += nkeys;
+	strlcpy(loss.reason, reason, sizeof(loss.reason));
+}
+
+void
+slate_stats_log_losses(void)
+{
+	int64		npushes = loss.npushes;
+	int64		nkeys = loss.nkeys;
+	uint64		now;
+	uint64		next;
+
+	if (npushes == 0)
+		return;
+	now = slate_link_now();
+	next = pg_atomic_read_u64(&state->next_log);
+	if (now < next ||
+		!pg_atomic_compare_exchange_u64(&state->next_log, &next,
+										now + LOG_INTERVAL_MS))
+		return;
+
+	loss.npushes = 0;
+	loss.nkeys = 0;
+	ereport(LOG,
+			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
+			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions.  Cached copies of them may be stale until they expire.",
+					   nkeys, npushes),
+			 errhint("The view slate_cache.stats counts the losses of all sessions.")));
+}

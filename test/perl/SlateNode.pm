@@ -1,0 +1,86 @@
+#-------------------------------------------------------------------------
+# SlateNode - a PostgreSQL::Test::Cluster node that has slate_cache preloaded.
+#
+#   use SlateNode;
+#   my $node = SlateNode->start('main', redis => $redis,
+#       testing => 1,                                   # the pause points' build
+#       conf => { 'slate_cache.timeout' => 200 },       # more settings
+#       init => [ allows_streaming => 1 ],              # for Cluster's init
+#       extension => 0);                                # no CREATE EXTENSION
+#
+# Returns the Cluster object, started, with the extension in its database
+# "postgres".  redis is a SlateRedis object or a url.  A test that asks for the
+# testing build is skipped where there is none (plain installcheck).
+#
+#   SlateNode::set($node, 'slate_cache.timeout' => 50, ...);   # and reload
+#   SlateNode::wait_for($node, 'SELECT ...', 'expected');      # polls, croaks
+#-------------------------------------------------------------------------
+package SlateNode;
+
+use strict;
+use warnings;
+use Carp;
+use PostgreSQL::Test::Cluster;
+use Test::More;
+
+sub start
+{
+    my ($class, $name, %args) = @_;
+    my @installation;
+    if ($args{testing})
+    {
+        my $path = $ENV{SLATE_TESTING_INSTALLATION};
+        plan skip_all => 'needs the testing build: make test' unless $path;
+        @installation = (install_path => $path);
+    }
+    my $node = PostgreSQL::Test::Cluster->new($name, @installation);
+    $node->init(@{ $args{init} // [] });
+
+    my %conf = (
+        shared_preload_libraries => 'slate_cache',
+        max_prepared_transactions => 10,
+        %{ $args{conf} // {} });
+    $conf{'slate_cache.url'} = ref $args{redis} ? $args{redis}->url : $args{redis}
+      if defined $args{redis};
+    foreach my $setting (sort keys %conf)
+    {
+        $node->append_conf('postgresql.conf', "$setting = " . quote($conf{$setting}));
+    }
+    $node->start;
+    $node->safe_psql('postgres', 'CREATE EXTENSION slate_cache')
+      unless defined $args{extension} && !$args{extension};
+    return $node;
+}
+
+# In postgresql.conf every value may stand in quotes.
+sub quote
+{
+    my ($value) = @_;
+    $value =~ s/(['\\])/$1$1/g;
+    return "'$value'";
+}
+
+sub set
+{
+    my ($node, %settings) = @_;
+    my $loaded = $node->safe_psql('postgres', 'SELECT pg_conf_load_time()');
+    foreach my $setting (sort keys %settings)
+    {
+        $node->append_conf('postgresql.conf', "$setting = " . quote($settings{$setting}));
+    }
+    $node->reload;
+
+    # The postmaster reads it when it gets to it; sessions begun later have it.
+    wait_for($node, "SELECT pg_conf_load_time() > '$loaded'");
+    return;
+}
+
+sub wait_for
+{
+    my ($node, $query, $expected) = @_;
+    $node->poll_query_until('postgres', $query, $expected // 't')
+      or croak "timed out waiting for: $query";
+    return;
+}
+
+1;

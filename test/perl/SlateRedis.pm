@@ -1,0 +1,209 @@
+#-------------------------------------------------------------------------
+# SlateRedis - a private, real redis-server for one TAP test.
+#
+#   use SlateRedis;
+#   my $redis = SlateRedis->new;                  # started, on a Unix socket
+#   my $redis = SlateRedis->new(
+#       port => 1,                                # on a free TCP port as well
+#       config => { requirepass => 'secret', maxmemory => '4mb' },
+#       start => 0);                              # not yet
+#
+#   $redis->cli('SET', 'k', 'v');                 # redis-cli's output, chomped
+#   $redis->url; $redis->url(tcp => 1, db => 2);  # for slate_cache.url
+#   $redis->socket; $redis->port; $redis->pid; $redis->log;
+#   $redis->start; $redis->stop; $redis->restart; $redis->kill9;
+#   $redis->pause; $redis->resume;                # SIGSTOP, SIGCONT: a hang
+#   $redis->config(requirepass => 'other');       # CONFIG SET, kept on restart
+#   $redis->wait_until_up;
+#
+# Nothing is saved unless config asks for it: a restart is an empty Redis.  A
+# server ends with its object and at the latest with the test, paused or not.
+#-------------------------------------------------------------------------
+package SlateRedis;
+
+use strict;
+use warnings;
+use Carp;
+use File::Temp ();
+use IO::Socket::INET;
+use IPC::Run ();
+use POSIX ();
+use Scalar::Util ();
+use Time::HiRes qw(sleep time);
+
+my %servers;
+
+sub new
+{
+    my ($class, %args) = @_;
+
+    # Not below the test's own folder: sockets' paths are short.
+    my $dir = File::Temp->newdir('redis_XXXXXX', TMPDIR => 1);
+    my $self = bless {
+        dir => $dir,
+        socket => "$dir/s",
+        config => { %{ $args{config} // {} } },
+        password => undef,
+        port => $args{port} ? free_port() : 0,
+        owner => $$,
+    }, $class;
+    $self->{password} = $self->{config}{requirepass};
+    $servers{ Scalar::Util::refaddr($self) } = $self;
+    Scalar::Util::weaken($servers{ Scalar::Util::refaddr($self) });
+    $self->start unless defined $args{start} && !$args{start};
+    return $self;
+}
+
+sub free_port
+{
+    my $probe = IO::Socket::INET->new(
+        LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
+      or croak "no free port: $!";
+    return $probe->sockport;
+}
+
+sub socket { return $_[0]{socket} }
+sub port { return $_[0]{port} }
+sub pid { return $_[0]{pid} }
+
+sub log
+{
+    my ($self) = @_;
+    open my $file, '<', "$self->{dir}/log" or return '';
+    local $/;
+    return <$file>;
+}
+
+# The address as slate_cache.url wants it.  tcp => 1 gives the TCP port's, with
+# the password that the server has, or with password => 'x' another, or none
+# (undef).  A Unix socket's url has no room for a password: it comes from
+# slate_cache.password_file.
+sub url
+{
+    my ($self, %args) = @_;
+    my $db = $args{db} // 0;
+    return "unix://$self->{socket}" . ($db ? "?db=$db" : '') unless $args{tcp};
+
+    croak 'this server has no TCP port' unless $self->{port};
+    my $password = exists $args{password} ? $args{password} : $self->{password};
+    my $login = defined $password ? ":$password\@" : '';
+    return "redis://${login}127.0.0.1:$self->{port}/$db";
+}
+
+sub start
+{
+    my ($self) = @_;
+    croak 'already started' if $self->{pid};
+    my %config = (
+        port => $self->{port},
+        bind => '127.0.0.1',
+        unixsocket => $self->{socket},
+        dir => "$self->{dir}",
+        logfile => "$self->{dir}/log",
+        save => '',
+        appendonly => 'no',
+        daemonize => 'no',
+        %{ $self->{config} });
+    my @command = ('redis-server', map { ("--$_", $config{$_}) } sort keys %config);
+
+    my $pid = fork() // croak "fork: $!";
+    if ($pid == 0)
+    {
+        # Ctrl-C at the test is not for Redis: it ends with the object.
+        setpgrp;
+        chdir "$self->{dir}";
+        open STDIN, '<', '/dev/null';
+        open STDOUT, '>>', "$self->{dir}/out";
+        open STDERR, '>&', \*STDOUT;
+        exec(@command) or POSIX::_exit(127);
+    }
+    $self->{pid} = $pid;
+    $self->wait_until_up;
+    return $self;
+}
+
+sub wait_until_up
+{
+    my ($self, $seconds) = @_;
+    my $end = time + ($seconds // 30);
+    while (time < $end)
+    {
+        return 1 if $self->cli('PING') eq 'PONG';
+        if ($self->{pid} && waitpid($self->{pid}, POSIX::WNOHANG()) == $self->{pid})
+        {
+            undef $self->{pid};
+            last;
+        }
+        sleep 0.05;
+    }
+    croak "redis-server did not come up:\n" . $self->log;
+}
+
+# What redis-cli prints for one command; an error reply too ("NOAUTH ...").
+sub cli
+{
+    my ($self, @command) = @_;
+    my @login = defined $self->{password} ? ('--no-auth-warning', '-a', $self->{password}) : ();
+    my ($out, $err) = ('', '');
+    IPC::Run::run(
+        [ 'redis-cli', '-s', $self->{socket}, @login, @command ],
+        '<', \undef, '>', \$out, '2>', \$err);
+    $out = $err if $out eq '';
+    chomp $out;
+    return $out;
+}
+
+sub config
+{
+    my ($self, %settings) = @_;
+    foreach my $name (sort keys %settings)
+    {
+        my $reply = $self->cli('CONFIG', 'SET', $name, $settings{$name});
+        croak "CONFIG SET $name: $reply" unless $reply eq 'OK';
+        $self->{config}{$name} = $settings{$name};
+        $self->{password} = $settings{$name} eq '' ? undef : $settings{$name}
+          if $name eq 'requirepass';
+    }
+    return;
+}
+
+sub end_with
+{
+    my ($self, $signal) = @_;
+    my $pid = delete $self->{pid} or return;
+    kill $signal, $pid;
+    waitpid $pid, 0;
+
+    # Killed, it leaves its socket behind; a path to nobody is what clients of
+    # a server that has gone find either way.
+    return;
+}
+
+sub stop { $_[0]->resume; return $_[0]->end_with('TERM') }
+sub kill9 { return $_[0]->end_with('KILL') }
+sub restart { $_[0]->stop; return $_[0]->start }
+sub pause { kill 'STOP', $_[0]{pid} if $_[0]{pid}; return }
+sub resume { kill 'CONT', $_[0]{pid} if $_[0]{pid}; return }
+
+sub DESTROY
+{
+    my ($self) = @_;
+    local ($?, $!, $@);
+
+    # A forked child of the test owns no server.
+    $self->kill9 if $self->{owner} == $$;
+    delete $servers{ Scalar::Util::refaddr($self) };
+    return;
+}
+
+END
+{
+    my $status = $?;
+    foreach my $server (grep { defined } values %servers)
+    {
+        $server->kill9 if $server->{owner} == $$;
+    }
+    $? = $status;
+}
+
+1;
