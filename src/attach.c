@@ -189,29 +189,23 @@ trigger_arguments(const Attachment *attachment)
 }
 
 static char *
-table_name(Relation relation)
+table_name(Oid relid)
 {
-	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
-									  RelationGetRelationName(relation));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
 }
 
 static bool
-has_trigger(Relation relation, const char *name)
-{
-	return OidIsValid(get_trigger_oid(RelationGetRelid(relation), name, true));
-}
-
-static bool
-drop_triggers(Relation relation)
+drop_triggers(Oid relid)
 {
 	const char *const names[] = {SLATE_ROW_TRIGGER, SLATE_TRUNCATE_TRIGGER};
 	bool		dropped = false;
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
-		if (!has_trigger(relation, names[i]))
+		if (!OidIsValid(get_trigger_oid(relid, names[i], true)))
 			continue;
-		run_commandf("DROP TRIGGER %s ON %s", names[i], table_name(relation));
+		run_commandf("DROP TRIGGER %s ON %s", names[i], table_name(relid));
 		dropped = true;
 	}
 	return dropped;
@@ -219,26 +213,26 @@ drop_triggers(Relation relation)
 
 /* ENABLE ALWAYS, so that logical replication's apply fires it, too. */
 static void
-finish_trigger(Relation relation, const char *name)
+finish_trigger(Oid relid, const char *name)
 {
 	run_commandf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s",
-				 table_name(relation), name);
+				 table_name(relid), name);
 	run_commandf("ALTER TRIGGER %s ON %s DEPENDS ON EXTENSION slate_cache",
-				 name, table_name(relation));
+				 name, table_name(relid));
 }
 
 static void
-create_triggers(Relation relation, const Attachment *attachment)
+create_triggers(Oid relid, const Attachment *attachment)
 {
 	run_commandf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
 				 " FOR EACH ROW EXECUTE FUNCTION slate_cache.capture(%s)",
-				 SLATE_ROW_TRIGGER, table_name(relation),
+				 SLATE_ROW_TRIGGER, table_name(relid),
 				 trigger_arguments(attachment));
-	finish_trigger(relation, SLATE_ROW_TRIGGER);
+	finish_trigger(relid, SLATE_ROW_TRIGGER);
 	run_commandf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
 				 " FOR EACH STATEMENT EXECUTE FUNCTION slate_cache.capture_truncate()",
-				 SLATE_TRUNCATE_TRIGGER, table_name(relation));
-	finish_trigger(relation, SLATE_TRUNCATE_TRIGGER);
+				 SLATE_TRUNCATE_TRIGGER, table_name(relid));
+	finish_trigger(relid, SLATE_TRUNCATE_TRIGGER);
 }
 
 static Oid
@@ -264,7 +258,7 @@ extension_owner(void)
  * owner can lend his name.  An error gives it back.
  */
 static bool
-replace_triggers(Relation relation, const Attachment *attachment)
+replace_triggers(Oid relid, const Attachment *attachment)
 {
 	bool		dropped;
 	Oid			user;
@@ -274,9 +268,9 @@ replace_triggers(Relation relation, const Attachment *attachment)
 	SetUserIdAndSecContext(extension_owner(),
 						   context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	dropped = drop_triggers(relation);
+	dropped = drop_triggers(relid);
 	if (attachment)
-		create_triggers(relation, attachment);
+		create_triggers(relid, attachment);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
 	return dropped;
@@ -288,11 +282,13 @@ attach(Oid relid, const Attachment *attachment)
 	Relation	relation = open_own_table(relid);
 
 	check_sources(relation, attachment);
-	if (replace_triggers(relation, attachment))
+
+	/* ALTER TABLE insists that nobody has it open; the lock stays */
+	relation_close(relation, NoLock);
+	if (replace_triggers(relid, attachment))
 		ereport(NOTICE,
 				(errmsg("replacing the cache rules of table \"%s\"",
-						RelationGetRelationName(relation))));
-	relation_close(relation, NoLock);
+						get_rel_name(relid))));
 }
 
 /* ------------------------------------------------------------------------
@@ -349,14 +345,13 @@ slate_cache_attach(PG_FUNCTION_ARGS)
 Datum
 slate_cache_detach(PG_FUNCTION_ARGS)
 {
-	Relation	relation = open_own_table(PG_ARGISNULL(0) ? InvalidOid
-										  : PG_GETARG_OID(0));
+	Oid			relid = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 
-	if (!replace_triggers(relation, NULL))
+	relation_close(open_own_table(relid), NoLock);
+	if (!replace_triggers(relid, NULL))
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no cache rules",
-						RelationGetRelationName(relation))));
-	relation_close(relation, NoLock);
+						get_rel_name(relid))));
 	PG_RETURN_VOID();
 }
 

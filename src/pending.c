@@ -1143,7 +1143,7 @@ pre_commit(void)
 	settle_levels();
 	ForceSyncCommit();
 
-	status = slate_redis_prepare(deadline, LINK_WAIT_INTERRUPTIBLE);
+	status = slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (status != REDIS_DONE)
 	{
 		slate_stats_lost(pending.top->nops + pending.top->nglobs,

@@ -187,7 +187,7 @@ exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 
 	slate_stats_log_losses();
-	if (slate_redis_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		slate_script_run(batch, reply_fn, arg, deadline,
 						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
 		return true;

@@ -392,8 +392,12 @@ hash_script(Script *script)
 		snprintf(script->sha + 2 * i, 3, "%02x", digest[i]);
 }
 
-void
-slate_script_init(void)
+/*
+ * Not in _PG_init(): hashing needs a resource owner, which the postmaster does
+ * not have.
+ */
+static void
+load_scripts(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -409,6 +413,14 @@ slate_script_init(void)
 	MemoryContextSwitchTo(old);
 	slate_redis_set_preamble(load_all.bytes.data, load_all.bytes.len,
 							 load_all.ncommands);
+}
+
+SlateRedisStatus
+slate_script_prepare(int64 deadline, SlateWait wait)
+{
+	if (publish_script.sha[0] == '\0')
+		load_scripts();
+	return slate_redis_prepare(deadline, wait);
 }
 
 void

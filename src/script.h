@@ -74,8 +74,11 @@ typedef struct SlateOutcome
 /* Settings of this room: how long a guard lives, in seconds. */
 extern int	slate_script_guard_life;
 
-/* Registers the scripts' loading with each new connection. */
-extern void slate_script_init(void);
+/*
+ * Make sure that there is a connection, and that its server has the scripts;
+ * see slate_redis_prepare().  Comes before all else in this room.
+ */
+extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
 /* The version of changes made now; only on a primary. */
 extern void slate_script_version(char version[SLATE_VERSION_LEN + 1]);

@@ -190,7 +190,6 @@ _PG_init(void)
 	slate_pause_define_settings();
 	MarkGUCPrefixReserved("slate_cache");
 
-	slate_script_init();
 	slate_rules_init();
 	slate_pending_init();
 
@@ -264,7 +263,7 @@ check_redis(ReturnSetInfo *result)
 	StringInfoData answer;
 
 	initStringInfo(&answer);
-	if (slate_redis_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		slate_redis_run(ping, strlen(ping), 1, take_pong, &answer, deadline,
 						LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
 		put_check(result, "redis", strcmp(answer.data, "PONG") == 0,
