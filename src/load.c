@@ -383,12 +383,8 @@ array_of_column(const LoadGroup *group, Datum *values, int column)
 static int
 compare_loads(const void *a, const void *b)
 {
-	const SlateSlice *x = &(*(SlateLoad *const *) a)->key;
-	const SlateSlice *y = &(*(SlateLoad *const *) b)->key;
-
-	if (x->len != y->len)
-		return x->len < y->len ? -1 : 1;
-	return memcmp(x->start, y->start, x->len);
+	return slate_slice_compare(&(*(SlateLoad *const *) a)->key,
+							   &(*(SlateLoad *const *) b)->key);
 }
 
 static SlateLoad **

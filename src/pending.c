@@ -177,8 +177,8 @@ static struct
 	SlateBatch	batch;
 	int			nkeys;
 	char		version[SLATE_VERSION_LEN + 1];
-	SlateSlice *globs;			/* to sweep for */
-	int			nglobs;
+	int			nglobs;			/* to sweep for */
+	SlateGlobSet *globs;
 	SlateSlice *spared;			/* keys that the sweep leaves alone */
 	int			nspared;
 	int64		budget;			/* ms that the exchange may take */
@@ -850,6 +850,30 @@ render_op(PendingOp *op)
 	}
 }
 
+typedef struct SinceState
+{
+	const PendingLevel *level;
+	uint64		sequence;
+} SinceState;
+
+static bool
+is_since(int position, void *arg)
+{
+	SinceState *state = arg;
+
+	return state->level->globs[position].sequence > state->sequence;
+}
+
+/* Was the key PUT before a glob that takes it away again? */
+static bool
+is_superseded(const PendingLevel *level, const PendingOp *op)
+{
+	SinceState	state = {level, op->sequence};
+
+	return slate_globset_match(publish.globs, op->key, op->keylen, is_since,
+							   &state);
+}
+
 static void
 render_ops(PendingLevel *level)
 {
@@ -861,12 +885,11 @@ render_ops(PendingLevel *level)
 	for (int i = 0; i < level->nops; i++)
 	{
 		PendingOp  *op = &level->ops[i];
-		SlateSlice	key = {op->key, op->keylen};
 
 		CHECK_FOR_INTERRUPTS();
 		if (op->kind == OP_DROP)
 			continue;
-		if (level->nglobs > 0 && glob_since(key, op->sequence))
+		if (is_superseded(level, op))
 		{
 			op->order = SLATE_SHARED;
 			drop_instead(op);
@@ -1085,9 +1108,12 @@ collect_spared(PendingLevel *level)
 	{
 		SlateSlice	key = {level->ops[i].key, level->ops[i].keylen};
 
-		if (level->ops[i].kind != OP_DROP && glob_since(key, 0))
+		if (level->ops[i].kind != OP_DROP &&
+			slate_globset_match(publish.globs, key.start, key.len, NULL, NULL))
 			publish.spared[publish.nspared++] = key;
 	}
+	qsort(publish.spared, publish.nspared, sizeof(SlateSlice),
+		  slate_slice_compare);
 }
 
 static void
@@ -1096,14 +1122,24 @@ collect_sweep(PendingLevel *level)
 	if (!slate_pending_sweep || level->nglobs == 0)
 		return;
 	collect_spared(level);
-	publish.globs = palloc_array(SlateSlice, level->nglobs);
-	for (int i = 0; i < level->nglobs; i++)
-	{
-		publish.globs[i].start = level->globs[i].glob;
-		publish.globs[i].len = level->globs[i].len;
-	}
 	publish.nglobs = level->nglobs;
 	slate_script_sweep_init();
+}
+
+static void
+make_globset(PendingLevel *level)
+{
+	SlateSlice *globs;
+
+	if (level->nglobs == 0)
+		return;
+	globs = palloc_array(SlateSlice, level->nglobs);
+	for (int i = 0; i < level->nglobs; i++)
+	{
+		globs[i].start = level->globs[i].glob;
+		globs[i].len = level->globs[i].len;
+	}
+	publish.globs = slate_globset_make(globs, level->nglobs);
 }
 
 static void
@@ -1112,6 +1148,7 @@ encode(PendingLevel *level)
 	MemoryContext old = MemoryContextSwitchTo(level->context);
 
 	slate_script_version(publish.version);
+	make_globset(level);
 	render_level(level);
 	slate_script_batch_init(&publish.batch);
 	encode_globs(level, &publish.batch);
@@ -1186,9 +1223,8 @@ publish_sweep(int64 deadline)
 	SlateOutcome outcome = {0};
 	bool		finished;
 
-	(void) slate_script_sweep(publish.version, publish.globs, publish.nglobs,
-							  publish.spared, publish.nspared,
-							  &outcome, &finished, deadline);
+	(void) slate_script_sweep(publish.version, publish.globs, publish.spared,
+							  publish.nspared, &outcome, &finished, deadline);
 	count_outcome(&outcome);
 	slate_stats_add(STAT_SWEEPS, 1);
 	if (!finished)

@@ -11,9 +11,9 @@
  * only, since somebody up the stack may be using it: an output function called
  * while rendering a key can run any code, and invalidate anything.
  *
- * The list of all tables that have rules serves the readers, who come with a
- * key and look for its table.  Any relcache message may announce a new trigger,
- * so any of them makes the list stale; it is rebuilt from pg_trigger.
+ * The set of all tables' rules serves the readers, who come with a key and look
+ * for its table.  Any relcache message may announce a new trigger, so any of
+ * them makes the set stale; it is rebuilt from pg_trigger.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,8 +59,20 @@ static HTAB *relations = NULL;
 static MemoryContext rules_context = NULL;
 static List *retired = NIL;		/* contexts to delete at end of transaction */
 
-/* Tables with rules.  Trusted while all_current; entries are looked up anew. */
-static List *all_relids = NIL;
+/* The rules of all tables together. */
+typedef struct RuleSet
+{
+	MemoryContext context;		/* holds it */
+	uint64		generation;		/* tells it from those before */
+	List	   *relations;		/* of SlateRelation * */
+	int			nvalues;
+	SlateRule **values;			/* of rows, then of lists; of enabled triggers */
+	int			npatterns;
+	SlateRule **patterns;
+} RuleSet;
+
+/* NULL at first.  Agrees with the catalog while all_current. */
+static RuleSet *all_rules = NULL;
 static bool all_current = false;
 
 /* slate_cache.capture(), or InvalidOid when not looked up yet. */
@@ -142,12 +154,18 @@ slate_rules_init(void)
 }
 
 static void
+retire_context(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(rules_context);
+
+	retired = lappend(retired, context);
+	MemoryContextSwitchTo(old);
+}
+
+static void
 retire(SlateRelation *relation)
 {
-	MemoryContext old;
-	int			i;
-
-	for (i = 0; i < relation->nrules; i++)
+	for (int i = 0; i < relation->nrules; i++)
 	{
 		if (relation->rules[i].plan)
 			SPI_freeplan(relation->rules[i].plan);
@@ -156,9 +174,7 @@ retire(SlateRelation *relation)
 		relation->rules[i].plan = NULL;
 		relation->rules[i].plan_many = NULL;
 	}
-	old = MemoryContextSwitchTo(rules_context);
-	retired = lappend(retired, relation->context);
-	MemoryContextSwitchTo(old);
+	retire_context(relation->context);
 }
 
 void
@@ -639,10 +655,11 @@ slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
  * ------------------------------------------------------------------------
  */
 
-static void
-scan_for_attached(List **relids)
+static List *
+scan_for_attached(void)
 {
 	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	List	   *relids = NIL;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -656,30 +673,14 @@ scan_for_attached(List **relids)
 
 		/* a partition's clone follows its parent */
 		if (!OidIsValid(form->tgparentid))
-			*relids = lappend_oid(*relids, form->tgrelid);
+			relids = lappend_oid(relids, form->tgrelid);
 	}
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
-}
-
-static void
-refresh_all_relids(void)
-{
-	MemoryContext old;
-	List	   *relids = NIL;
-
-	all_current = true;			/* a message from here on makes it stale */
-	if (OidIsValid(slate_rules_capture_oid()))
-		scan_for_attached(&relids);
 
 	/* the order must not depend on where in pg_trigger the rows lie */
 	list_sort(relids, list_oid_cmp);
-
-	old = MemoryContextSwitchTo(rules_context);
-	list_free(all_relids);
-	all_relids = list_copy(relids);
-	MemoryContextSwitchTo(old);
-	list_free(relids);
+	return relids;
 }
 
 static SlateRelation *
@@ -699,89 +700,112 @@ relation_by_oid(Oid relid)
 	return result;
 }
 
-List *
-slate_rules_all(void)
+/* Rows before lists: a key that may be either is looked for as a row first. */
+static void
+sort_rules(RuleSet *set)
 {
-	List	   *all = NIL;
-	List	   *relids;
+	const SlateRuleKind order[] = {RULE_ROW, RULE_LIST};
+	int			total = 0;
 	ListCell   *lc;
 
-	if (!all_current)
-		refresh_all_relids();
-	relids = list_copy(all_relids); /* opening a table may make it stale */
+	foreach(lc, set->relations)
+		total += ((SlateRelation *) lfirst(lc))->nrules;
+	set->values = palloc_array(SlateRule *, total + 1);
+	set->patterns = palloc_array(SlateRule *, total + 1);
+
+	for (int k = 0; k < lengthof(order); k++)
+	{
+		foreach(lc, set->relations)
+		{
+			SlateRelation *relation = lfirst(lc);
+
+			for (int i = 0; i < relation->nrules; i++)
+			{
+				if (relation->enabled && relation->rules[i].kind == order[k])
+					set->values[set->nvalues++] = &relation->rules[i];
+				if (k == 0 && relation->rules[i].template->is_pattern)
+					set->patterns[set->npatterns++] = &relation->rules[i];
+			}
+		}
+	}
+}
+
+/*
+ * The rules of all tables, made anew if anything may have changed.  What was
+ * handed out before stays valid until the end of the transaction.
+ */
+static RuleSet *
+current_rules(void)
+{
+	static uint64 generation = 0;
+	MemoryContext context;
+	MemoryContext old;
+	RuleSet    *set;
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	if (all_current && all_rules)
+		return all_rules;
+
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"slate_cache rule set",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	set = palloc0_object(RuleSet);
+	set->context = context;
+	set->generation = ++generation;
+
+	/* a message that comes in from here on makes it stale */
+	all_current = true;
+	if (OidIsValid(slate_rules_capture_oid()))
+		relids = scan_for_attached();
 	foreach(lc, relids)
 	{
 		SlateRelation *relation = relation_by_oid(lfirst_oid(lc));
 
 		if (relation)
-			all = lappend(all, relation);
+			set->relations = lappend(set->relations, relation);
 	}
-	list_free(relids);
-	return all;
+	sort_rules(set);
+	MemoryContextSetParent(context, rules_context);
+	MemoryContextSwitchTo(old);
+
+	if (all_rules)
+		retire_context(all_rules->context);
+	all_rules = set;
+	return set;
 }
 
-/* All rules of one kind after the given one, in the order of slate_rules_all */
-static SlateRule *
-next_rule(List *all, SlateRuleKind kind, const SlateRule *after)
+List *
+slate_rules_all(void)
 {
-	bool		reached = after == NULL;
-	ListCell   *lc;
-
-	foreach(lc, all)
-	{
-		SlateRelation *relation = lfirst(lc);
-
-		for (int i = 0; i < relation->nrules; i++)
-		{
-			SlateRule  *rule = &relation->rules[i];
-
-			if (reached && rule->kind == kind && relation->enabled)
-				return rule;
-			if (rule == after)
-				reached = true;
-		}
-	}
-	return NULL;
-}
-
-static SlateRule *
-next_value_rule(List *all, const SlateRule *after)
-{
-	SlateRule  *rule = NULL;
-
-	if (after == NULL || after->kind == RULE_ROW)
-		rule = next_rule(all, RULE_ROW, after);
-	if (rule == NULL)
-		rule = next_rule(all, RULE_LIST,
-						 after && after->kind == RULE_LIST ? after : NULL);
-	return rule;
+	return current_rules()->relations;
 }
 
 bool
 slate_rules_match(const char *key, int keylen, SlateMatch *match)
 {
-	List	   *all = slate_rules_all();
-	bool		found = false;
+	RuleSet    *set = current_rules();
 
-	if (match->rule)
-		match->nth++;
-	else
+	if (match->rule == NULL || match->generation != set->generation)
 	{
-		match->rule = next_value_rule(all, NULL);
+		/* the first call; or the rules have changed, and all begins again */
+		match->generation = set->generation;
+		match->position = 0;
 		match->nth = 0;
 	}
-	while (match->rule && !found)
+	else
+		match->nth++;
+
+	for (; match->position < set->nvalues; match->position++, match->nth = 0)
 	{
-		found = slate_template_split(match->rule->template, key, keylen,
-									 match->nth, match->values);
-		if (!found)
-		{
-			match->rule = next_value_rule(all, match->rule);
-			match->nth = 0;
-		}
+		match->rule = set->values[match->position];
+		if (slate_template_split(match->rule->template, key, keylen,
+								 match->nth, match->values))
+			return true;
 	}
-	list_free(all);
-	return found;
+	match->rule = NULL;
+	return false;
 }
 
 static SlateTemplate *
@@ -818,28 +842,20 @@ static void
 visit_families(const char *text, int len, bool is_glob,
 			   SlateFamilyFn fn, void *arg)
 {
-	List	   *all = slate_rules_all();
+	RuleSet    *set = current_rules();
 	StringInfoData family;
-	ListCell   *lc;
 
 	initStringInfo(&family);
-	foreach(lc, all)
+	for (int i = 0; i < set->npatterns; i++)
 	{
-		SlateRelation *relation = lfirst(lc);
+		SlateTemplate *template = set->patterns[i]->template;
 
-		for (int i = 0; i < relation->nrules; i++)
-		{
-			SlateTemplate *template = relation->rules[i].template;
-
-			resetStringInfo(&family);
-			if (template->is_pattern &&
-				(is_glob || slate_template_covers(template, text, len)) &&
-				slate_template_family(template, text, len, is_glob, &family))
-				fn(family.data, family.len, arg);
-		}
+		resetStringInfo(&family);
+		if ((is_glob || slate_template_covers(template, text, len)) &&
+			slate_template_family(template, text, len, is_glob, &family))
+			fn(family.data, family.len, arg);
 	}
 	pfree(family.data);
-	list_free(all);
 }
 
 void

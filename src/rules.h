@@ -70,8 +70,10 @@ struct SlateRelation
 /* A key taken apart by a rule. */
 typedef struct SlateMatch
 {
-	SlateRule  *rule;
-	int			nth;			/* which split of the template */
+	SlateRule  *rule;			/* NULL before the first, after the last */
+	uint64		generation;		/* the next three are private to rules.c */
+	int			position;
+	int			nth;
 	SlateSlice	values[SLATE_TEMPLATE_MAX_COLUMNS];
 } SlateMatch;
 
@@ -84,14 +86,16 @@ extern void slate_rules_init(void);
 extern SlateRelation *slate_rules_get(Relation relation);
 
 /*
- * All tables that have rules, compiled; a list of SlateRelation *.  Takes
- * AccessShareLock on those that are not in this backend's cache.
+ * All tables that have rules, compiled; a list of SlateRelation * that stays
+ * valid until the end of the transaction.  Takes AccessShareLock for a moment
+ * on those that are not in this backend's cache.
  */
 extern List *slate_rules_all(void);
 
 /*
  * The next rule that a key may belong to, rows before lists, after *match
- * (whose rule is NULL at first).  Syntax alone decides here.
+ * (whose rule is NULL at first).  Syntax alone decides here.  If rules change
+ * in between, it begins again.
  */
 extern bool slate_rules_match(const char *key, int keylen, SlateMatch *match);
 

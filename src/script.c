@@ -685,8 +685,7 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 
 typedef struct Sweep
 {
-	const SlateSlice *globs;
-	int			nglobs;
+	const SlateGlobSet *globs;
 	const SlateSlice *spared;
 	int			nspared;
 	SlateOutcome *outcome;
@@ -753,27 +752,11 @@ swept_key(const redisReply *name, SlateSlice *key)
 }
 
 static bool
-sweep_spares(const Sweep *sweep, const SlateSlice *key)
+sweep_wants(const Sweep *sweep, const SlateSlice *key)
 {
-	for (int i = 0; i < sweep->nspared; i++)
-	{
-		if (sweep->spared[i].len == key->len &&
-			memcmp(sweep->spared[i].start, key->start, key->len) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-sweep_matches(const Sweep *sweep, const SlateSlice *key)
-{
-	for (int i = 0; i < sweep->nglobs; i++)
-	{
-		if (slate_glob_match(sweep->globs[i].start, sweep->globs[i].len,
-							 key->start, key->len))
-			return !sweep_spares(sweep, key);
-	}
-	return false;
+	return slate_globset_match(sweep->globs, key->start, key->len, NULL, NULL) &&
+		bsearch(key, sweep->spared, sweep->nspared, sizeof(SlateSlice),
+				slate_slice_compare) == NULL;
 }
 
 static void
@@ -818,7 +801,7 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
 	{
 		if (names->element[i]->type == REDIS_REPLY_STRING &&
-			swept_key(names->element[i], &key) && sweep_matches(sweep, &key))
+			swept_key(names->element[i], &key) && sweep_wants(sweep, &key))
 			sweep_remember(sweep, &key);
 	}
 	if (!sweep->overflow)
@@ -868,13 +851,12 @@ sweep_encode(Sweep *sweep, const char *version, bool scan)
 }
 
 SlateRedisStatus
-slate_script_sweep(const char *version, const SlateSlice *globs, int nglobs,
+slate_script_sweep(const char *version, const SlateGlobSet *globs,
 				   const SlateSlice *spared, int nspared,
 				   SlateOutcome *outcome, bool *finished, int64 deadline)
 {
-	Sweep		sweep = {.globs = globs,.nglobs = nglobs,
-		.spared = spared,.nspared = nspared,
-		.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
+	Sweep		sweep = {.globs = globs,.spared = spared,.nspared = nspared,
+	.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
 	bool		scan = true;
 
 	*finished = false;

@@ -147,14 +147,14 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
- * Keys that are spared stay.
+ * Keys that are spared, sorted by slate_slice_compare(), stay.
  * Ends at the deadline; *finished tells whether it got through.  The outcome
  * is added to.  May run after a commit, if slate_script_sweep_init() was
  * called before it.
  */
 extern void slate_script_sweep_init(void);
 extern SlateRedisStatus slate_script_sweep(const char *version,
-										   const SlateSlice *globs, int nglobs,
+										   const SlateGlobSet *globs,
 										   const SlateSlice *spared, int nspared,
 										   SlateOutcome *outcome,
 										   bool *finished, int64 deadline);

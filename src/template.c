@@ -37,6 +37,17 @@
 
 #include "template.h"
 
+int
+slate_slice_compare(const void *a, const void *b)
+{
+	const SlateSlice *x = a;
+	const SlateSlice *y = b;
+
+	if (x->len != y->len)
+		return x->len < y->len ? -1 : 1;
+	return memcmp(x->start, y->start, x->len);
+}
+
 /*
  * Globs
  */
@@ -769,4 +780,118 @@ slate_template_family(const SlateTemplate *template,
 		!append_through(&reader, last, out))
 		return take_back(out, oldlen);
 	return true;
+}
+
+/*
+ * Sets of globs
+ */
+
+typedef struct GlobSetEntry
+{
+	SlateSlice	glob;
+	int			prefix_len;		/* plain bytes that it begins with */
+	int			position;
+} GlobSetEntry;
+
+struct SlateGlobSet
+{
+	int			nentries;
+	GlobSetEntry *entries;		/* by prefix_len, then by prefix */
+	int			nlengths;
+	int		   *lengths;		/* the prefix lengths there are */
+	int		   *starts;			/* where each begins; one more at the end */
+};
+
+static int
+glob_prefix_len(SlateSlice glob)
+{
+	int			len = 0;
+
+	while (len < glob.len && strchr("*?[\\", glob.start[len]) == NULL)
+		len++;
+	return len;
+}
+
+static int
+compare_prefixes(const void *a, const void *b)
+{
+	const GlobSetEntry *x = a;
+	const GlobSetEntry *y = b;
+
+	if (x->prefix_len != y->prefix_len)
+		return x->prefix_len < y->prefix_len ? -1 : 1;
+	return memcmp(x->glob.start, y->glob.start, x->prefix_len);
+}
+
+SlateGlobSet *
+slate_globset_make(const SlateSlice *globs, int nglobs)
+{
+	SlateGlobSet *set = palloc0(sizeof(SlateGlobSet));
+
+	set->nentries = nglobs;
+	set->entries = palloc((nglobs + 1) * sizeof(GlobSetEntry));
+	set->lengths = palloc((nglobs + 1) * sizeof(int));
+	set->starts = palloc((nglobs + 1) * sizeof(int));
+	for (int i = 0; i < nglobs; i++)
+	{
+		set->entries[i].glob = globs[i];
+		set->entries[i].prefix_len = glob_prefix_len(globs[i]);
+		set->entries[i].position = i;
+	}
+	qsort(set->entries, nglobs, sizeof(GlobSetEntry), compare_prefixes);
+	for (int i = 0; i < nglobs; i++)
+	{
+		int			len = set->entries[i].prefix_len;
+
+		if (i > 0 && len == set->entries[i - 1].prefix_len)
+			continue;
+		set->lengths[set->nlengths] = len;
+		set->starts[set->nlengths++] = i;
+	}
+	set->starts[set->nlengths] = nglobs;
+	return set;
+}
+
+/* The first entry from low to high whose prefix is not before the text's. */
+static int
+first_with_prefix(const SlateGlobSet *set, int low, int high,
+				  const char *text, int len)
+{
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (memcmp(set->entries[middle].glob.start, text, len) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+bool
+slate_globset_match(const SlateGlobSet *set, const char *text, int len,
+					SlateGlobAcceptFn accept, void *arg)
+{
+	for (int l = 0; set && l < set->nlengths; l++)
+	{
+		int			prefix_len = set->lengths[l];
+		int			end = set->starts[l + 1];
+		int			i;
+
+		if (prefix_len > len)
+			return false;
+		i = first_with_prefix(set, set->starts[l], end, text, prefix_len);
+		for (; i < end; i++)
+		{
+			const GlobSetEntry *entry = &set->entries[i];
+
+			if (memcmp(entry->glob.start, text, prefix_len) != 0)
+				break;
+			if (slate_glob_match(entry->glob.start, entry->glob.len, text, len) &&
+				(accept == NULL || accept(entry->position, arg)))
+				return true;
+		}
+	}
+	return false;
 }

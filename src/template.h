@@ -70,6 +70,9 @@ typedef struct SlateSlice
 	int			len;
 } SlateSlice;
 
+/* An order of slices, for qsort() and bsearch(). */
+extern int	slate_slice_compare(const void *a, const void *b);
+
 /*
  * Parse a template.  On a syntax error return NULL and set *error to a message
  * (a constant, worded as an errdetail sentence) and *position to the byte
@@ -162,5 +165,25 @@ extern void slate_glob_unescape(StringInfo out, const char *text, int len);
  */
 extern bool slate_glob_match(const char *pattern, int patternlen,
 							 const char *text, int len);
+
+/*
+ * Many globs, to be matched at once.  Most globs begin with literal text; they
+ * are found by it, so that what a match costs grows with the lengths that those
+ * texts have, not with the number of globs.
+ */
+typedef struct SlateGlobSet SlateGlobSet;
+
+/* The globs' bytes must outlive the set. */
+extern SlateGlobSet *slate_globset_make(const SlateSlice *globs, int nglobs);
+
+/*
+ * Is there a glob that matches the text, and that accept() takes?  accept gets
+ * the glob's position in the array that the set was made of; NULL takes all.
+ * Does not allocate.  The set may be NULL: it is empty.
+ */
+typedef bool (*SlateGlobAcceptFn) (int position, void *arg);
+extern bool slate_globset_match(const SlateGlobSet *set,
+								const char *text, int len,
+								SlateGlobAcceptFn accept, void *arg);
 
 #endif							/* SLATE_TEMPLATE_H */
