@@ -195,20 +195,41 @@ table_name(Oid relid)
 									  get_rel_name(relid));
 }
 
-static bool
-drop_triggers(Oid relid)
+/*
+ * The names of a table's triggers that are ours; people may have renamed them.
+ * A partition has clones of its parent's, which are not to be touched here.
+ */
+static List *
+our_triggers(Relation relation)
 {
-	const char *const names[] = {SLATE_ROW_TRIGGER, SLATE_TRUNCATE_TRIGGER};
-	bool		dropped = false;
+	TriggerDesc *triggers = relation->trigdesc;
+	List	   *names = NIL;
 
-	for (int i = 0; i < lengthof(names); i++)
+	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
-		if (!OidIsValid(get_trigger_oid(relid, names[i], true)))
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!slate_rules_is_ours(trigger->tgfoid))
 			continue;
-		run_commandf("DROP TRIGGER %s ON %s", names[i], table_name(relid));
-		dropped = true;
+		if (trigger->tgisclone)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" has the cache rules of the table that it is a partition of",
+							RelationGetRelationName(relation)),
+					 errhint("Attach or detach the partitioned table.")));
+		names = lappend(names, pstrdup(trigger->tgname));
 	}
-	return dropped;
+	return names;
+}
+
+static void
+drop_triggers(Oid relid, List *names)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		run_commandf("DROP TRIGGER %s ON %s", quote_identifier(lfirst(lc)),
+					 table_name(relid));
 }
 
 /* ENABLE ALWAYS, so that logical replication's apply fires it, too. */
@@ -253,27 +274,33 @@ extension_owner(void)
 }
 
 /*
- * Replace a table's triggers; NULL takes them off.  The caller has checked that
- * the user owns the table; the commands are ours, so that the extension's
- * owner can lend his name.  An error gives it back.
+ * Replace a table's triggers; a NULL attachment takes them off.  Returns false
+ * if there were none.  The caller has checked that the user owns the table; the
+ * commands are ours, so that the extension's owner can lend his name.  An error
+ * gives it back.
+ *
+ * Closes the relation: ALTER TABLE insists that nobody has it open.  The lock
+ * stays.
  */
 static bool
-replace_triggers(Oid relid, const Attachment *attachment)
+replace_triggers(Relation relation, const Attachment *attachment)
 {
-	bool		dropped;
+	Oid			relid = RelationGetRelid(relation);
+	List	   *old = our_triggers(relation);
 	Oid			user;
 	int			context;
 
+	relation_close(relation, NoLock);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(extension_owner(),
 						   context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	dropped = drop_triggers(relid);
+	drop_triggers(relid, old);
 	if (attachment)
 		create_triggers(relid, attachment);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
-	return dropped;
+	return old != NIL;
 }
 
 static void
@@ -282,10 +309,7 @@ attach(Oid relid, const Attachment *attachment)
 	Relation	relation = open_own_table(relid);
 
 	check_sources(relation, attachment);
-
-	/* ALTER TABLE insists that nobody has it open; the lock stays */
-	relation_close(relation, NoLock);
-	if (replace_triggers(relid, attachment))
+	if (replace_triggers(relation, attachment))
 		ereport(NOTICE,
 				(errmsg("replacing the cache rules of table \"%s\"",
 						get_rel_name(relid))));
@@ -347,8 +371,7 @@ slate_cache_detach(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 
-	relation_close(open_own_table(relid), NoLock);
-	if (!replace_triggers(relid, NULL))
+	if (!replace_triggers(open_own_table(relid), NULL))
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no cache rules",
 						get_rel_name(relid))));

@@ -196,14 +196,28 @@ slate_rules_is_current(const SlateRelation *relation)
 	return entry && entry->current && entry->relation == relation;
 }
 
+static Oid
+function_oid(char *name)
+{
+	return LookupFuncName(list_make2(makeString("slate_cache"),
+									 makeString(name)),
+						  0, NULL, true);
+}
+
 Oid
 slate_rules_capture_oid(void)
 {
 	if (!OidIsValid(capture_oid))
-		capture_oid = LookupFuncName(list_make2(makeString("slate_cache"),
-												makeString("capture")),
-									 0, NULL, true);
+		capture_oid = function_oid("capture");
 	return capture_oid;
+}
+
+bool
+slate_rules_is_ours(Oid function)
+{
+	return OidIsValid(function) &&
+		(function == slate_rules_capture_oid() ||
+		 function == function_oid("capture_truncate"));
 }
 
 /* ------------------------------------------------------------------------

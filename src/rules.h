@@ -143,6 +143,9 @@ extern List *slate_rules_wildcards(Relation relation);
 /* slate_cache.capture(), or InvalidOid where there is no extension. */
 extern Oid	slate_rules_capture_oid(void);
 
+/* Is that one of the two trigger functions? */
+extern bool slate_rules_is_ours(Oid function);
+
 /* Called at the end of a transaction: frees what became invalid in it. */
 extern void slate_rules_end_of_transaction(void);
 
