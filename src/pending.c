@@ -1238,11 +1238,12 @@ publish_sweep(int64 deadline)
 static void
 publish_batch(void)
 {
-	int64		deadline = slate_link_now() + publish.budget;
 	SlateOutcome outcome = {0};
 	SlateRedisStatus status = REDIS_DONE;
+	int64		deadline;
 
 	slate_pause(PAUSE_BEFORE_PUBLISH);
+	deadline = slate_link_now() + publish.budget;
 	if (publish.batch.ncommands > 0)
 	{
 		status = slate_script_publish(&publish.batch, &outcome, deadline);
