@@ -72,6 +72,7 @@ check_relation_kind(Relation relation)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a system catalog", name),
+				 errdetail("Catalogs fire no triggers."),
 				 errhint("Attach tables of your own.")));
 }
 
@@ -84,17 +85,24 @@ open_own_table(Oid relid)
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("table must not be null")));
+				 errmsg("table must not be null"),
+				 errdetail("The first argument is the table, as a regclass."),
+				 errhint("For instance 'invoices'.")));
 	relation = try_relation_open(relid, ShareRowExclusiveLock);
 	if (relation == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table with OID %u does not exist", relid)));
-	if (!compat_relation_ownercheck(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER,
-					   get_relkind_objtype(relation->rd_rel->relkind),
-					   RelationGetRelationName(relation));
+				 errmsg("table with OID %u does not exist", relid),
+				 errdetail("It may have been dropped a moment ago."),
+				 errhint("Name the table, as in 'invoices'.")));
 	check_relation_kind(relation);
+	if (!compat_relation_ownercheck(relid, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s",
+						RelationGetRelationName(relation)),
+				 errdetail("Cache rules are triggers of the table."),
+				 errhint("Only the table's owner, or a superuser, may change its cache rules.")));
 	return relation;
 }
 
@@ -137,7 +145,9 @@ run_command(const char *command)
 			 SPI_result_code_string(status));
 }
 
-static void pg_attribute_printf(1, 2)
+static void run_commandf(const char *format,...) pg_attribute_printf(1, 2);
+
+static void
 run_commandf(const char *format,...)
 {
 	StringInfoData command;
@@ -337,7 +347,9 @@ sources_argument(FunctionCallInfo fcinfo, int argument)
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("key template must not be null")));
+					 errmsg("key template must not be null"),
+					 errdetail("One of the arrays of templates has a null element."),
+					 errhint("Leave it out.")));
 		sources = lappend(sources, TextDatumGetCString(elements[i]));
 	}
 	return sources;
@@ -444,12 +456,14 @@ has_columns(Oid relid, const char *source)
 }
 
 /*
- * The defaults that fit a table.  Where assets have no column of components,
+ * The defaults that fit a table; false if none does.  Where assets have no column of components,
  * an app makes that value from something else, and it is dropped with the row.
  */
-static void
+static bool
 choose_defaults(Oid relid, const char *table, Attachment *attachment)
 {
+	bool		found = false;
+
 	for (int i = 0; i < lengthof(default_rules); i++)
 	{
 		const DefaultRule *rule = &default_rules[i];
@@ -465,13 +479,17 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 			kind = RULE_DROP;
 		}
 		if (has_columns(relid, source))
+		{
 			attachment->sources[kind] = lappend(attachment->sources[kind],
 												source);
+			found = true;
+		}
 		else
 			ereport(NOTICE,
 					(errmsg("skipping cache rule \"%s\": table \"%s\" does not have its columns",
 							source, table)));
 	}
+	return found;
 }
 
 Datum
@@ -487,7 +505,8 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 
 		if (!OidIsValid(relid))
 			continue;
-		choose_defaults(relid, default_tables[i].table, &attachment);
+		if (!choose_defaults(relid, default_tables[i].table, &attachment))
+			continue;
 		attachment.ttl = (int64) default_tables[i].ttl * 1000;
 		attachment.list_ttl = (int64) default_tables[i].list_ttl * 1000;
 		attach(relid, &attachment);

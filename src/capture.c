@@ -20,6 +20,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "capture.h"
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
@@ -43,6 +44,7 @@ typedef struct Change
 	HeapTuple	old;
 	HeapTuple	new;
 	SlateRelation *relation;
+	bool		new_is_past;	/* this transaction has changed it again */
 	SlateImage *image;			/* of the new row, made when first needed */
 	bool		image_made;
 } Change;
@@ -66,6 +68,23 @@ same_row(HeapTuple old, HeapTuple new)
 		memcmp((char *) o + SizeofHeapTupleHeader,
 			   (char *) n + SizeofHeapTupleHeader,
 			   old->t_len - SizeofHeapTupleHeader) == 0;
+}
+
+/*
+ * Has this transaction changed or deleted the row since?  When another AFTER
+ * trigger, or a foreign key's action, changes the row again, the event of that
+ * change comes before ours: what we were given is not the row's last version,
+ * and the event that has it was here already, or will be.  A change that was
+ * rolled back with its subtransaction does not count.
+ */
+static bool
+is_past(HeapTuple tuple)
+{
+	HeapTupleHeader header = tuple->t_data;
+
+	return (header->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+		!HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(header));
 }
 
 static bool
@@ -110,7 +129,7 @@ capture_row_key(SlateRule *rule, Change *change,
 
 	if (has_old && !(has_new && same_text(old_key, new_key)))
 		slate_pending_rule_key(rule, old_key->data, old_key->len, NULL);
-	if (has_new)
+	if (has_new && !change->new_is_past)
 		slate_pending_rule_key(rule, new_key->data, new_key->len,
 							   new_image(change));
 }
@@ -190,6 +209,8 @@ slate_cache_capture(PG_FUNCTION_ARGS)
 		if (same_row(change.old, change.new))
 			return PointerGetDatum(NULL);
 	}
+
+	change.new_is_past = change.new && is_past(change.new);
 
 	if (change.relation->key_needs_settings)
 		nestlevel = slate_rules_begin_settings();

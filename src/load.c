@@ -572,9 +572,9 @@ load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
 	LoadGroup	group = {.rule = rule};
 	Oid			relid = rule->relation->relid;
 	Relation	relation = try_relation_open(relid, AccessShareLock);
-	bool		current = relation &&
-		slate_rules_get(relation) == rule->relation;
+	bool		current;
 
+	current = relation && slate_rules_get(relation) == rule->relation;
 	if (current)
 	{
 		gather_group(loads, nloads, &group);

@@ -67,6 +67,7 @@ typedef struct Lookup
 	bool		bypass;			/* not from the cache, nor into it */
 	bool		done;			/* value is the answer */
 	bool		bad_value;		/* Redis has something that is no JSON */
+	bool		wrong_type;		/* the lease has removed another type */
 	Jsonb	   *value;			/* NULL: none */
 	bool		leased;
 	char		token[SLATE_TOKEN_LEN + 1];
@@ -78,6 +79,7 @@ typedef struct LookupSet
 	Lookup	   *lookups;
 	int			nwaiting;		/* of the current exchange */
 	Lookup	  **waiting;
+	int			nmget;			/* the first of them, in one MGET */
 	int64		filled;			/* FILLs that were accepted, or refused */
 	int64		refused;
 	bool		failed;			/* an error reply where a value should be */
@@ -100,7 +102,8 @@ slate_read_key_argument(text *argument)
 						: "cache key is too long"),
 				 errdetail("A key has 1 to %d bytes; this one has %d.",
 						   SLATE_KEY_MAX, key.len),
-				 errhint("Use a shorter key, for instance a hash of a long part.")));
+				 errhint(key.len == 0 ? "Name a key, such as 'slate:project:42'."
+						 : "Use a shorter key, for instance a hash of a long part.")));
 	if (key.len >= strlen(SLATE_INTERNAL_PREFIX) &&
 		memcmp(key.start, SLATE_INTERNAL_PREFIX,
 			   strlen(SLATE_INTERNAL_PREFIX)) == 0)
@@ -217,59 +220,92 @@ is_wrong_type(const redisReply *reply)
 }
 
 static void
-on_get_reply(int index pg_attribute_unused(), const redisReply *reply,
-			 void *arg)
+take_get_reply(LookupSet *set, Lookup *lookup, const redisReply *reply)
+{
+	if (is_wrong_type(reply))
+		lookup->bad_value = true;
+	else if (reply->type != REDIS_REPLY_ERROR)
+		take_bytes(lookup, reply);
+	else
+		set->failed = true;
+}
+
+/* The MGET's reply, if there is one, and then one a GET. */
+static void
+on_get_reply(int index, const redisReply *reply, void *arg)
 {
 	LookupSet  *set = arg;
 
-	set->failed = false;
-	if (reply->type == REDIS_REPLY_ARRAY &&
-		reply->elements == (size_t) set->nwaiting)
+	if (index == 0)
+		set->failed = false;
+	if (set->nmget == 0)
+		take_get_reply(set, set->waiting[index], reply);
+	else if (index > 0)
+		take_get_reply(set, set->waiting[set->nmget + index - 1], reply);
+	else if (reply->type == REDIS_REPLY_ARRAY &&
+			 reply->elements == (size_t) set->nmget)
 	{
-		for (int i = 0; i < set->nwaiting; i++)
+		for (int i = 0; i < set->nmget; i++)
 			take_bytes(set->waiting[i], reply->element[i]);
 	}
-	else if (set->nwaiting == 1 && is_wrong_type(reply))
-		set->waiting[0]->bad_value = true;
-	else if (set->nwaiting == 1 && reply->type != REDIS_REPLY_ERROR)
-		take_bytes(set->waiting[0], reply);
 	else
 		set->failed = true;
 }
 
 static void
-add_keys_waiting(SlateBatch *batch, const LookupSet *set,
+add_keys_waiting(SlateBatch *batch, const LookupSet *set, int nkeys,
 				 void (*add) (SlateBatch *, const SlateSlice *, int))
 {
-	SlateSlice *keys = palloc_array(SlateSlice, set->nwaiting);
+	SlateSlice *keys = palloc_array(SlateSlice, nkeys + 1);
 
-	for (int i = 0; i < set->nwaiting; i++)
+	for (int i = 0; i < nkeys; i++)
 		keys[i] = set->waiting[i]->key;
-	add(batch, keys, set->nwaiting);
+	add(batch, keys, nkeys);
 	pfree(keys);
 }
 
-/* GET what may be answered by the cache. */
+/* Those that the cache may answer: covered ones first. */
+static void
+collect_waiting(LookupSet *set, int *ncovered)
+{
+	set->nwaiting = 0;
+	for (int covered = 1; covered >= 0; covered--)
+	{
+		for (int i = 0; i < set->nlookups; i++)
+		{
+			Lookup	   *lookup = &set->lookups[i];
+
+			if (!lookup->done && !lookup->bypass &&
+				lookup->covered == (covered == 1))
+				set->waiting[set->nwaiting++] = lookup;
+		}
+		if (covered == 1)
+			*ncovered = set->nwaiting;
+	}
+}
+
+/*
+ * GET what may be answered by the cache.  MGET does not tell a missing key from
+ * one of the wrong type.  For keys that a rule covers the lease will tell; the
+ * others are asked for one by one, in the same exchange.
+ */
 static void
 get_from_cache(LookupSet *set)
 {
 	SlateBatch	batch;
+	int			ncovered;
 
-	set->nwaiting = 0;
-	for (int i = 0; i < set->nlookups; i++)
-	{
-		if (!set->lookups[i].done && !set->lookups[i].bypass)
-			set->waiting[set->nwaiting++] = &set->lookups[i];
-	}
+	collect_waiting(set, &ncovered);
 	if (set->nwaiting == 0)
 		return;
 
+	set->nmget = ncovered > 1 ? ncovered : 0;
 	slate_script_batch_init(&batch);
-	if (set->nwaiting == 1)
-		slate_script_add_get(&batch, set->waiting[0]->key.start,
-							 set->waiting[0]->key.len);
-	else
-		add_keys_waiting(&batch, set, slate_script_add_mget);
+	if (set->nmget > 0)
+		add_keys_waiting(&batch, set, set->nmget, slate_script_add_mget);
+	for (int i = set->nmget; i < set->nwaiting; i++)
+		slate_script_add_get(&batch, set->waiting[i]->key.start,
+							 set->waiting[i]->key.len);
 	if (!exchange(&batch, on_get_reply, set) || set->failed)
 	{
 		/* not worth asking again for a lease */
@@ -294,6 +330,7 @@ take_lease(Lookup *lookup, const redisReply *answer)
 		answer->element[0]->type != REDIS_REPLY_INTEGER)
 		return;
 	second = answer->element[1];
+	lookup->wrong_type = answer->element[0]->integer == 2;
 	if (answer->element[0]->integer == 1)
 		take_bytes(lookup, second);
 	else if (second->type == REDIS_REPLY_STRING &&
@@ -394,8 +431,10 @@ lease_waiting(LookupSet *set, int64 ttl)
 		lookup->bad_value = false;
 		add_registrations(&batch, lookup, ttl);
 	}
-	add_keys_waiting(&batch, set, slate_script_add_leases);
+	add_keys_waiting(&batch, set, set->nwaiting, slate_script_add_leases);
 	(void) exchange(&batch, on_lease_reply, set);
+	for (int i = 0; i < set->nwaiting; i++)
+		slate_stats_add(STAT_BAD_VALUES, set->waiting[i]->wrong_type ? 1 : 0);
 	slate_pause(PAUSE_AFTER_LEASE);
 }
 
@@ -676,6 +715,7 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 			ereport(ERROR,
 					(errcode(ERRCODE_CARDINALITY_VIOLATION),
 					 errmsg("a query of one column must return one row at most"),
+					 errdetail("It returned " UINT64_FORMAT " rows.", nrows),
 					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
 		slate_rules_render_value(table->tupdesc, table->vals[0], 1, &json);
 	}
@@ -716,6 +756,7 @@ run_query(FetchQuery *query, int *len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("slate_cache_fetch() needs one query that returns rows"),
+				 errdetail("A cached result stands for its query, so the query must not change anything."),
 				 errhint("Pass a single SELECT.")));
 	check_argument_count(query);
 
@@ -727,6 +768,7 @@ run_query(FetchQuery *query, int *len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("slate_cache_fetch() needs one query that returns rows"),
+				 errdetail("A cached result stands for its query, so the query must not change anything."),
 				 errhint("Pass a single SELECT.")));
 	MemoryContextSwitchTo(caller);
 	nestlevel = slate_rules_begin_settings();
@@ -771,7 +813,9 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the query must not be null")));
+				 errmsg("query must not be null"),
+				 errdetail("On a miss there would be nothing to load."),
+				 errhint("slate_cache_get() reads a key without a query.")));
 	lookup->key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
 	ttl = slate_read_ttl(lookup->key,
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));

@@ -283,7 +283,8 @@ column_attnum(Relation relation, const char *source, const char *column)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of cache rule \"%s\" does not exist in table \"%s\"",
 						column, source, RelationGetRelationName(relation)),
-				 errhint("Detach the table with slate_cache_detach() and attach it again with rules that name its columns.")));
+				 errdetail("Templates name columns of the table itself, spelled as they are; system columns are not among them."),
+				 errhint("Name an existing column; to alter an attached table, detach it first with slate_cache_detach().")));
 	return attnum;
 }
 

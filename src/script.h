@@ -109,8 +109,8 @@ extern void slate_script_add_mget(SlateBatch *batch,
 
 /*
  * Ask for leases.  The reply is an array with one pair a key: (1, value) when
- * there is a value after all, (0, token), or (0, nil) when the key may not be
- * filled now.
+ * there is a value after all, (0, token), or (2, token) when something of
+ * another type than string was there and has been removed.
  */
 extern void slate_script_add_leases(SlateBatch *batch,
 									const SlateSlice *keys, int nkeys);

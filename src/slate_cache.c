@@ -83,6 +83,7 @@ check_mode(int *newval, void **extra pg_attribute_unused(),
 		return true;
 	GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
 	GUC_check_errdetail("This version of slate_cache has the mode \"commit\" only.");
+	GUC_check_errhint("Leave slate_cache.mode at \"commit\".");
 	return false;
 }
 

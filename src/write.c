@@ -33,13 +33,14 @@ PG_FUNCTION_INFO_V1(slate_cache_key);
 PG_FUNCTION_INFO_V1(slate_cache_ttl);
 
 static void
-require_value(bool isnull, const char *what)
+require_value(bool isnull, const char *what, const char *hint)
 {
 	if (isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be null", what),
-				 errhint("Use slate_cache_del() to remove a key; JSON's null is 'null'::jsonb.")));
+				 errdetail("Nothing has been changed."),
+				 errhint("%s", hint)));
 }
 
 /* ------------------------------------------------------------------------
@@ -67,8 +68,9 @@ slate_cache_set(PG_FUNCTION_ARGS)
 	Jsonb	   *value;
 
 	PreventCommandDuringRecovery("slate_cache_set()");
-	require_value(PG_ARGISNULL(0), "key");
-	require_value(PG_ARGISNULL(1), "value");
+	require_value(PG_ARGISNULL(0), "key", "Name the key to set.");
+	require_value(PG_ARGISNULL(1), "value",
+				  "Use slate_cache_del() to remove a key; JSON's null is 'null'::jsonb.");
 	key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
 	value = PG_GETARG_JSONB_P(1);
 	put_jsonb(key, &value->root, VARSIZE(value),
@@ -86,7 +88,8 @@ slate_cache_mset(PG_FUNCTION_ARGS)
 	text	   *key = NULL;
 
 	PreventCommandDuringRecovery("slate_cache_mset()");
-	require_value(PG_ARGISNULL(0), "entries");
+	require_value(PG_ARGISNULL(0), "entries",
+				  "Pass a JSON object of keys and values.");
 	entries = PG_GETARG_JSONB_P(0);
 	if (!JB_ROOT_IS_OBJECT(entries))
 		ereport(ERROR,
@@ -165,7 +168,8 @@ slate_cache_invalidate(PG_FUNCTION_ARGS)
 	SlateSlice	glob;
 
 	PreventCommandDuringRecovery("slate_cache_invalidate()");
-	require_value(PG_ARGISNULL(0), "pattern");
+	require_value(PG_ARGISNULL(0), "pattern",
+				  "Pass a glob, such as 'slate:search:42:*'.");
 	glob = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
 	invalidate_glob(glob.start, glob.len);
 	PG_RETURN_VOID();
@@ -208,7 +212,8 @@ invalidate_families(SlateSlice id)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("project id is too long"),
-					 errhint("A key has at most %d bytes.", SLATE_KEY_MAX)));
+					 errdetail("A key has at most %d bytes.", SLATE_KEY_MAX),
+					 errhint("Pass the project's id as text.")));
 		if (template->is_pattern)
 			slate_pending_glob(glob.data, glob.len);
 		else
@@ -264,14 +269,17 @@ slate_cache_invalidate_project(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	PreventCommandDuringRecovery("slate_cache_invalidate_project()");
-	require_value(PG_ARGISNULL(0), "project id");
+	require_value(PG_ARGISNULL(0), "project id",
+				  "Pass the project's id as text.");
 	argument = PG_GETARG_TEXT_PP(0);
 	id.start = VARDATA_ANY(argument);
 	id.len = VARSIZE_ANY_EXHDR(argument);
 	if (id.len == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("project id must not be empty")));
+				 errmsg("project id must not be empty"),
+				 errdetail("No project's keys have an empty id."),
+				 errhint("Pass the project's id as text.")));
 
 	invalidate_families(id);
 	foreach(lc, slate_rules_all())
@@ -310,6 +318,7 @@ slate_cache_key(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("resource must not be empty"),
+				 errdetail("A SLATE key is \"slate:\", a resource, and its parts."),
 				 errhint("For instance slate_cache_key('project', '42').")));
 	if (!PG_ARGISNULL(1))
 		deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
