@@ -40,10 +40,10 @@ CREATE FUNCTION slate_cache.on_ddl() RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'slate_cache_on_ddl' LANGUAGE C;
 REVOKE ALL ON FUNCTION slate_cache.on_ddl() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache.on_ddl() IS
-'event trigger: after ALTER TABLE, checks that cache rules still fit and drops what is cached';
+'event trigger: after ALTER TABLE and ALTER TYPE, checks that cache rules still fit and drops what is cached';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
 'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape';

@@ -20,6 +20,7 @@
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -104,6 +105,40 @@ open_own_table(Oid relid)
 				 errdetail("Cache rules are triggers of the table."),
 				 errhint("Only the table's owner, or a superuser, may change its cache rules.")));
 	return relation;
+}
+
+/* A parent's triggers are cloned to its partitions, which must have none. */
+static void
+check_partitions(Relation relation)
+{
+	ListCell   *lc;
+
+	if (relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(lc, find_all_inheritors(RelationGetRelid(relation),
+									ShareRowExclusiveLock, NULL))
+	{
+		Oid			relid = lfirst_oid(lc);
+		Relation	partition;
+
+		if (relid == RelationGetRelid(relation))
+			continue;
+		partition = relation_open(relid, NoLock);
+		for (int i = 0; partition->trigdesc && i < partition->trigdesc->numtriggers; i++)
+		{
+			Trigger    *trigger = &partition->trigdesc->triggers[i];
+
+			if (slate_rules_is_ours(trigger->tgfoid) && !trigger->tgisclone)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("partition \"%s\" of table \"%s\" has cache rules of its own",
+								RelationGetRelationName(partition),
+								RelationGetRelationName(relation)),
+						 errdetail("A partition has the rules of its parent."),
+						 errhint("Detach the partition first with slate_cache_detach().")));
+		}
+		relation_close(partition, NoLock);
+	}
 }
 
 static void
@@ -226,6 +261,7 @@ our_triggers(Relation relation)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table \"%s\" has the cache rules of the table that it is a partition of",
 							RelationGetRelationName(relation)),
+					 errdetail("A partition has the rules of its parent."),
 					 errhint("Attach or detach the partitioned table.")));
 		names = lappend(names, pstrdup(trigger->tgname));
 	}
@@ -318,6 +354,7 @@ attach(Oid relid, const Attachment *attachment)
 {
 	Relation	relation = open_own_table(relid);
 
+	check_partitions(relation);
 	check_sources(relation, attachment);
 	if (replace_triggers(relation, attachment))
 		ereport(NOTICE,

@@ -25,6 +25,7 @@
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -262,6 +263,39 @@ check_altered(Oid relid)
 	relation_close(relation, NoLock);
 }
 
+/*
+ * After ALTER TYPE, say of an enum's label: keys and values of the tables that
+ * use the type may have another text now.
+ */
+static void
+check_altered_type(Oid type)
+{
+	ListCell   *lc;
+
+	foreach(lc, slate_rules_all())
+	{
+		SlateRelation *rules = lfirst(lc);
+		Relation	relation;
+
+		if (!slate_rules_use_type(rules, type))
+			continue;
+		relation = try_relation_open(rules->relid, AccessShareLock);
+		if (relation == NULL)
+			continue;
+		drop_all_of(relation);
+		relation_close(relation, NoLock);
+	}
+}
+
+static void
+check_altered_object(Oid class_id, Oid object_id)
+{
+	if (class_id == RelationRelationId)
+		check_altered(object_id);
+	else if (class_id == TypeRelationId)
+		check_altered_type(object_id);
+}
+
 Datum
 slate_cache_on_ddl(PG_FUNCTION_ARGS)
 {
@@ -278,19 +312,23 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 
 	SPI_connect();
-	if (SPI_execute("SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
-					" WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass",
+	if (SPI_execute("SELECT DISTINCT classid, objid"
+					" FROM pg_catalog.pg_event_trigger_ddl_commands()",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the commands of an event trigger");
 	ncommands = SPI_processed;
 	for (uint64 i = 0; i < ncommands; i++)
 	{
+		HeapTuple	command = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
-		Datum		relid = SPI_getbinval(SPI_tuptable->vals[i],
-										  SPI_tuptable->tupdesc, 1, &isnull);
+		Oid			class_id = DatumGetObjectId(SPI_getbinval(command, desc, 1,
+															  &isnull));
+		Oid			object_id = DatumGetObjectId(SPI_getbinval(command, desc, 2,
+															   &isnull));
 
 		if (!isnull)
-			check_altered(DatumGetObjectId(relid));
+			check_altered_object(class_id, object_id);
 	}
 	SPI_finish();
 	PG_RETURN_NULL();

@@ -11,19 +11,11 @@
 #ifndef SLATE_PENDING_H
 #define SLATE_PENDING_H
 
+#include "ops.h"
 #include "rules.h"
 
-/* A row as it was after a change, kept to be rendered at PRE_COMMIT. */
-typedef struct SlateImage SlateImage;
-
-/* bytes that a transaction may hold before it falls back to dropping */
-extern int	slate_pending_max_bytes;	/* in kB */
-
-/* bytes of a value; larger ones are dropped instead of set */
-extern int	slate_pending_max_value;	/* in kB */
-
-/* walk the keyspace for keys that no index knows? */
-extern bool slate_pending_sweep;
+/* kB that a transaction may hold before it falls back to dropping */
+extern int	slate_pending_max_bytes;
 
 /* Registers the transaction callbacks; once a backend. */
 extern void slate_pending_init(void);

@@ -44,6 +44,7 @@
 #include "parser/parse_param.h"
 #include "pause.h"
 #include "pending.h"
+#include "publish.h"
 #include "read.h"
 #include "rules.h"
 #include "stats.h"
@@ -458,7 +459,7 @@ add_fill(SlateBatch *batch, const Lookup *lookup, const char *json, int len,
 {
 	if (!lookup->leased)
 		return;
-	if (len > (int64) slate_pending_max_value * 1024)
+	if (len > (int64) slate_publish_max_value * 1024)
 	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		return;

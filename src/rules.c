@@ -137,6 +137,14 @@ on_function_change(Datum arg pg_attribute_unused(),
 	all_current = false;
 }
 
+/* Plans hold the names of schemas; a new name sends no word to the tables. */
+static void
+on_schema_change(Datum arg, int cacheid pg_attribute_unused(),
+				 uint32 hashvalue pg_attribute_unused())
+{
+	on_relcache_change(arg, InvalidOid);
+}
+
 void
 slate_rules_init(void)
 {
@@ -151,6 +159,7 @@ slate_rules_init(void)
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(on_relcache_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
 }
 
 static void
@@ -789,6 +798,22 @@ current_rules(void)
 		retire_context(all_rules->context);
 	all_rules = set;
 	return set;
+}
+
+bool
+slate_rules_use_type(const SlateRelation *relation, Oid type)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		Oid			column = TupleDescAttr(relation->desc, i)->atttypid;
+
+		if (TupleDescAttr(relation->desc, i)->attisdropped)
+			continue;
+		column = getBaseType(column);
+		if (column == type || get_element_type(column) == type)
+			return true;
+	}
+	return false;
 }
 
 List *

@@ -140,6 +140,12 @@ extern void slate_rules_end_settings(int nestlevel);
  */
 extern List *slate_rules_wildcards(Relation relation);
 
+/*
+ * Does a column have this type, as such, as the type of its elements, or behind
+ * a domain?
+ */
+extern bool slate_rules_use_type(const SlateRelation *relation, Oid type);
+
 /* slate_cache.capture(), or InvalidOid where there is no extension. */
 extern Oid	slate_rules_capture_oid(void);
 

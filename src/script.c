@@ -54,6 +54,14 @@
  * dropping the family walks the index.  Keys that apps SET by themselves are in
  * no index; for those there is the sweep, a SCAN over everything.
  *
+ * A glob drops what is there.  What is on its way is not: T1 inserts a row and
+ * is slow to push; T2 truncates the table, and finds neither value nor guard of
+ * the row's key to take its version; then T1's PUT comes.  So whoever drops a
+ * glob first notes its version under the literal text that the glob begins
+ * with, in the floor, a hash; and a PUT that is older than the floor under its
+ * key becomes a DROP.  The floor is kept in periods of a guard's life, the
+ * present one and the last.
+ *
  * All keys that belong together share a Cluster hash slot: the guard of K
  * holds K as its hash tag, or K's own tag in its place.
  *
@@ -132,13 +140,60 @@ int			slate_script_guard_life = 60;
 	"end\n"
 
 /*
+ * below() tells whether a glob that is newer than this push has passed over a
+ * key.  Which lengths of text to look under is read once a call.
+ */
+#define LUA_FLOOR \
+	"local clock = redis.call('TIME')\n" \
+	"local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n" \
+	"local function floor_name(back)\n" \
+	"  return string.format('slate_cache:floor:%d', math.floor(now / life) - back)\n" \
+	"end\n"
+
+#define LUA_BELOW \
+	"local floors\n" \
+	"local function below(key)\n" \
+	"  if not floors then\n" \
+	"    floors = {}\n" \
+	"    for back = 0, 1 do\n" \
+	"      local name = floor_name(back)\n" \
+	"      local lengths = redis.call('SMEMBERS', name .. ':lengths')\n" \
+	"      if #lengths > 0 then floors[name] = lengths end\n" \
+	"    end\n" \
+	"  end\n" \
+	"  for name, lengths in pairs(floors) do\n" \
+	"    for _, length in ipairs(lengths) do\n" \
+	"      local top = redis.call('HGET', name, string.sub(key, 1, tonumber(length)))\n" \
+	"      if top and top > version then return true end\n" \
+	"    end\n" \
+	"  end\n" \
+	"  return false\n" \
+	"end\n"
+
+/* ARGV: version, nonce, guard life; then the literal beginnings of globs. */
+static const char floor_source[] =
+"local version, life = ARGV[1], tonumber(ARGV[3])\n"
+LUA_FLOOR
+"local name = floor_name(0)\n"
+"local lengths = name .. ':lengths'\n"
+"for i = 4, #ARGV do\n"
+"  local top = redis.call('HGET', name, ARGV[i])\n"
+"  if not top or top < version then redis.call('HSET', name, ARGV[i], version) end\n"
+"  redis.call('SADD', lengths, #ARGV[i])\n"
+"end\n"
+"redis.call('PEXPIRE', name, 2 * life)\n"
+"redis.call('PEXPIRE', lengths, 2 * life)\n"
+"return {0, 0, 0}\n";
+
+/*
  * ARGV: version, nonce, guard life, deadline; then two a key: an operation
  * ('+' or '-', 'o' or 's', TTL in ms) and the value.
  */
 static const char publish_source[] =
 LUA_PUSH
-"local now = redis.call('TIME')\n"
-"local late = now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[4])\n"
+LUA_FLOOR
+LUA_BELOW
+"local late = now > tonumber(ARGV[4])\n"
 "local stored, dropped, outdated = 0, 0, 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
@@ -146,7 +201,7 @@ LUA_PUSH
 "  if older and order == 'o' and by == 'o' then\n"
 "    note(key, g, top, by)\n"
 "    outdated = outdated + 1\n"
-"  elseif older then\n"
+"  elseif older or below(key) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
 "  elseif note(key, g, top, by) then\n"
@@ -254,6 +309,7 @@ typedef struct Script
 } Script;
 
 static Script publish_script = {publish_source, ""};
+static Script floor_script = {floor_source, ""};
 static Script drop_family_script = {drop_family_source, ""};
 static Script drop_script = {drop_source, ""};
 static Script register_script = {register_source, ""};
@@ -261,7 +317,7 @@ static Script lease_script = {lease_source, ""};
 static Script fill_script = {fill_source, ""};
 
 static Script *const scripts[] = {
-	&publish_script, &drop_family_script, &drop_script, &register_script,
+	&publish_script, &floor_script, &drop_family_script, &drop_script, &register_script,
 	&lease_script, &fill_script
 };
 
@@ -510,7 +566,23 @@ slate_script_add_register(SlateBatch *batch,
 	append_call(batch, &register_script, 1, 2);
 	append_index_key(batch, family, familylen);
 	append_bytes(batch, key, keylen);
-	append_number(batch, ttl == 0 ? 0 : Max(ttl, guard_life_ms()));
+
+	/* the value comes later than this, by a guard's life at most */
+	append_number(batch, ttl == 0 ? 0 : ttl + guard_life_ms());
+}
+
+void
+slate_script_add_floor(SlateBatch *batch, const char *version,
+					   const SlateSlice *prefixes, int nprefixes)
+{
+	for (int start = 0; start < nprefixes; start += KEYS_PER_CALL)
+	{
+		int			n = Min(nprefixes - start, KEYS_PER_CALL);
+
+		append_call(batch, &floor_script, 0, 3 + n);
+		append_push_arguments(batch, version);
+		append_slices(batch, prefixes + start, n);
+	}
 }
 
 void

@@ -95,6 +95,14 @@ extern void slate_script_add_register(SlateBatch *batch,
 									  const char *key, int keylen,
 									  int64 ttl);
 
+/*
+ * Note that globs of this version were dropped, by the literal texts that they
+ * begin with; goes before all else that drops them.  Older PUTs under such a
+ * text that come later will be DROPs.
+ */
+extern void slate_script_add_floor(SlateBatch *batch, const char *version,
+								   const SlateSlice *prefixes, int nprefixes);
+
 /* DROP the keys of a family's index that the glob matches. */
 extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const char *version,

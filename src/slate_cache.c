@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "pause.h"
 #include "pending.h"
+#include "publish.h"
 #include "redis.h"
 #include "rules.h"
 #include "script.h"
@@ -130,7 +131,7 @@ define_cache_settings(void)
 	DefineCustomIntVariable("slate_cache.max_value",
 							"Largest value that is cached; keys of larger ones are dropped.",
 							NULL,
-							&slate_pending_max_value, 1024, 1, 64 * 1024,
+							&slate_publish_max_value, 1024, 1, 64 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.default_ttl",
 							"Lifetime of a value whose rule has none; 0 for no end.",
@@ -145,7 +146,7 @@ define_cache_settings(void)
 	DefineCustomBoolVariable("slate_cache.sweep",
 							 "Look through all keys of Redis when a pattern is dropped.",
 							 "Without it, patterns drop only keys that were written by this extension.",
-							 &slate_pending_sweep, true,
+							 &slate_publish_sweep, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 }
 

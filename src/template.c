@@ -802,14 +802,14 @@ struct SlateGlobSet
 	int		   *starts;			/* where each begins; one more at the end */
 };
 
-static int
-glob_prefix_len(SlateSlice glob)
+int
+slate_glob_prefix_len(const char *glob, int len)
 {
-	int			len = 0;
+	int			plain = 0;
 
-	while (len < glob.len && strchr("*?[\\", glob.start[len]) == NULL)
-		len++;
-	return len;
+	while (plain < len && strchr("*?[\\", glob[plain]) == NULL)
+		plain++;
+	return plain;
 }
 
 static int
@@ -835,7 +835,8 @@ slate_globset_make(const SlateSlice *globs, int nglobs)
 	for (int i = 0; i < nglobs; i++)
 	{
 		set->entries[i].glob = globs[i];
-		set->entries[i].prefix_len = glob_prefix_len(globs[i]);
+		set->entries[i].prefix_len = slate_glob_prefix_len(globs[i].start,
+															   globs[i].len);
 		set->entries[i].position = i;
 	}
 	qsort(set->entries, nglobs, sizeof(GlobSetEntry), compare_prefixes);

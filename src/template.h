@@ -140,6 +140,9 @@ extern bool slate_template_family(const SlateTemplate *template,
 								  const char *text, int len, bool is_glob,
 								  StringInfo out);
 
+/* How many bytes of literal text, without escapes, does a glob begin with? */
+extern int	slate_glob_prefix_len(const char *glob, int len);
+
 /* Does the text have an unescaped glob character? */
 extern bool slate_glob_is_pattern(const char *text, int len);
 

@@ -1,0 +1,422 @@
+/*-------------------------------------------------------------------------
+ *
+ * ops.c
+ *	  A list of operations on keys and globs.
+ *
+ * Short lists are searched from end to end; longer ones have a hash table that
+ * gives an entry's position.  Most transactions touch a handful of keys and
+ * never pay for one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/heaptoast.h"
+#include "access/htup_details.h"
+#include "common/hashfn.h"
+#include "ops.h"
+#include "utils/memutils.h"
+
+/* With fewer entries than this a list is searched, not a hash table. */
+#define MIN_HASHED 16
+
+/* An index over ops or globs: position by hash. */
+typedef struct PositionEntry
+{
+	SlateSlice	text;			/* hash key */
+	uint32		hash;
+	uint32		position;
+	char		status;
+} PositionEntry;
+
+static inline bool
+slices_equal(SlateSlice a, SlateSlice b)
+{
+	return a.len == b.len && memcmp(a.start, b.start, a.len) == 0;
+}
+
+#define SH_PREFIX		position
+#define SH_ELEMENT_TYPE PositionEntry
+#define SH_KEY_TYPE		SlateSlice
+#define SH_KEY			text
+#define SH_HASH_KEY(tb, key)	hash_bytes((const unsigned char *) (key).start, (key).len)
+#define SH_EQUAL(tb, a, b)		slices_equal(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a)		(a)->hash
+#define SH_SCOPE		static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+struct SlateOpIndex
+{
+	position_hash *table;
+};
+
+static uint32
+hash_slice(SlateSlice text)
+{
+	return hash_bytes((const unsigned char *) text.start, text.len);
+}
+
+SlateOpList *
+slate_ops_create(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent,
+												  "slate_cache pending",
+												  ALLOCSET_DEFAULT_SIZES);
+	SlateOpList *list = MemoryContextAllocZero(context, sizeof(SlateOpList));
+
+	list->context = context;
+	list->values = AllocSetContextCreate(context,
+										 "slate_cache pending values",
+										 ALLOCSET_SMALL_SIZES);
+	return list;
+}
+
+void
+slate_ops_delete(SlateOpList *list)
+{
+	MemoryContextDelete(list->context);
+}
+
+/* ------------------------------------------------------------------------
+ * Entries
+ * ------------------------------------------------------------------------
+ */
+
+static SlateOp *
+find_op(const SlateOpList *list, SlateSlice key, uint32 hash)
+{
+	PositionEntry *entry;
+
+	if (list->op_index)
+	{
+		entry = position_lookup_hash(list->op_index->table, key, hash);
+		return entry ? &list->ops[entry->position] : NULL;
+	}
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateSlice	other = {list->ops[i].key, list->ops[i].keylen};
+
+		if (list->ops[i].hash == hash && slices_equal(other, key))
+			return &list->ops[i];
+	}
+	return NULL;
+}
+
+static SlateGlobOp *
+find_glob(const SlateOpList *list, SlateSlice glob, uint32 hash)
+{
+	PositionEntry *entry;
+
+	if (list->glob_index)
+	{
+		entry = position_lookup_hash(list->glob_index->table, glob, hash);
+		return entry ? &list->globs[entry->position] : NULL;
+	}
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		SlateSlice	other = {list->globs[i].glob, list->globs[i].len};
+
+		if (list->globs[i].hash == hash && slices_equal(other, glob))
+			return &list->globs[i];
+	}
+	return NULL;
+}
+
+static void
+index_position(SlateOpIndex *index, char *text, int len, uint32 hash,
+			   uint32 position)
+{
+	SlateSlice	key = {text, len};
+	bool		found;
+	PositionEntry *entry = position_insert_hash(index->table, key, hash,
+												&found);
+
+	entry->position = position;
+}
+
+static SlateOpIndex *
+make_index(SlateOpList *list)
+{
+	SlateOpIndex *index = MemoryContextAlloc(list->context,
+											 sizeof(SlateOpIndex));
+
+	index->table = position_create(list->context, 4 * MIN_HASHED, NULL);
+	return index;
+}
+
+static Size
+op_bytes(int keylen)
+{
+	return sizeof(SlateOp) + sizeof(PositionEntry) + keylen + 16;
+}
+
+static Size
+glob_bytes(int len)
+{
+	return sizeof(SlateGlobOp) + sizeof(PositionEntry) + len + 16;
+}
+
+static SlateOp *
+append_op(SlateOpList *list, SlateSlice key, uint32 hash)
+{
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+	SlateOp  *op;
+
+	if (list->nops == list->maxops)
+	{
+		list->maxops = list->maxops ? list->maxops * 2 : MIN_HASHED;
+		list->ops = list->ops
+			? repalloc_huge(list->ops, list->maxops * sizeof(SlateOp))
+			: palloc(list->maxops * sizeof(SlateOp));
+	}
+	op = &list->ops[list->nops];
+	memset(op, 0, sizeof(*op));
+	op->key = pnstrdup(key.start, key.len);
+	op->keylen = key.len;
+	op->hash = hash;
+	if (list->nops == MIN_HASHED && list->op_index == NULL)
+	{
+		list->op_index = make_index(list);
+		for (int i = 0; i < list->nops; i++)
+			index_position(list->op_index, list->ops[i].key,
+						   list->ops[i].keylen, list->ops[i].hash, i);
+	}
+	if (list->op_index)
+		index_position(list->op_index, op->key, op->keylen, hash,
+					   list->nops);
+	list->nops++;
+	MemoryContextSwitchTo(old);
+	list->bytes += op_bytes(key.len);
+	return op;
+}
+
+static SlateGlobOp *
+append_glob(SlateOpList *list, SlateSlice text, uint32 hash)
+{
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+	SlateGlobOp *glob;
+
+	if (list->nglobs == list->maxglobs)
+	{
+		list->maxglobs = list->maxglobs ? list->maxglobs * 2 : 4;
+		list->globs = list->globs
+			? repalloc_huge(list->globs, list->maxglobs * sizeof(SlateGlobOp))
+			: palloc(list->maxglobs * sizeof(SlateGlobOp));
+	}
+	glob = &list->globs[list->nglobs];
+	memset(glob, 0, sizeof(*glob));
+	glob->glob = pnstrdup(text.start, text.len);
+	glob->len = text.len;
+	glob->hash = hash;
+	if (list->nglobs == MIN_HASHED && list->glob_index == NULL)
+	{
+		list->glob_index = make_index(list);
+		for (int i = 0; i < list->nglobs; i++)
+			index_position(list->glob_index, list->globs[i].glob,
+						   list->globs[i].len, list->globs[i].hash, i);
+	}
+	if (list->glob_index)
+		index_position(list->glob_index, glob->glob, glob->len, hash,
+					   list->nglobs);
+	list->nglobs++;
+	MemoryContextSwitchTo(old);
+	list->bytes += glob_bytes(text.len);
+	return glob;
+}
+
+SlateOp *
+slate_ops_find(const SlateOpList *list, SlateSlice key)
+{
+	return find_op(list, key, hash_slice(key));
+}
+
+/* The key's operation, to be overwritten; its key is there already. */
+static SlateOp *
+op_for_key(SlateOpList *list, SlateSlice key, uint32 hash)
+{
+	SlateOp    *op = find_op(list, key, hash);
+
+	return op ? op : append_op(list, key, hash);
+}
+
+SlateOp *
+slate_ops_begin(SlateOpList *list, SlateSlice key, uint64 sequence)
+{
+	SlateOp    *op = op_for_key(list, key, hash_slice(key));
+
+	op->sequence = sequence;
+	op->order = SLATE_SHARED;
+	op->wildcard = NULL;
+	slate_ops_drop_instead(op);
+	return op;
+}
+
+void
+slate_ops_drop_instead(SlateOp *op)
+{
+	op->kind = OP_DROP;
+	op->image = NULL;
+	op->value = NULL;
+}
+
+void
+slate_ops_note_glob(SlateOpList *list, SlateSlice text, uint64 sequence,
+					const char *wildcard)
+{
+	uint32		hash = hash_slice(text);
+	SlateGlobOp *glob = find_glob(list, text, hash);
+
+	if (glob == NULL)
+		glob = append_glob(list, text, hash);
+	glob->sequence = sequence;
+	glob->wildcard = wildcard;
+}
+
+bool
+slate_ops_glob_since(const SlateOpList *list, SlateSlice key, uint64 sequence)
+{
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		const SlateGlobOp *glob = &list->globs[i];
+
+		if (glob->sequence > sequence &&
+			slate_glob_match(glob->glob, glob->len, key.start, key.len))
+			return true;
+	}
+	return false;
+}
+
+/* ------------------------------------------------------------------------
+ * Values
+ * ------------------------------------------------------------------------
+ */
+
+SlateImage *
+slate_ops_keep_row(SlateOpList *list, SlateRelation *relation,
+				   HeapTuple tuple)
+{
+	MemoryContext old = MemoryContextSwitchTo(list->values);
+	SlateImage *image = palloc0_object(SlateImage);
+
+	image->relation = relation;
+	image->tuple = HeapTupleHasExternal(tuple)
+		? toast_flatten_tuple(tuple, relation->desc)
+		: heap_copytuple(tuple);
+	MemoryContextSwitchTo(old);
+	list->bytes += sizeof(SlateImage) + HEAPTUPLESIZE + image->tuple->t_len;
+	return image;
+}
+
+char *
+slate_ops_keep_value(SlateOpList *list, const char *value, int len)
+{
+	char	   *copy = MemoryContextAlloc(list->values, (Size) len + 1);
+
+	memcpy(copy, value, len);
+	copy[len] = '\0';
+	list->bytes += len + 16;
+	return copy;
+}
+
+void
+slate_ops_give_up_values(SlateOpList *list)
+{
+	list->bytes = 0;
+	for (int i = 0; i < list->nops; i++)
+	{
+		slate_ops_drop_instead(&list->ops[i]);
+		list->bytes += op_bytes(list->ops[i].keylen);
+	}
+	for (int i = 0; i < list->nglobs; i++)
+		list->bytes += glob_bytes(list->globs[i].len);
+	MemoryContextReset(list->values);
+}
+
+/* ------------------------------------------------------------------------
+ * Lists
+ * ------------------------------------------------------------------------
+ */
+
+static void
+merge_op(SlateOpList *list, const SlateOp *from)
+{
+	SlateSlice	key = {from->key, from->keylen};
+	SlateOp    *op = op_for_key(list, key, from->hash);
+	char	   *own_key = op->key;
+
+	*op = *from;
+	op->key = own_key;
+	slate_ops_drop_instead(op);
+	if (from->image)
+	{
+		/* two keys of a row share its image */
+		if (from->image->moved == NULL)
+			from->image->moved = slate_ops_keep_row(list,
+													from->image->relation,
+													from->image->tuple);
+		op->image = from->image->moved;
+	}
+	if (from->value)
+		op->value = slate_ops_keep_value(list, from->value, from->valuelen);
+	op->kind = from->kind;
+}
+
+void
+slate_ops_merge(SlateOpList *into, const SlateOpList *from)
+{
+	for (int i = 0; i < from->nops; i++)
+		merge_op(into, &from->ops[i]);
+	for (int i = 0; i < from->nglobs; i++)
+	{
+		SlateSlice	glob = {from->globs[i].glob, from->globs[i].len};
+
+		slate_ops_note_glob(into, glob, from->globs[i].sequence,
+							from->globs[i].wildcard);
+	}
+}
+
+/*
+ * The glob that stands for a key when there are too many: its rule's, or for
+ * keys named by hand, all that share its text up to the last colon.
+ */
+static char *
+glob_for_key(const SlateOp *op)
+{
+	StringInfoData glob;
+	int			len = op->keylen;
+
+	if (op->wildcard)
+		return pstrdup(op->wildcard);
+	while (len > 0 && op->key[len - 1] != ':')
+		len--;
+	initStringInfo(&glob);
+	slate_glob_escape(&glob, op->key, len > 0 ? len : op->keylen);
+	if (len > 0)
+		appendStringInfoChar(&glob, '*');
+	return glob.data;
+}
+
+void
+slate_ops_add_covering_globs(SlateOpList *into, const SlateOpList *from)
+{
+	for (int i = 0; i < from->nops; i++)
+	{
+		char	   *glob = glob_for_key(&from->ops[i]);
+		SlateSlice	slice = {glob, strlen(glob)};
+
+		slate_ops_note_glob(into, slice, from->ops[i].sequence,
+							from->ops[i].wildcard);
+		pfree(glob);
+	}
+	for (int i = 0; i < from->nglobs; i++)
+	{
+		const SlateGlobOp *glob = &from->globs[i];
+		const char *text = glob->wildcard ? glob->wildcard : glob->glob;
+		SlateSlice	slice = {text, strlen(text)};
+
+		slate_ops_note_glob(into, slice, glob->sequence, glob->wildcard);
+	}
+}

@@ -1,0 +1,505 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish.c
+ *	  Telling Redis: steps 3 to 5 of the way of a change, see pending.c.
+ *
+ * Before the commit, slate_publish_prepare() renders and encodes all that will
+ * be sent; it may throw.  After it, slate_publish_send() sends it and looks at
+ * each reply.  It must not throw, since an ERROR would be a PANIC: it calls
+ * nothing that uses palloc or ereport, waits by poll(2) under a deadline, and
+ * leaves signals pending.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "pause.h"
+#include "publish.h"
+#include "stats.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+/* What is left to send, from prepare to forget; in TopTransactionContext. */
+static struct
+{
+	bool		ready;
+	SlateBatch	batch;
+	int			nkeys;
+	char		version[SLATE_VERSION_LEN + 1];
+	int			nglobs;			/* to sweep for */
+	SlateGlobSet *globs;
+	SlateSlice *spared;			/* keys that the sweep leaves alone */
+	int			nspared;
+	int64		budget;			/* ms that the exchange may take */
+} publish;
+
+int			slate_publish_max_value = 1024;
+bool		slate_publish_sweep = true;
+
+/* ------------------------------------------------------------------------
+ * Rendering
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * May this image still be rendered?  If the table has changed since the row
+ * was captured, its shape must be the same; else the row is dropped.
+ */
+static bool
+image_fits(SlateRelation *relation)
+{
+	Relation	now;
+	bool		same;
+
+	if (slate_rules_is_current(relation))
+		return true;
+	now = try_relation_open(relation->relid, AccessShareLock);
+	if (now == NULL)
+		return false;
+	same = equalTupleDescs(relation->desc, RelationGetDescr(now));
+	relation_close(now, NoLock);
+	return same;
+}
+
+/* Leaves a DROP where there is no value to be had. */
+static void
+render_op(SlateOp *op)
+{
+	SlateImage *image = op->image;
+	StringInfoData json;
+
+	if (op->kind != OP_PUT_ROW)
+		return;
+	if (op->value_attnum == InvalidAttrNumber && image->row_json)
+	{
+		op->value = image->row_json;
+		op->valuelen = image->row_json_len;
+		return;
+	}
+	initStringInfo(&json);
+	slate_rules_render_value(image->relation->desc, image->tuple,
+							 op->value_attnum, &json);
+	op->value = json.data;
+	op->valuelen = json.len;
+	if (op->value_attnum == InvalidAttrNumber)
+	{
+		image->row_json = json.data;
+		image->row_json_len = json.len;
+	}
+}
+
+typedef struct SinceState
+{
+	const SlateOpList *list;
+	uint64		sequence;
+} SinceState;
+
+static bool
+is_since(int position, void *arg)
+{
+	SinceState *state = arg;
+
+	return state->list->globs[position].sequence > state->sequence;
+}
+
+/* Was the key PUT before a glob that takes it away again? */
+static bool
+is_superseded(const SlateOpList *list, const SlateOp *op)
+{
+	SinceState	state = {list, op->sequence};
+
+	return slate_globset_match(publish.globs, op->key, op->keylen, is_since,
+							   &state);
+}
+
+/* Leaves the operations with their values, or as DROPs. */
+static void
+render_ops(SlateOpList *list, Size max_bytes)
+{
+	int64		limit = (int64) slate_publish_max_value * 1024;
+	Size		json_bytes = 0;
+	SlateRelation *checked = NULL;
+	bool		fits = false;
+
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateOp  *op = &list->ops[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (op->kind == OP_DROP)
+			continue;
+		if (is_superseded(list, op))
+		{
+			op->order = SLATE_SHARED;
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		if (op->image && op->image->relation != checked)
+		{
+			checked = op->image->relation;
+			fits = image_fits(checked);
+		}
+		if (json_bytes > max_bytes || (op->image && !fits))
+		{
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		render_op(op);
+		if (op->valuelen > limit)
+		{
+			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		json_bytes += op->valuelen;
+	}
+}
+
+static bool
+has_images(const SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		if (list->ops[i].kind == OP_PUT_ROW)
+			return true;
+	}
+	return false;
+}
+
+static bool
+needs_settings(const SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		if (list->ops[i].image &&
+			list->ops[i].image->relation->needs_settings)
+			return true;
+	}
+	return false;
+}
+
+static void
+drop_all_images(SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		if (list->ops[i].kind == OP_PUT_ROW)
+			slate_ops_drop_instead(&list->ops[i]);
+	}
+}
+
+/*
+ * Rendering calls the output functions of whatever types the columns have.  If
+ * one of them fails, the rows are dropped from the cache, and the commit goes
+ * on.  A cancelled statement stays cancelled.
+ */
+static void
+render_list(SlateOpList *list, Size max_bytes)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int nestlevel = 0;
+
+	if (!has_images(list))
+	{
+		render_ops(list, max_bytes);
+		return;
+	}
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (needs_settings(list))
+			nestlevel = slate_rules_begin_settings();
+		render_ops(list, max_bytes);
+		if (nestlevel > 0)
+			slate_rules_end_settings(nestlevel);
+		PopActiveSnapshot();
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		drop_all_images(list);
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("changed rows were dropped from the cache instead of being written to it"),
+				 errdetail("Rendering a row as JSON failed: %s",
+						   error->message)));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+}
+
+/* ------------------------------------------------------------------------
+ * Encoding
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct RegisterState
+{
+	SlateBatch *batch;
+	const SlateOp *op;
+} RegisterState;
+
+static void
+register_in_family(const char *family, int familylen, void *arg)
+{
+	RegisterState *state = arg;
+
+	slate_script_add_register(state->batch, family, familylen,
+							  state->op->key, state->op->keylen,
+							  state->op->ttl);
+}
+
+/* Keys set by hand that no rule enumerates must be findable by their family */
+static void
+encode_registrations(SlateOpList *list, SlateBatch *batch)
+{
+	RegisterState state = {.batch = batch};
+
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateMatch	match = {0};
+
+		state.op = &list->ops[i];
+		if (state.op->kind == OP_PUT_VALUE &&
+			!slate_rules_match(state.op->key, state.op->keylen, &match))
+			slate_rules_families(state.op->key, state.op->keylen,
+								 register_in_family, &state);
+	}
+}
+
+static void
+encode_pushes(SlateOpList *list, SlateBatch *batch)
+{
+	SlatePush  *pushes;
+
+	if (list->nops == 0)
+		return;
+	pushes = MemoryContextAllocHuge(CurrentMemoryContext,
+									list->nops * sizeof(SlatePush));
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateOp  *op = &list->ops[i];
+
+		pushes[i].key = op->key;
+		pushes[i].keylen = op->keylen;
+		pushes[i].value = op->kind == OP_DROP ? NULL : op->value;
+		pushes[i].valuelen = op->valuelen;
+		pushes[i].ttl = op->ttl;
+		pushes[i].order = op->order;
+	}
+	slate_script_add_pushes(batch, publish.version, pushes, list->nops);
+	pfree(pushes);
+}
+
+typedef struct GlobState
+{
+	SlateBatch *batch;
+	const SlateGlobOp *glob;
+} GlobState;
+
+static void
+drop_from_family(const char *family, int familylen, void *arg)
+{
+	GlobState  *state = arg;
+
+	slate_script_add_drop_family(state->batch, publish.version,
+								 family, familylen,
+								 state->glob->glob, state->glob->len);
+}
+
+static void
+encode_floor(SlateOpList *list, SlateBatch *batch)
+{
+	SlateSlice *prefixes = palloc_array(SlateSlice, list->nglobs + 1);
+
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		prefixes[i].start = list->globs[i].glob;
+		prefixes[i].len = slate_glob_prefix_len(list->globs[i].glob,
+												list->globs[i].len);
+	}
+	slate_script_add_floor(batch, publish.version, prefixes, list->nglobs);
+}
+
+/*
+ * Globs go first: a key that was set after a glob in this transaction is to
+ * stay, and one that was set before it has become a DROP.
+ */
+static void
+encode_globs(SlateOpList *list, SlateBatch *batch)
+{
+	GlobState	state = {.batch = batch};
+
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		state.glob = &list->globs[i];
+		slate_rules_glob_families(state.glob->glob, state.glob->len,
+								  drop_from_family, &state);
+	}
+}
+
+/* What the sweep must leave alone: what we have PUT after a glob. */
+static void
+collect_spared(SlateOpList *list)
+{
+	publish.spared = palloc_array(SlateSlice, list->nops + 1);
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateSlice	key = {list->ops[i].key, list->ops[i].keylen};
+
+		if (list->ops[i].kind != OP_DROP &&
+			slate_globset_match(publish.globs, key.start, key.len, NULL, NULL))
+			publish.spared[publish.nspared++] = key;
+	}
+	qsort(publish.spared, publish.nspared, sizeof(SlateSlice),
+		  slate_slice_compare);
+}
+
+static void
+collect_sweep(SlateOpList *list)
+{
+	if (!slate_publish_sweep || list->nglobs == 0)
+		return;
+	collect_spared(list);
+	publish.nglobs = list->nglobs;
+	slate_script_sweep_init();
+}
+
+static void
+make_globset(SlateOpList *list)
+{
+	SlateSlice *globs;
+
+	if (list->nglobs == 0)
+		return;
+	globs = palloc_array(SlateSlice, list->nglobs);
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		globs[i].start = list->globs[i].glob;
+		globs[i].len = list->globs[i].len;
+	}
+	publish.globs = slate_globset_make(globs, list->nglobs);
+}
+
+static void
+encode(SlateOpList *list, Size max_bytes)
+{
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+
+	slate_script_version(publish.version);
+	make_globset(list);
+	render_list(list, max_bytes);
+	slate_script_batch_init(&publish.batch);
+	encode_floor(list, &publish.batch);
+	encode_globs(list, &publish.batch);
+	encode_registrations(list, &publish.batch);
+	encode_pushes(list, &publish.batch);
+	collect_sweep(list);
+	publish.nkeys = list->nops + list->nglobs;
+	publish.ready = true;
+	MemoryContextSwitchTo(old);
+}
+
+void
+slate_publish_prepare(SlateOpList *list, Size max_bytes)
+{
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	{
+		slate_stats_lost(list->nops + list->nglobs, slate_redis_error());
+		slate_stats_log_losses();
+		return;
+	}
+	publish.budget = Max(deadline - slate_link_now(), 1);
+	encode(list, max_bytes);
+	slate_pause(PAUSE_BEFORE_COMMIT);
+}
+
+/* ------------------------------------------------------------------------
+ * After the commit: nothing below may throw
+ * ------------------------------------------------------------------------
+ */
+
+static void
+count_outcome(const SlateOutcome *outcome)
+{
+	slate_stats_add(STAT_KEYS_STORED, outcome->stored);
+	slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
+	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
+}
+
+static void
+publish_sweep(int64 deadline)
+{
+	SlateOutcome outcome = {0};
+	bool		finished;
+
+	(void) slate_script_sweep(publish.version, publish.globs, publish.spared,
+							  publish.nspared, &outcome, &finished, deadline);
+	count_outcome(&outcome);
+	slate_stats_add(STAT_SWEEPS, 1);
+	if (!finished)
+	{
+		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
+		slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
+						 "no time was left to look for keys by pattern");
+	}
+}
+
+static void
+publish_batch(void)
+{
+	SlateOutcome outcome = {0};
+	SlateRedisStatus status = REDIS_DONE;
+	int64		deadline;
+
+	slate_pause(PAUSE_BEFORE_PUBLISH);
+	deadline = slate_link_now() + publish.budget;
+	if (publish.batch.ncommands > 0)
+	{
+		status = slate_script_publish(&publish.batch, &outcome, deadline);
+		slate_stats_add(STAT_PUSHES, 1);
+		count_outcome(&outcome);
+	}
+	if (status != REDIS_DONE)
+		slate_stats_lost(publish.nkeys, slate_redis_error());
+	else if (outcome.refused > 0)
+		slate_stats_lost(publish.nkeys, outcome.error);
+	else if (publish.nglobs > 0)
+		publish_sweep(deadline);
+}
+
+void
+slate_publish_send(void)
+{
+	if (publish.ready)
+		publish_batch();
+	slate_publish_forget();
+}
+
+void
+slate_publish_forget(void)
+{
+	memset(&publish, 0, sizeof(publish));
+}

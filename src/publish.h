@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish.h
+ *	  Telling Redis what a transaction has collected.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_PUBLISH_H
+#define SLATE_PUBLISH_H
+
+#include "ops.h"
+
+/* Settings: kB a value may have; walk the keyspace for a glob's keys? */
+extern int	slate_publish_max_value;
+extern bool slate_publish_sweep;
+
+/*
+ * At PRE_COMMIT: connect, take the version, render, encode.  The list stays in
+ * use until slate_publish_forget().  max_bytes bounds the JSON that is held;
+ * what exceeds it is dropped instead of put.  Without a connection the push is
+ * lost, and counted.  May throw.
+ */
+extern void slate_publish_prepare(SlateOpList *list, Size max_bytes);
+
+/* After the commit: send what was prepared, if anything.  Never throws. */
+extern void slate_publish_send(void);
+
+/* Instead, after an abort. */
+extern void slate_publish_forget(void);
+
+#endif							/* SLATE_PUBLISH_H */
