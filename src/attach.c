@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "rules.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -561,28 +562,50 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
+/* Whether writers are ordered is known once the rule is bound to its table. */
+static SlateRule *
+bind_if_unlocked(const SlateRule *rule)
+{
+	SlateRule  *bound = NULL;
+	Relation	relation;
+
+	if (!ConditionalLockRelationOid(rule->relation->relid, AccessShareLock))
+		return NULL;
+	relation = try_relation_open(rule->relation->relid, NoLock);
+	if (relation)
+	{
+		bound = slate_rules_bind(relation, rule);
+		relation_close(relation, NoLock);
+	}
+	UnlockRelationOid(rule->relation->relid, AccessShareLock);
+	return bound;
+}
+
 static void
 put_rule(ReturnSetInfo *result, const SlateRule *rule)
 {
-	Datum		row[7];
+	Datum		row[7] = {0};
 	bool		nulls[7] = {false};
 	Interval   *ttl = palloc0_object(Interval);
+	SlateRule  *bound = rule->kind == RULE_ROW ? bind_if_unlocked(rule) : NULL;
 
 	row[0] = ObjectIdGetDatum(rule->relation->relid);
 	row[1] = CStringGetTextDatum(slate_rules_kind_name(rule->kind));
 	row[2] = CStringGetTextDatum(rule->template->source);
-	row[3] = rule->value_column ? CStringGetTextDatum(rule->value_column) : 0;
+	if (rule->value_column)
+		row[3] = CStringGetTextDatum(rule->value_column);
 	nulls[3] = rule->value_column == NULL;
 	ttl->time = rule->ttl * 1000;
 	row[4] = IntervalPGetDatum(ttl);
 	nulls[4] = rule->ttl == 0 ||
 		(rule->kind != RULE_ROW && rule->kind != RULE_LIST);
-	row[5] = BoolGetDatum(rule->order == SLATE_ORDERED);
-	nulls[5] = rule->kind != RULE_ROW;
+	row[5] = BoolGetDatum(bound && bound->order == SLATE_ORDERED);
+	nulls[5] = bound == NULL;
 	row[6] = BoolGetDatum(rule->relation->enabled);
 	tuplestore_putvalues(result->setResult, result->setDesc, row, nulls);
 }
 
+/* A view to be read by anybody, at any time: it waits for no lock. */
 Datum
 slate_cache_rules(PG_FUNCTION_ARGS)
 {

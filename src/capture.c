@@ -129,9 +129,9 @@ capture_row_key(SlateRule *rule, Change *change,
 	bool		has_new = render_key(rule, change->new, new_key);
 
 	if (has_old && !(has_new && same_text(old_key, new_key)))
-		slate_pending_rule_key(rule, old_key->data, old_key->len, NULL);
+		slate_pending_row_key(rule, old_key->data, old_key->len, NULL);
 	if (has_new && !change->new_is_past)
-		slate_pending_rule_key(rule, new_key->data, new_key->len,
+		slate_pending_row_key(rule, new_key->data, new_key->len,
 							   new_image(change));
 }
 
@@ -227,11 +227,11 @@ slate_cache_capture(PG_FUNCTION_ARGS)
  */
 
 static void
-drop_all_of(Relation relation)
+drop_all_of(Oid relid)
 {
 	ListCell   *lc;
 
-	foreach(lc, slate_rules_wildcards(relation))
+	foreach(lc, slate_rules_wildcards(relid))
 		slate_pending_drop_all(lfirst(lc));
 }
 
@@ -239,7 +239,7 @@ Datum
 slate_cache_capture_truncate(PG_FUNCTION_ARGS)
 {
 	check_called_as_trigger(fcinfo, false);
-	drop_all_of(((TriggerData *) fcinfo->context)->tg_relation);
+	drop_all_of(RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation));
 	return PointerGetDatum(NULL);
 }
 
@@ -258,7 +258,7 @@ check_altered(Oid relid)
 		relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{
 		(void) slate_rules_get(relation);
-		drop_all_of(relation);
+		drop_all_of(relid);
 	}
 	relation_close(relation, NoLock);
 }
@@ -274,16 +274,12 @@ check_altered_type(Oid type)
 
 	foreach(lc, slate_rules_all())
 	{
-		SlateRelation *rules = lfirst(lc);
-		Relation	relation;
+		SlateRelation *relation = lfirst(lc);
 
-		if (!slate_rules_use_type(rules, type))
+		if (!slate_rules_use_type(relation, type))
 			continue;
-		relation = try_relation_open(rules->relid, AccessShareLock);
-		if (relation == NULL)
-			continue;
-		drop_all_of(relation);
-		relation_close(relation, NoLock);
+		for (int i = 0; i < relation->nrules; i++)
+			slate_pending_drop_all(relation->rules[i].wildcard);
 	}
 }
 
@@ -365,24 +361,19 @@ captured_table(Oid trigger_oid)
 /*
  * A dropped table takes its trigger with it, so the trigger is what to watch.
  * TRUNCATE of a partition fires no trigger of its parent, so that is watched
- * here too.
+ * here too.  TRUNCATE comes here before it locks the table, and even before it
+ * asks whether the user may; so no lock is taken here.
  */
 void
 slate_capture_object_access(ObjectAccessType access, Oid class_id,
 							Oid object_id)
 {
 	Oid			relid = InvalidOid;
-	Relation	relation;
 
 	if (access == OAT_DROP && class_id == TriggerRelationId)
 		relid = captured_table(object_id);
 	else if (access == OAT_TRUNCATE && class_id == RelationRelationId)
 		relid = object_id;
-	if (!OidIsValid(relid))
-		return;
-	relation = try_relation_open(relid, AccessShareLock);
-	if (relation == NULL)
-		return;
-	drop_all_of(relation);
-	relation_close(relation, NoLock);
+	if (OidIsValid(relid))
+		drop_all_of(relid);
 }

@@ -40,7 +40,7 @@
 /* Keys of one rule that are loaded together. */
 typedef struct LoadGroup
 {
-	SlateRule  *rule;
+	SlateRule  *rule;			/* bound */
 	int			nloads;
 	SlateLoad **loads;			/* sorted by key */
 	StringInfoData *lists;		/* RULE_LIST: rows so far, parallel to loads */
@@ -177,10 +177,8 @@ value_of_text(const SlateRule *rule, int column, SlateSlice piece,
 
 /* A column that stands in the template twice must have one text. */
 static bool
-pieces_agree(const SlateMatch *match)
+pieces_agree(const SlateRule *rule, const SlateMatch *match)
 {
-	const SlateRule *rule = match->rule;
-
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
 		for (int j = 0; j < i; j++)
@@ -195,13 +193,12 @@ pieces_agree(const SlateMatch *match)
 	return true;
 }
 
-/* Convert all pieces of a match; values has room for them. */
+/* Convert all pieces of a match by its bound rule; values has room for them. */
 static bool
-values_of_match(const SlateMatch *match, Datum *values)
+values_of_match(const SlateRule *rule, const SlateMatch *match, Datum *values)
 {
-	const SlateRule *rule = match->rule;
 	int			nestlevel = 0;
-	bool		fits = pieces_agree(match);
+	bool		fits = pieces_agree(rule, match);
 
 	if (rule->relation->key_needs_settings)
 		nestlevel = slate_rules_begin_settings();
@@ -506,15 +503,16 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 
 /* Keys whose match the group's rule is, and whose pieces are values. */
 static void
-gather_group(SlateLoad *loads, int nloads, LoadGroup *group)
+gather_group(SlateLoad *loads, int nloads, const SlateRule *unbound,
+			 LoadGroup *group)
 {
 	Datum		values[SLATE_TEMPLATE_MAX_COLUMNS];
 
 	group->loads = palloc_array(SlateLoad *, nloads);
 	for (int i = 0; i < nloads; i++)
 	{
-		if (!loads[i].settled && loads[i].match.rule == group->rule &&
-			values_of_match(&loads[i].match, values))
+		if (!loads[i].settled && loads[i].match.rule == unbound &&
+			values_of_match(group->rule, &loads[i].match, values))
 			group->loads[group->nloads++] = &loads[i];
 	}
 	qsort(group->loads, group->nloads, sizeof(SlateLoad *), compare_loads);
@@ -527,7 +525,8 @@ group_values(const LoadGroup *group)
 	Datum	   *values = palloc_array(Datum, group->nloads * ncolumns);
 
 	for (int i = 0; i < group->nloads; i++)
-		(void) values_of_match(&group->loads[i]->match, values + i * ncolumns);
+		(void) values_of_match(group->rule, &group->loads[i]->match,
+							   values + i * ncolumns);
 	return values;
 }
 
@@ -569,15 +568,15 @@ static void
 load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
 			 MemoryContext context)
 {
-	LoadGroup	group = {.rule = rule};
+	LoadGroup	group = {0};
 	Oid			relid = rule->relation->relid;
 	Relation	relation = try_relation_open(relid, AccessShareLock);
-	bool		current;
 
-	current = relation && slate_rules_get(relation) == rule->relation;
-	if (current)
+	if (relation)
+		group.rule = slate_rules_bind(relation, rule);
+	if (group.rule)
 	{
-		gather_group(loads, nloads, &group);
+		gather_group(loads, nloads, rule, &group);
 		if (group.nloads > 0)
 			load_group(relation, &group, context);
 	}
@@ -585,7 +584,7 @@ load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
 	{
 		if (loads[i].settled || loads[i].match.rule != rule)
 			continue;
-		if (!current)
+		if (group.rule == NULL)
 			loads[i].match.rule = NULL;
 		advance(&loads[i]);
 	}
@@ -617,7 +616,7 @@ slate_load(SlateLoad *loads, int nloads)
  */
 
 static void
-walk_cursor(Portal portal, SlateRowFn fn, void *arg)
+walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 {
 	for (;;)
 	{
@@ -633,7 +632,7 @@ walk_cursor(Portal portal, SlateRowFn fn, void *arg)
 
 			tuple.t_data = DatumGetHeapTupleHeader(row);
 			tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
-			fn(&tuple, arg);
+			fn(rules, &tuple, arg);
 		}
 		SPI_freetuptable(SPI_tuptable);
 	}
@@ -644,6 +643,7 @@ slate_load_rows(Oid relid, const char *column, char *text,
 				SlateRowFn fn, void *arg)
 {
 	Relation	relation = relation_open(relid, AccessShareLock);
+	SlateRelation *rules = slate_rules_get(relation);
 	AttrNumber	attnum = get_attnum(relid, column);
 	Oid			type = getBaseType(get_atttype(relid, attnum));
 	Oid			input;
@@ -652,7 +652,7 @@ slate_load_rows(Oid relid, const char *column, char *text,
 	StringInfoData sql;
 
 	getTypeInputInfo(type, &input, &ioparam);
-	if (input_or_false(input, ioparam, text, &value))
+	if (rules && input_or_false(input, ioparam, text, &value))
 	{
 		Portal		portal;
 
@@ -667,7 +667,7 @@ slate_load_rows(Oid relid, const char *column, char *text,
 		PushActiveSnapshot(GetTransactionSnapshot());
 		portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
 										   NULL, true, 0);
-		walk_cursor(portal, fn, arg);
+		walk_cursor(portal, rules, fn, arg);
 		SPI_cursor_close(portal);
 		PopActiveSnapshot();
 		SPI_finish();

@@ -34,7 +34,7 @@ extern void slate_load(SlateLoad *loads, int nloads);
  * text is not one of the column's type.  The table may be large: rows come by
  * a cursor.  Runs as the current user, with a snapshot taken now.
  */
-typedef void (*SlateRowFn) (HeapTuple tuple, void *arg);
+typedef void (*SlateRowFn) (SlateRelation *rules, HeapTuple tuple, void *arg);
 extern void slate_load_rows(Oid relid, const char *column, char *text,
 							SlateRowFn fn, void *arg);
 

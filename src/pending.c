@@ -189,9 +189,9 @@ add_glob(const char *text, int len, const char *wildcard)
 	keep_within_limit();
 }
 
-void
-slate_pending_rule_key(SlateRule *rule, const char *key, int keylen,
-					   SlateImage *image)
+static void
+add_rule_key(SlateRule *rule, const char *key, int keylen, SlateOrder order,
+			 SlateImage *image)
 {
 	SlateOp    *op;
 
@@ -201,7 +201,7 @@ slate_pending_rule_key(SlateRule *rule, const char *key, int keylen,
 		return;
 	}
 	op = begin_op(key, keylen);
-	op->order = rule->order;
+	op->order = order;
 	op->wildcard = rule->wildcard;
 	if (image && pending.given_up == KEEP_ALL)
 	{
@@ -214,9 +214,16 @@ slate_pending_rule_key(SlateRule *rule, const char *key, int keylen,
 }
 
 void
+slate_pending_row_key(SlateRule *rule, const char *key, int keylen,
+					  SlateImage *image)
+{
+	add_rule_key(rule, key, keylen, rule->order, image);
+}
+
+void
 slate_pending_rule_drop(SlateRule *rule, const char *key, int keylen)
 {
-	slate_pending_rule_key(rule, key, keylen, NULL);
+	add_rule_key(rule, key, keylen, SLATE_SHARED, NULL);
 }
 
 void

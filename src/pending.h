@@ -27,11 +27,16 @@ extern void slate_pending_init(void);
 extern SlateImage *slate_pending_image(SlateRelation *relation,
 									   HeapTuple tuple);
 
-/* A rule's key: PUT of the image, or DROP where there is none. */
-extern void slate_pending_rule_key(SlateRule *rule, const char *key,
-								   int keylen, SlateImage *image);
+/*
+ * The key of a row that this transaction has changed, and so has locked: PUT of
+ * the image, or DROP where there is none.
+ */
+extern void slate_pending_row_key(SlateRule *rule, const char *key,
+								  int keylen, SlateImage *image);
 
-/* A rule's key: DROP.  The same signature as the next one. */
+/*
+ * A rule's key that is to be dropped for any other reason: nobody waits for us.
+ */
 extern void slate_pending_rule_drop(SlateRule *rule, const char *key,
 									int keylen);
 

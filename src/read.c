@@ -124,8 +124,16 @@ slate_read_key_argument(text *argument)
 static void
 check_may_see(Lookup *lookup, Oid relid)
 {
-	AclResult	result = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
+	bool		is_missing = false;
+	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT,
+											   &is_missing);
 
+	if (is_missing)
+	{
+		/* dropped since we have read the rules; what was cached is no more */
+		lookup->bypass = true;
+		return;
+	}
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relid));
 	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)

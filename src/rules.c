@@ -23,6 +23,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -57,7 +58,10 @@ typedef struct RelationEntry
 /* All of it since slate_rules_init(), for the life of the backend. */
 static HTAB *relations = NULL;
 static MemoryContext rules_context = NULL;
-static List *retired = NIL;		/* contexts to delete at end of transaction */
+
+/* To be freed at the end of the transaction. */
+static List *retired = NIL;		/* memory contexts */
+static List *retired_plans = NIL;
 
 /* The rules of all tables together. */
 typedef struct RuleSet
@@ -162,8 +166,9 @@ slate_rules_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
 }
 
+/* Somebody up the stack may still be using it. */
 static void
-retire_context(MemoryContext context)
+retire(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(rules_context);
 
@@ -172,23 +177,29 @@ retire_context(MemoryContext context)
 }
 
 static void
-retire(SlateRelation *relation)
+retire_relation(SlateRelation *relation)
 {
+	MemoryContext old = MemoryContextSwitchTo(rules_context);
+
 	for (int i = 0; i < relation->nrules; i++)
 	{
 		if (relation->rules[i].plan)
-			SPI_freeplan(relation->rules[i].plan);
+			retired_plans = lappend(retired_plans, relation->rules[i].plan);
 		if (relation->rules[i].plan_many)
-			SPI_freeplan(relation->rules[i].plan_many);
-		relation->rules[i].plan = NULL;
-		relation->rules[i].plan_many = NULL;
+			retired_plans = lappend(retired_plans, relation->rules[i].plan_many);
 	}
-	retire_context(relation->context);
+	MemoryContextSwitchTo(old);
+	retire(relation->context);
 }
 
 void
 slate_rules_end_of_transaction(void)
 {
+	while (retired_plans != NIL)
+	{
+		SPI_freeplan(llast(retired_plans));
+		retired_plans = list_delete_last(retired_plans);
+	}
 	while (retired != NIL)
 	{
 		MemoryContextDelete(llast(retired));
@@ -455,29 +466,37 @@ rule_order(Relation relation, const SlateRule *rule)
 	return order;
 }
 
+/* What a rule's text says, without a look at its table. */
 static void
-compile_rule(Relation relation, SlateRelation *into, SlateRule *rule,
-			 SlateRuleKind kind, const char *source)
+parse_rule(SlateRelation *into, SlateRule *rule, SlateRuleKind kind,
+		   const char *source)
 {
 	char	   *key = split_value_column(kind, source, &rule->value_column);
 	StringInfoData wildcard;
 
 	rule->relation = into;
 	rule->kind = kind;
+	rule->source = pstrdup(source);
 	rule->template = parse_template(kind, key);
-	rule->attnums = palloc_array(AttrNumber, rule->template->ncolumns + 1);
-	for (int i = 0; i < rule->template->ncolumns; i++)
-		rule->attnums[i] = column_attnum(relation, source,
-										 rule->template->parts[i].column);
-	rule->value_attnum = rule->value_column == NULL ? InvalidAttrNumber :
-		column_attnum(relation, source, rule->value_column);
-	rule->order = rule_order(relation, rule);
-	rule->plan = NULL;
-	rule->plan_many = NULL;
-
 	initStringInfo(&wildcard);
 	slate_template_wildcard(rule->template, &wildcard);
 	rule->wildcard = wildcard.data;
+}
+
+/* What it means for the table. */
+static void
+bind_rule(Relation relation, SlateRule *rule)
+{
+	int			ncolumns = rule->template->ncolumns;
+
+	rule->attnums = palloc_array(AttrNumber, ncolumns + 1);
+	for (int i = 0; i < ncolumns; i++)
+		rule->attnums[i] = column_attnum(relation, rule->source,
+										 rule->template->parts[i].column);
+	if (rule->value_column)
+		rule->value_attnum = column_attnum(relation, rule->source,
+										   rule->value_column);
+	rule->order = rule_order(relation, rule);
 }
 
 static void
@@ -520,36 +539,60 @@ look_at_columns(SlateRelation *into)
 	}
 }
 
+/* Does a template parse at all?  For triggers that somebody made by hand. */
+static bool
+is_sound(SlateRuleKind kind, const char *source)
+{
+	const char *error;
+	char	   *column;
+	int			position;
+
+	return slate_template_parse(split_value_column(kind, source, &column),
+								kind_dialect(kind), &error, &position) != NULL;
+}
+
+/*
+ * The rules that a trigger's arguments hold.  With quiet, what makes no sense
+ * is passed over; the table's next change will say so.
+ */
 static void
-compile_arguments(Relation relation, SlateRelation *into, Trigger *trigger)
+parse_arguments(SlateRelation *into, int nargs, char **args, bool quiet)
 {
 	int64		ttl = (int64) slate_rules_default_ttl * 1000;
-	int64		list_ttl = ttl;
+	int64		list_ttl = -1;
 
-	into->rules = palloc0_array(SlateRule, trigger->tgnargs / 2 + 1);
-	for (int i = 0; i + 1 < trigger->tgnargs; i += 2)
+	into->rules = palloc0_array(SlateRule, nargs / 2 + 1);
+	for (int i = 0; i + 1 < nargs; i += 2)
 	{
-		const char *name = trigger->tgargs[i];
-		const char *argument = trigger->tgargs[i + 1];
 		SlateRuleKind kind;
 
-		if (strcmp(name, "ttl_ms") == 0)
-			ttl = pg_strtoint64(argument);
-		else if (strcmp(name, "list_ttl_ms") == 0)
-			list_ttl = pg_strtoint64(argument);
-		else if (kind_by_name(name, &kind))
-			compile_rule(relation, into, &into->rules[into->nrules++],
-						 kind, argument);
-		else
+		if (strcmp(args[i], "ttl_ms") == 0)
+			ttl = strtoll(args[i + 1], NULL, 10);
+		else if (strcmp(args[i], "list_ttl_ms") == 0)
+			list_ttl = strtoll(args[i + 1], NULL, 10);
+		else if (kind_by_name(args[i], &kind))
+		{
+			if (!quiet || is_sound(kind, args[i + 1]))
+				parse_rule(into, &into->rules[into->nrules++], kind,
+						   args[i + 1]);
+		}
+		else if (!quiet)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unrecognized argument \"%s\" of trigger \"%s\" on table \"%s\"",
-							name, trigger->tgname,
-							RelationGetRelationName(relation)),
+					 errmsg("unrecognized argument \"%s\" of a cache trigger",
+							args[i]),
 					 errhint("Let slate_cache_attach() create the trigger.")));
 	}
 	for (int i = 0; i < into->nrules; i++)
-		into->rules[i].ttl = into->rules[i].kind == RULE_LIST ? list_ttl : ttl;
+		into->rules[i].ttl = into->rules[i].kind == RULE_LIST && list_ttl >= 0
+			? list_ttl : ttl;
+}
+
+static bool
+fires(char tgenabled)
+{
+	return tgenabled == TRIGGER_FIRES_ALWAYS ||
+		tgenabled == TRIGGER_FIRES_ON_ORIGIN;
 }
 
 static SlateRelation *
@@ -563,10 +606,12 @@ compile(Relation relation, Trigger *trigger)
 
 	into->context = context;
 	into->relid = RelationGetRelid(relation);
+	into->enabled = fires(trigger->tgenabled);
+	parse_arguments(into, trigger->tgnargs, trigger->tgargs, false);
+
 	into->desc = CreateTupleDescCopyConstr(RelationGetDescr(relation));
-	into->enabled = trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
-		trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN;
-	compile_arguments(relation, into, trigger);
+	for (int i = 0; i < into->nrules; i++)
+		bind_rule(relation, &into->rules[i]);
 	compile_outputs(into);
 	look_at_columns(into);
 
@@ -604,7 +649,7 @@ slate_rules_get(Relation relation)
 
 	entry = hash_search(relations, &relid, HASH_ENTER, &found);
 	if (found && entry->relation)
-		retire(entry->relation);
+		retire_relation(entry->relation);
 	entry->relation = NULL;
 	entry->current = false;
 
@@ -637,41 +682,14 @@ slate_rules_get(Relation relation)
 	return entry->relation;
 }
 
-List *
-slate_rules_wildcards(Relation relation)
-{
-	Trigger    *trigger = capture_trigger(relation);
-	List	   *wildcards = NIL;
-
-	for (int i = 0; trigger && i + 1 < trigger->tgnargs; i += 2)
-	{
-		SlateTemplate *template = NULL;
-		StringInfoData wildcard;
-		SlateRuleKind kind;
-		const char *error;
-		char	   *column;
-		int			position;
-
-		if (kind_by_name(trigger->tgargs[i], &kind))
-			template = slate_template_parse(split_value_column(kind, trigger->tgargs[i + 1], &column),
-											kind_dialect(kind),
-											&error, &position);
-		if (template == NULL)
-			continue;
-		initStringInfo(&wildcard);
-		slate_template_wildcard(template, &wildcard);
-		wildcards = lappend(wildcards, wildcard.data);
-	}
-	return wildcards;
-}
-
 void
 slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
 {
 	SlateRelation scratch = {0};
 	SlateRule	rule = {0};
 
-	compile_rule(relation, &scratch, &rule, kind, source);
+	parse_rule(&scratch, &rule, kind, source);
+	bind_rule(relation, &rule);
 }
 
 /* ------------------------------------------------------------------------
@@ -679,11 +697,83 @@ slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
  * ------------------------------------------------------------------------
  */
 
+/* The arguments in a row of pg_trigger: each ends in a NUL. */
+static char **
+stored_arguments(HeapTuple tuple, Relation pg_trigger, int nargs)
+{
+	char	  **args = palloc0_array(char *, nargs + 1);
+	bool		isnull;
+	Datum		stored = fastgetattr(tuple, Anum_pg_trigger_tgargs,
+									 RelationGetDescr(pg_trigger), &isnull);
+	char	   *next = isnull ? NULL : VARDATA_ANY(DatumGetByteaPP(stored));
+
+	for (int i = 0; next && i < nargs; i++)
+	{
+		args[i] = pstrdup(next);
+		next += strlen(next) + 1;
+	}
+	return args;
+}
+
+static SlateRelation *
+relation_from_trigger(HeapTuple tuple, Relation pg_trigger)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+	SlateRelation *relation = palloc0_object(SlateRelation);
+
+	relation->relid = form->tgrelid;
+	relation->enabled = fires(form->tgenabled);
+	parse_arguments(relation, form->tgnargs,
+					stored_arguments(tuple, pg_trigger, form->tgnargs), true);
+	return relation;
+}
+
+List *
+slate_rules_wildcards(Oid relid)
+{
+	List	   *wildcards = NIL;
+	Relation	pg_trigger;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(slate_rules_capture_oid()))
+		return NIL;
+	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(pg_trigger, TriggerRelidNameIndexId, true, NULL,
+							  1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		SlateRelation *relation;
+
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != capture_oid)
+			continue;
+		relation = relation_from_trigger(tuple, pg_trigger);
+		for (int i = 0; i < relation->nrules; i++)
+			wildcards = lappend(wildcards, relation->rules[i].wildcard);
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	return wildcards;
+}
+
+/* The order must not depend on where in pg_trigger the rows lie. */
+static int
+compare_relations(const ListCell *a, const ListCell *b)
+{
+	const SlateRelation *x = lfirst(a);
+	const SlateRelation *y = lfirst(b);
+
+	return x->relid < y->relid ? -1 : x->relid > y->relid;
+}
+
 static List *
 scan_for_attached(void)
 {
 	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *relids = NIL;
+	List	   *found = NIL;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -693,35 +783,14 @@ scan_for_attached(void)
 	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
 		/* a partition's clone follows its parent */
-		if (!OidIsValid(form->tgparentid))
-			relids = lappend_oid(relids, form->tgrelid);
+		if (!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
+			found = lappend(found, relation_from_trigger(tuple, pg_trigger));
 	}
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
-
-	/* the order must not depend on where in pg_trigger the rows lie */
-	list_sort(relids, list_oid_cmp);
-	return relids;
-}
-
-static SlateRelation *
-relation_by_oid(Oid relid)
-{
-	RelationEntry *entry = hash_search(relations, &relid, HASH_FIND, NULL);
-	SlateRelation *result;
-	Relation	relation;
-
-	if (entry && entry->current)
-		return entry->relation;
-	relation = try_relation_open(relid, AccessShareLock);
-	if (relation == NULL)
-		return NULL;
-	result = slate_rules_get(relation);
-	relation_close(relation, AccessShareLock);
-	return result;
+	list_sort(found, compare_relations);
+	return found;
 }
 
 /* Rows before lists: a key that may be either is looked for as a row first. */
@@ -757,6 +826,9 @@ sort_rules(RuleSet *set)
 /*
  * The rules of all tables, made anew if anything may have changed.  What was
  * handed out before stays valid until the end of the transaction.
+ *
+ * This reads pg_trigger and locks no table: whoever looks for a key must not
+ * wait for somebody who alters a table that the key has nothing to do with.
  */
 static RuleSet *
 current_rules(void)
@@ -765,8 +837,6 @@ current_rules(void)
 	MemoryContext context;
 	MemoryContext old;
 	RuleSet    *set;
-	List	   *relids = NIL;
-	ListCell   *lc;
 
 	if (all_current && all_rules)
 		return all_rules;
@@ -779,36 +849,60 @@ current_rules(void)
 	set->context = context;
 	set->generation = ++generation;
 
-	/* a message that comes in from here on makes it stale */
+	/* a message that comes in from here on makes it stale, and so does an error */
 	all_current = true;
-	if (OidIsValid(slate_rules_capture_oid()))
-		relids = scan_for_attached();
-	foreach(lc, relids)
+	PG_TRY();
 	{
-		SlateRelation *relation = relation_by_oid(lfirst_oid(lc));
-
-		if (relation)
-			set->relations = lappend(set->relations, relation);
+		if (OidIsValid(slate_rules_capture_oid()))
+			set->relations = scan_for_attached();
+		sort_rules(set);
 	}
-	sort_rules(set);
+	PG_CATCH();
+	{
+		all_current = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSetParent(context, rules_context);
 	MemoryContextSwitchTo(old);
 
 	if (all_rules)
-		retire_context(all_rules->context);
+		retire(all_rules->context);
 	all_rules = set;
 	return set;
+}
+
+SlateRule *
+slate_rules_bind(Relation relation, const SlateRule *rule)
+{
+	SlateRelation *bound = slate_rules_get(relation);
+	int			position = rule - rule->relation->rules;
+
+	if (bound == NULL || position >= bound->nrules ||
+		bound->rules[position].kind != rule->kind ||
+		strcmp(bound->rules[position].source, rule->source) != 0)
+		return NULL;
+	return &bound->rules[position];
 }
 
 bool
 slate_rules_use_type(const SlateRelation *relation, Oid type)
 {
-	for (int i = 0; i < relation->desc->natts; i++)
-	{
-		Oid			column = TupleDescAttr(relation->desc, i)->atttypid;
+	HeapTuple	tuple = SearchSysCache1(RELOID,
+										ObjectIdGetDatum(relation->relid));
+	int			natts = 0;
 
-		if (TupleDescAttr(relation->desc, i)->attisdropped)
-			continue;
+	if (HeapTupleIsValid(tuple))
+	{
+		natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+		ReleaseSysCache(tuple);
+	}
+	for (AttrNumber attnum = 1; attnum <= natts; attnum++)
+	{
+		Oid			column = get_atttype(relation->relid, attnum);
+
+		if (!OidIsValid(column))
+			continue;			/* dropped */
 		column = getBaseType(column);
 		if (column == type || get_element_type(column) == type)
 			return true;

@@ -35,17 +35,22 @@ typedef enum SlateRuleKind
 
 typedef struct SlateRelation SlateRelation;
 
-/* One key template of a table. */
+/*
+ * One key template of a table.  The first part is what its text says; the
+ * second what it means for the table's columns, in rules that are bound.
+ */
 typedef struct SlateRule
 {
 	SlateRelation *relation;
 	SlateRuleKind kind;
+	char	   *source;			/* as given to attach */
 	SlateTemplate *template;
-	AttrNumber *attnums;		/* of the template's columns, in order */
 	char	   *value_column;	/* RULE_ROW: NULL for the whole row */
-	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
 	char	   *wildcard;		/* glob of all its keys */
 	int64		ttl;			/* ms, 0 for none; rows and lists */
+
+	AttrNumber *attnums;		/* of the template's columns, in order */
+	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
 	SlateOrder	order;			/* ORDERED if a unique index orders writers */
 	SPIPlanPtr	plan;			/* loads one key, made on first use */
 	SPIPlanPtr	plan_many;		/* loads an array of keys; likewise */
@@ -55,14 +60,16 @@ typedef struct SlateRule
 struct SlateRelation
 {
 	Oid			relid;
+	bool		enabled;		/* the trigger fires */
+	int			nrules;
+	SlateRule  *rules;
+
+	/* only if bound */
 	TupleDesc	desc;			/* a copy of our own */
 	bool		sets_values;	/* has rows whose values may be set; false if a
 								 * trigger cannot see all of a row */
 	bool		needs_settings; /* some JSON depends on DateStyle etc. */
 	bool		key_needs_settings; /* some key does */
-	bool		enabled;		/* the trigger fires */
-	int			nrules;
-	SlateRule  *rules;
 	FmgrInfo   *outputs;		/* by attribute, of the key columns */
 	MemoryContext context;		/* holds all of it */
 };
@@ -80,22 +87,27 @@ typedef struct SlateMatch
 extern void slate_rules_init(void);
 
 /*
- * The rules of a table, NULL if it has none.  The caller holds a lock on it.
+ * The rules of a table, bound; NULL if it has none.  The caller holds a lock on it.
  * ERROR if a rule no longer fits the table (a renamed column).
  */
 extern SlateRelation *slate_rules_get(Relation relation);
 
 /*
- * All tables that have rules, compiled; a list of SlateRelation * that stays
- * valid until the end of the transaction.  Takes AccessShareLock for a moment
- * on those that are not in this backend's cache.
+ * All tables that have rules, not bound; a list of SlateRelation * that stays
+ * valid until the end of the transaction.  Locks no table.
  */
 extern List *slate_rules_all(void);
 
 /*
+ * The bound form of a rule that is not, or NULL if the table's rules have
+ * changed.  The caller holds a lock on the table.
+ */
+extern SlateRule *slate_rules_bind(Relation relation, const SlateRule *rule);
+
+/*
  * The next rule that a key may belong to, rows before lists, after *match
- * (whose rule is NULL at first).  Syntax alone decides here.  If rules change
- * in between, it begins again.
+ * (whose rule is NULL at first); not bound.  Syntax alone decides here.  If
+ * rules change in between, it begins again.
  */
 extern bool slate_rules_match(const char *key, int keylen, SlateMatch *match);
 
@@ -112,7 +124,7 @@ extern void slate_rules_glob_families(const char *glob, int globlen,
 									  SlateFamilyFn fn, void *arg);
 
 /*
- * Append the key, or glob, that a row gives under a rule.  False if there is
+ * Append the key, or glob, that a row gives under a bound rule.  False if there is
  * none: a key column is NULL, or the key is too long (*too_long).
  */
 extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
@@ -135,10 +147,10 @@ extern void slate_rules_end_settings(int nestlevel);
 
 /*
  * The wildcards of all rules of a table, as a list of C strings in the current
- * memory context, straight from its trigger: works for rules that no longer
- * fit the table, too.  NIL if it has none.
+ * memory context, straight from the catalog: works for rules that no longer
+ * fit the table, too, and locks nothing.  NIL if it has none.
  */
-extern List *slate_rules_wildcards(Relation relation);
+extern List *slate_rules_wildcards(Oid relid);
 
 /*
  * Does a column have this type, as such, as the type of its elements, or behind

@@ -224,9 +224,9 @@ invalidate_families(SlateSlice id)
 }
 
 static void
-invalidate_row(HeapTuple tuple, void *arg)
+invalidate_row(SlateRelation *relation, HeapTuple tuple,
+			   void *arg pg_attribute_unused())
 {
-	SlateRelation *relation = arg;
 	StringInfoData key;
 	bool		too_long;
 
@@ -290,7 +290,7 @@ slate_cache_invalidate_project(PG_FUNCTION_ARGS)
 		if (column)
 			slate_load_rows(relation->relid, column,
 							pnstrdup(id.start, id.len),
-							invalidate_row, relation);
+							invalidate_row, NULL);
 	}
 	PG_RETURN_VOID();
 }
