@@ -48,6 +48,13 @@ CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
 'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape';
 
+CREATE EVENT TRIGGER slate_cache_dropped ON sql_drop
+    WHEN TAG IN ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA',
+                 'DROP OWNED')
+    EXECUTE FUNCTION slate_cache.on_ddl();
+COMMENT ON EVENT TRIGGER slate_cache_dropped IS
+'the same for columns that go with their type';
+
 -- A session that has not loaded the library would not notice a DROP.
 CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
     WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',

@@ -24,6 +24,7 @@
 #include "capture.h"
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
@@ -243,24 +244,14 @@ slate_cache_capture_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/*
- * After ALTER TABLE: the rules must still fit, or the command fails; and what
- * is cached may have the old shape.
- */
+/* What is cached of a table, and of those that inherit its columns. */
 static void
-check_altered(Oid relid)
+drop_all_below(Oid relid)
 {
-	Relation	relation = try_relation_open(relid, AccessShareLock);
+	ListCell   *lc;
 
-	if (relation == NULL)
-		return;
-	if (relation->rd_rel->relkind == RELKIND_RELATION ||
-		relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-	{
-		(void) slate_rules_get(relation);
-		drop_all_of(relid);
-	}
-	relation_close(relation, NoLock);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		drop_all_of(lfirst_oid(lc));
 }
 
 /*
@@ -268,7 +259,7 @@ check_altered(Oid relid)
  * use the type may have another text now.
  */
 static void
-check_altered_type(Oid type)
+drop_all_with_type(Oid type)
 {
 	ListCell   *lc;
 
@@ -276,57 +267,69 @@ check_altered_type(Oid type)
 	{
 		SlateRelation *relation = lfirst(lc);
 
-		if (!slate_rules_use_type(relation, type))
-			continue;
-		for (int i = 0; i < relation->nrules; i++)
-			slate_pending_drop_all(relation->rules[i].wildcard);
+		if (slate_rules_use_type(relation, type))
+			drop_all_of(relation->relid);
 	}
 }
 
+/*
+ * Run a query that gives the class and the OID of the objects that a command
+ * has changed; what the cache has of them may have the old shape.
+ */
 static void
-check_altered_object(Oid class_id, Oid object_id)
+drop_all_changed(const char *query)
 {
-	if (class_id == RelationRelationId)
-		check_altered(object_id);
-	else if (class_id == TypeRelationId)
-		check_altered_type(object_id);
+	uint64		nobjects;
+
+	SPI_connect();
+	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the objects of an event trigger");
+	nobjects = SPI_processed;
+	for (uint64 i = 0; i < nobjects; i++)
+	{
+		HeapTuple	object = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		Oid			class_id = DatumGetObjectId(SPI_getbinval(object, desc, 1,
+															  &isnull));
+		Oid			object_id = DatumGetObjectId(SPI_getbinval(object, desc, 2,
+															   &isnull));
+
+		if (class_id == RelationRelationId)
+			drop_all_below(object_id);
+		else if (class_id == TypeRelationId)
+			drop_all_with_type(object_id);
+	}
+	SPI_finish();
 }
 
+/*
+ * Event trigger.  After a command that may change columns, the rules of all
+ * tables must still fit, or the command fails: a rename can reach tables by
+ * inheritance or by a type.
+ */
 Datum
 slate_cache_on_ddl(PG_FUNCTION_ARGS)
 {
-	uint64		ncommands;
+	const char *event;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("slate_cache.on_ddl() can only be called as an event trigger")));
 
-	/* that this library is loaded is all a DROP needs; see below */
-	if (strcmp(((EventTriggerData *) fcinfo->context)->event,
-			   "ddl_command_end") != 0)
-		PG_RETURN_NULL();
-
-	SPI_connect();
-	if (SPI_execute("SELECT DISTINCT classid, objid"
-					" FROM pg_catalog.pg_event_trigger_ddl_commands()",
-					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the commands of an event trigger");
-	ncommands = SPI_processed;
-	for (uint64 i = 0; i < ncommands; i++)
-	{
-		HeapTuple	command = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		bool		isnull;
-		Oid			class_id = DatumGetObjectId(SPI_getbinval(command, desc, 1,
-															  &isnull));
-		Oid			object_id = DatumGetObjectId(SPI_getbinval(command, desc, 2,
-															   &isnull));
-
-		if (!isnull)
-			check_altered_object(class_id, object_id);
-	}
-	SPI_finish();
+	event = ((EventTriggerData *) fcinfo->context)->event;
+	if (strcmp(event, "ddl_command_end") == 0)
+		drop_all_changed("SELECT DISTINCT classid, objid"
+						 " FROM pg_catalog.pg_event_trigger_ddl_commands()");
+	else if (strcmp(event, "sql_drop") == 0)
+		drop_all_changed("SELECT DISTINCT classid, objid"
+						 " FROM pg_catalog.pg_event_trigger_dropped_objects()"
+						 " WHERE objsubid OPERATOR(pg_catalog.>) 0");
+	else
+		PG_RETURN_NULL();		/* that this library is loaded is all; see
+								 * slate_capture_object_access() */
+	slate_rules_check_columns();
 	PG_RETURN_NULL();
 }
 

@@ -306,7 +306,10 @@ plan_for_one(Relation relation, SlateRule *rule)
 	return rule->plan = keep_plan(sql.data, rule->template->ncolumns, types);
 }
 
-/* ..., unnest($1, $2) AS keys(k1, k2) WHERE a = k1 AND b = k2 */
+/*
+ * ..., ROWS FROM (unnest($1), unnest($2)) AS keys(k1, k2) WHERE a = k1 AND ...
+ * All names are qualified: search_path is the user's.
+ */
 static SPIPlanPtr
 plan_for_many(Relation relation, SlateRule *rule)
 {
@@ -318,9 +321,10 @@ plan_for_many(Relation relation, SlateRule *rule)
 		return rule->plan_many;
 	initStringInfo(&sql);
 	append_from(&sql, relation);
-	appendStringInfoString(&sql, ", unnest(");
+	appendStringInfoString(&sql, ", ROWS FROM (");
 	for (int i = 0; i < ncolumns; i++)
-		appendStringInfo(&sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+		appendStringInfo(&sql, "%spg_catalog.unnest($%d)",
+						 i > 0 ? ", " : "", i + 1);
 	appendStringInfo(&sql, ") AS %s(", KEYS_ALIAS);
 	for (int i = 0; i < ncolumns; i++)
 		appendStringInfo(&sql, "%sk%d", i > 0 ? ", " : "", i + 1);

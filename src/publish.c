@@ -478,7 +478,8 @@ publish_batch(void)
 	deadline = slate_link_now() + publish.budget;
 	if (publish.batch.ncommands > 0)
 	{
-		status = slate_script_publish(&publish.batch, &outcome, deadline);
+		status = slate_script_publish(&publish.batch, &outcome, deadline,
+									  slate_redis_timeout);
 		slate_stats_add(STAT_PUSHES, 1);
 		count_outcome(&outcome);
 	}

@@ -661,7 +661,7 @@ typedef struct FetchQuery
 	const char *text;
 	int			nargs;			/* given */
 	char	  **args;			/* texts; NULL for SQL NULL */
-	Oid		   *types;			/* inferred by the parser */
+	Oid		   *types;			/* inferred by the parser; see run_query() */
 	int			ntypes;
 } FetchQuery;
 
@@ -755,6 +755,13 @@ run_query(FetchQuery *query, int *len)
 	char	   *json;
 	int			nestlevel;
 	int			status;
+
+	/*
+	 * The parser would allocate the types where SPI frees them too early; it
+	 * leaves an array that is large enough where it is.
+	 */
+	query->types = palloc0_array(Oid, query->nargs + 1);
+	query->ntypes = query->nargs;
 
 	SPI_connect();
 	plan = SPI_prepare_params(query->text, infer_parameters, query, 0);

@@ -294,15 +294,15 @@ split_value_column(SlateRuleKind kind, const char *source, char **column)
 }
 
 static AttrNumber
-column_attnum(Relation relation, const char *source, const char *column)
+column_attnum(Oid relid, const char *source, const char *column)
 {
-	AttrNumber	attnum = get_attnum(RelationGetRelid(relation), column);
+	AttrNumber	attnum = get_attnum(relid, column);
 
 	if (attnum <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of cache rule \"%s\" does not exist in table \"%s\"",
-						column, source, RelationGetRelationName(relation)),
+						column, source, get_rel_name(relid)),
 				 errdetail("Templates name columns of the table itself, spelled as they are; system columns are not among them."),
 				 errhint("Name an existing column; to alter an attached table, detach it first with slate_cache_detach().")));
 	return attnum;
@@ -491,10 +491,10 @@ bind_rule(Relation relation, SlateRule *rule)
 
 	rule->attnums = palloc_array(AttrNumber, ncolumns + 1);
 	for (int i = 0; i < ncolumns; i++)
-		rule->attnums[i] = column_attnum(relation, rule->source,
+		rule->attnums[i] = column_attnum(RelationGetRelid(relation), rule->source,
 										 rule->template->parts[i].column);
 	if (rule->value_column)
-		rule->value_attnum = column_attnum(relation, rule->source,
+		rule->value_attnum = column_attnum(RelationGetRelid(relation), rule->source,
 										   rule->value_column);
 	rule->order = rule_order(relation, rule);
 }
@@ -883,6 +883,29 @@ slate_rules_bind(Relation relation, const SlateRule *rule)
 		strcmp(bound->rules[position].source, rule->source) != 0)
 		return NULL;
 	return &bound->rules[position];
+}
+
+void
+slate_rules_check_columns(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, slate_rules_all())
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		for (int r = 0; r < relation->nrules; r++)
+		{
+			SlateRule  *rule = &relation->rules[r];
+
+			for (int i = 0; i < rule->template->ncolumns; i++)
+				(void) column_attnum(relation->relid, rule->source,
+									 rule->template->parts[i].column);
+			if (rule->value_column)
+				(void) column_attnum(relation->relid, rule->source,
+									 rule->value_column);
+		}
+	}
 }
 
 bool

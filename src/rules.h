@@ -153,6 +153,12 @@ extern void slate_rules_end_settings(int nestlevel);
 extern List *slate_rules_wildcards(Oid relid);
 
 /*
+ * ERROR if a rule of any table names a column that the table does not have.
+ * Locks nothing.
+ */
+extern void slate_rules_check_columns(void);
+
+/*
  * Does a column have this type, as such, as the type of its elements, or behind
  * a domain?
  */

@@ -79,6 +79,10 @@
 #define KEYS_PER_CALL 128
 #define BYTES_PER_CALL (512 * 1024)
 
+/* Keys, and bytes, that one exchange should have at most. */
+#define KEYS_PER_EXCHANGE 1024
+#define BYTES_PER_EXCHANGE (8 * 1024 * 1024)
+
 /* Keys that Redis looks at in one step of a sweep. */
 #define SWEEP_COUNT 500
 
@@ -491,8 +495,31 @@ slate_script_version(char version[SLATE_VERSION_LEN + 1])
 void
 slate_script_batch_init(SlateBatch *batch)
 {
+	memset(batch, 0, sizeof(*batch));
 	initStringInfo(&batch->bytes);
-	batch->ncommands = 0;
+}
+
+/* A call with so many keys has been added: is the exchange full? */
+static void
+count_keys(SlateBatch *batch, int nkeys)
+{
+	int			start = batch->ncuts ? batch->cuts[batch->ncuts - 1].end : 0;
+
+	batch->nkeys += nkeys;
+	if (batch->nkeys < KEYS_PER_EXCHANGE &&
+		batch->bytes.len - start < BYTES_PER_EXCHANGE)
+		return;
+	if (batch->ncuts == batch->maxcuts)
+	{
+		batch->maxcuts = batch->maxcuts ? batch->maxcuts * 2 : 16;
+		batch->cuts = batch->cuts
+			? repalloc_array(batch->cuts, SlateCut, batch->maxcuts)
+			: palloc_array(SlateCut, batch->maxcuts);
+	}
+	batch->cuts[batch->ncuts].end = batch->bytes.len;
+	batch->cuts[batch->ncuts].ncommands = batch->ncommands;
+	batch->ncuts++;
+	batch->nkeys = 0;
 }
 
 /* How many of the pushes go into one call. */
@@ -545,6 +572,7 @@ slate_script_add_pushes(SlateBatch *batch, const char *version,
 		append_number(batch, deadline);
 		for (int i = 0; i < n; i++)
 			append_push(batch, &pushes[i]);
+		count_keys(batch, n);
 		pushes += n;
 		npushes -= n;
 	}
@@ -582,6 +610,7 @@ slate_script_add_floor(SlateBatch *batch, const char *version,
 		append_call(batch, &floor_script, 0, 3 + n);
 		append_push_arguments(batch, version);
 		append_slices(batch, prefixes + start, n);
+		count_keys(batch, n);
 	}
 }
 
@@ -594,6 +623,7 @@ slate_script_add_drop_family(SlateBatch *batch, const char *version,
 	append_index_key(batch, family, familylen);
 	append_push_arguments(batch, version);
 	append_bytes(batch, glob, globlen);
+	count_keys(batch, 1);
 }
 
 void
@@ -669,15 +699,14 @@ ignore_reply(int index pg_attribute_unused(),
 {
 }
 
-SlateRedisStatus
-slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
-				 int64 deadline, SlateWait wait)
+static SlateRedisStatus
+run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
+		  void *arg, int64 deadline, SlateWait wait)
 {
 	RunState	state = {reply_fn, arg, false};
 	SlateRedisStatus status;
 
-	status = slate_redis_run(batch->bytes.data, batch->bytes.len,
-							 batch->ncommands, watch_for_noscript, &state,
+	status = slate_redis_run(bytes, len, ncommands, watch_for_noscript, &state,
 							 deadline, wait);
 	if (status != REDIS_DONE || !state.forgotten)
 		return status;
@@ -688,8 +717,16 @@ slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
 							 deadline, wait);
 	if (status != REDIS_DONE)
 		return status;
-	return slate_redis_run(batch->bytes.data, batch->bytes.len,
-						   batch->ncommands, reply_fn, arg, deadline, wait);
+	return slate_redis_run(bytes, len, ncommands, reply_fn, arg, deadline,
+						   wait);
+}
+
+SlateRedisStatus
+slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
+				 int64 deadline, SlateWait wait)
+{
+	return run_bytes(batch->bytes.data, batch->bytes.len, batch->ncommands,
+					 reply_fn, arg, deadline, wait);
 }
 
 static int64
@@ -733,13 +770,41 @@ on_push_reply(int index, const redisReply *reply, void *arg)
 	count_push_reply(outcome, reply);
 }
 
+static void
+add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
+{
+	sum->stored += outcome->stored;
+	sum->dropped += outcome->dropped;
+	sum->outdated += outcome->outdated;
+	if (sum->refused == 0)
+		memcpy(sum->error, outcome->error, sizeof(sum->error));
+	sum->refused += outcome->refused;
+}
+
 SlateRedisStatus
 slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
-					 int64 deadline)
+					 int64 deadline, int timeout)
 {
+	SlateRedisStatus status = REDIS_DONE;
+	SlateCut	last = {batch->bytes.len, batch->ncommands};
+	SlateCut	from = {0, 0};
+
 	memset(outcome, 0, sizeof(*outcome));
-	return slate_script_run(batch, on_push_reply, outcome, deadline,
-							LINK_WAIT_UNINTERRUPTED);
+	for (int i = 0; i <= batch->ncuts && status == REDIS_DONE; i++)
+	{
+		SlateCut	to = i < batch->ncuts ? batch->cuts[i] : last;
+		SlateOutcome part = {0};
+
+		if (to.ncommands == from.ncommands)
+			continue;
+		status = run_bytes(batch->bytes.data + from.end, to.end - from.end,
+						   to.ncommands - from.ncommands, on_push_reply, &part,
+						   deadline, LINK_WAIT_UNINTERRUPTED);
+		add_outcome(outcome, &part);
+		from = to;
+		deadline = slate_link_now() + timeout;
+	}
+	return status;
 }
 
 /* ------------------------------------------------------------------------

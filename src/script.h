@@ -54,11 +54,22 @@ typedef struct SlatePush
 	SlateOrder	order;
 } SlatePush;
 
+/* A part of a batch that is one exchange with Redis. */
+typedef struct SlateCut
+{
+	int			end;			/* offset of its last byte plus one */
+	int			ncommands;		/* up to there */
+} SlateCut;
+
 /* Commands that wait to be sent. */
 typedef struct SlateBatch
 {
 	StringInfoData bytes;
 	int			ncommands;
+	int			nkeys;			/* since the last cut */
+	int			ncuts;			/* of a batch that is too large for one */
+	int			maxcuts;
+	SlateCut   *cuts;
 } SlateBatch;
 
 /* What became of a batch of pushes. */
@@ -147,10 +158,14 @@ extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 										 SlateReplyFn reply_fn, void *arg,
 										 int64 deadline, SlateWait wait);
 
-/* The same for pushes: adds up what became of them. */
+/*
+ * The same for pushes: adds up what became of them.  A batch of more than a
+ * thousand or so keys takes several exchanges, each of which must be over
+ * within timeout ms, the first one by the deadline; the first failure ends it.
+ */
 extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 											 SlateOutcome *outcome,
-											 int64 deadline);
+											 int64 deadline, int timeout);
 
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
