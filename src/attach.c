@@ -78,7 +78,31 @@ check_relation_kind(Relation relation)
 				 errhint("Attach tables of your own.")));
 }
 
-/* Open a table for changing its rules.  The lock is kept. */
+static void
+check_owner(Oid relid)
+{
+	const char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", relid),
+				 errdetail("It may have been dropped a moment ago."),
+				 errhint("Name the table, as in 'invoices'.")));
+	if (!compat_relation_ownercheck(relid, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s", name),
+				 errdetail("Cache rules are triggers of the table."),
+				 errhint("Only the table's owner, or a superuser, may change its cache rules.")));
+}
+
+/*
+ * Open a table for changing its rules.  Nobody may queue for a lock on a table
+ * that is not his; so ownership is looked at before, and again under the lock.
+ * It is the lock that changing a trigger's dependencies needs in the end.  It
+ * is kept.
+ */
 static Relation
 open_own_table(Oid relid)
 {
@@ -90,21 +114,11 @@ open_own_table(Oid relid)
 				 errmsg("table must not be null"),
 				 errdetail("The first argument is the table, as a regclass."),
 				 errhint("For instance 'invoices'.")));
-	relation = try_relation_open(relid, ShareRowExclusiveLock);
-	if (relation == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table with OID %u does not exist", relid),
-				 errdetail("It may have been dropped a moment ago."),
-				 errhint("Name the table, as in 'invoices'.")));
+	check_owner(relid);
+	LockRelationOid(relid, AccessExclusiveLock);
+	check_owner(relid);
+	relation = relation_open(relid, NoLock);
 	check_relation_kind(relation);
-	if (!compat_relation_ownercheck(relid, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of table %s",
-						RelationGetRelationName(relation)),
-				 errdetail("Cache rules are triggers of the table."),
-				 errhint("Only the table's owner, or a superuser, may change its cache rules.")));
 	return relation;
 }
 
@@ -117,7 +131,7 @@ check_partitions(Relation relation)
 	if (relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		return;
 	foreach(lc, find_all_inheritors(RelationGetRelid(relation),
-									ShareRowExclusiveLock, NULL))
+									AccessExclusiveLock, NULL))
 	{
 		Oid			relid = lfirst_oid(lc);
 		Relation	partition;

@@ -17,6 +17,9 @@
 #include "ops.h"
 #include "utils/memutils.h"
 
+/* What a list takes before it has anything. */
+#define EMPTY_BYTES 4096
+
 /* With fewer entries than this a list is searched, not a hash table. */
 #define MIN_HASHED 16
 
@@ -64,13 +67,14 @@ slate_ops_create(MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent,
 												  "slate_cache pending",
-												  ALLOCSET_DEFAULT_SIZES);
+												  ALLOCSET_START_SMALL_SIZES);
 	SlateOpList *list = MemoryContextAllocZero(context, sizeof(SlateOpList));
 
 	list->context = context;
 	list->values = AllocSetContextCreate(context,
 										 "slate_cache pending values",
-										 ALLOCSET_SMALL_SIZES);
+										 ALLOCSET_START_SMALL_SIZES);
+	list->bytes = EMPTY_BYTES;
 	return list;
 }
 
@@ -324,7 +328,7 @@ slate_ops_keep_value(SlateOpList *list, const char *value, int len)
 void
 slate_ops_give_up_values(SlateOpList *list)
 {
-	list->bytes = 0;
+	list->bytes = EMPTY_BYTES;
 	for (int i = 0; i < list->nops; i++)
 	{
 		slate_ops_drop_instead(&list->ops[i]);
@@ -341,12 +345,17 @@ slate_ops_give_up_values(SlateOpList *list)
  */
 
 static void
-merge_op(SlateOpList *list, const SlateOp *from)
+merge_op(SlateOpList *list, const SlateOp *from, bool overwrite)
 {
 	SlateSlice	key = {from->key, from->keylen};
-	SlateOp    *op = op_for_key(list, key, from->hash);
-	char	   *own_key = op->key;
+	SlateOp    *op = find_op(list, key, from->hash);
+	char	   *own_key;
 
+	if (op && !overwrite)
+		return;
+	if (op == NULL)
+		op = append_op(list, key, from->hash);
+	own_key = op->key;
 	*op = *from;
 	op->key = own_key;
 	slate_ops_drop_instead(op);
@@ -364,18 +373,22 @@ merge_op(SlateOpList *list, const SlateOp *from)
 	op->kind = from->kind;
 }
 
+static void
+merge_glob(SlateOpList *list, const SlateGlobOp *from, bool overwrite)
+{
+	SlateSlice	glob = {from->glob, from->len};
+
+	if (overwrite || find_glob(list, glob, from->hash) == NULL)
+		slate_ops_note_glob(list, glob, from->sequence, from->wildcard);
+}
+
 void
-slate_ops_merge(SlateOpList *into, const SlateOpList *from)
+slate_ops_merge(SlateOpList *into, const SlateOpList *from, bool overwrite)
 {
 	for (int i = 0; i < from->nops; i++)
-		merge_op(into, &from->ops[i]);
+		merge_op(into, &from->ops[i], overwrite);
 	for (int i = 0; i < from->nglobs; i++)
-	{
-		SlateSlice	glob = {from->globs[i].glob, from->globs[i].len};
-
-		slate_ops_note_glob(into, glob, from->globs[i].sequence,
-							from->globs[i].wildcard);
-	}
+		merge_glob(into, &from->globs[i], overwrite);
 }
 
 /*

@@ -102,8 +102,12 @@ extern SlateImage *slate_ops_keep_row(SlateOpList *list,
 extern char *slate_ops_keep_value(SlateOpList *list,
 								  const char *value, int len);
 
-/* Overwrite what a list has by what another one says; from stays as it is. */
-extern void slate_ops_merge(SlateOpList *into, const SlateOpList *from);
+/*
+ * Add what another list says; where both have an operation, it overwrites, or
+ * gives way.  from stays as it is.
+ */
+extern void slate_ops_merge(SlateOpList *into, const SlateOpList *from,
+							bool overwrite);
 
 /* Turn every PUT into a DROP, and free the values. */
 extern void slate_ops_give_up_values(SlateOpList *list);

@@ -60,11 +60,15 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-/* What one subtransaction has added. */
+/*
+ * What one subtransaction has added.  It belongs to the transaction nesting
+ * depth that is the least of its own and of those above it: a commit renumbers
+ * the top alone.
+ */
 typedef struct PendingLevel
 {
 	struct PendingLevel *parent;
-	int			depth;			/* transaction nesting depth */
+	int			depth;
 	Size		bytes_below;	/* what the levels below hold */
 	SlateOpList *list;			/* holds the level, too */
 } PendingLevel;
@@ -124,14 +128,28 @@ pop_level(void)
 }
 
 /*
- * Merge the innermost level into its parent.  If that runs out of memory half
- * way, the child is still there, and says the same again.
+ * Merge the two innermost levels, the smaller into the larger, so that thousands
+ * of nested savepoints do not copy the same operations again and again.  If that
+ * runs out of memory half way, both are still there and say the same.
  */
 static void
-merge_into_parent(void)
+merge_top(void)
 {
-	slate_ops_merge(pending.top->parent->list, pending.top->list);
-	pop_level();
+	PendingLevel *child = pending.top;
+	PendingLevel *parent = child->parent;
+
+	if (child->list->nops + child->list->nglobs <=
+		parent->list->nops + parent->list->nglobs)
+	{
+		slate_ops_merge(parent->list, child->list, true);
+		pop_level();
+		return;
+	}
+	slate_ops_merge(child->list, parent->list, false);
+	child->parent = parent->parent;
+	child->bytes_below = parent->bytes_below;
+	child->depth = Min(child->depth, parent->depth);
+	slate_ops_delete(parent->list);
 }
 
 /*
@@ -144,8 +162,8 @@ current_list(void)
 	int			depth = GetCurrentTransactionNestLevel();
 
 	while (pending.top && pending.top->parent &&
-		   pending.top->parent->depth == pending.top->depth)
-		merge_into_parent();
+		   pending.top->parent->depth >= pending.top->depth)
+		merge_top();
 	if (pending.top && pending.top->depth == depth)
 		return pending.top->list;
 	return push_level(depth)->list;
@@ -409,7 +427,10 @@ pre_commit(void)
 	if (pending.top == NULL)
 		return;
 	while (pending.top->parent)
-		merge_into_parent();
+	{
+		CHECK_FOR_INTERRUPTS();
+		merge_top();
+	}
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);
@@ -487,9 +508,9 @@ on_subtransaction(SubXactEvent event,
 	switch (event)
 	{
 		case SUBXACT_EVENT_COMMIT_SUB:
-			for (PendingLevel *level = pending.top;
-				 level && level->depth >= depth; level = level->parent)
-				level->depth = depth - 1;
+			/* those below are no deeper than the one above them */
+			if (pending.top && pending.top->depth >= depth)
+				pending.top->depth = depth - 1;
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
 			while (pending.top && pending.top->depth >= depth)

@@ -22,6 +22,13 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "worker.h"
+
+/* How long a commit looks for keys by pattern, if a worker can do it instead. */
+#define SWEEP_AT_ONCE_MS 20
+
+/* The time that a step of it must have left. */
+#define SWEEP_MARGIN_MS 50
 
 /* What is left to send, from prepare to forget; in TopTransactionContext. */
 static struct
@@ -30,10 +37,11 @@ static struct
 	SlateBatch	batch;
 	int			nkeys;
 	char		version[SLATE_VERSION_LEN + 1];
-	int			nglobs;			/* to sweep for */
-	SlateGlobSet *globs;
-	SlateSlice *spared;			/* keys that the sweep leaves alone */
-	int			nspared;
+	int			nglobs;
+	SlateSlice *globs;
+	SlateGlobSet *globset;		/* of those */
+	const char **versions;		/* all the same */
+	bool		sweep;			/* for keys that no index knows */
 	int64		budget;			/* ms that the exchange may take */
 } publish;
 
@@ -112,7 +120,7 @@ is_superseded(const SlateOpList *list, const SlateOp *op)
 {
 	SinceState	state = {list, op->sequence};
 
-	return slate_globset_match(publish.globs, op->key, op->keylen, is_since,
+	return slate_globset_match(publish.globset, op->key, op->keylen, is_since,
 							   &state);
 }
 
@@ -358,47 +366,24 @@ encode_globs(SlateOpList *list, SlateBatch *batch)
 	}
 }
 
-/* What the sweep must leave alone: what we have PUT after a glob. */
-static void
-collect_spared(SlateOpList *list)
-{
-	publish.spared = palloc_array(SlateSlice, list->nops + 1);
-	for (int i = 0; i < list->nops; i++)
-	{
-		SlateSlice	key = {list->ops[i].key, list->ops[i].keylen};
-
-		if (list->ops[i].kind != OP_DROP &&
-			slate_globset_match(publish.globs, key.start, key.len, NULL, NULL))
-			publish.spared[publish.nspared++] = key;
-	}
-	qsort(publish.spared, publish.nspared, sizeof(SlateSlice),
-		  slate_slice_compare);
-}
-
-static void
-collect_sweep(SlateOpList *list)
-{
-	if (!slate_publish_sweep || list->nglobs == 0)
-		return;
-	collect_spared(list);
-	publish.nglobs = list->nglobs;
-	slate_script_sweep_init();
-}
-
 static void
 make_globset(SlateOpList *list)
 {
-	SlateSlice *globs;
-
+	publish.nglobs = list->nglobs;
 	if (list->nglobs == 0)
 		return;
-	globs = palloc_array(SlateSlice, list->nglobs);
+	publish.globs = palloc_array(SlateSlice, list->nglobs);
+	publish.versions = palloc_array(const char *, list->nglobs);
 	for (int i = 0; i < list->nglobs; i++)
 	{
-		globs[i].start = list->globs[i].glob;
-		globs[i].len = list->globs[i].len;
+		publish.globs[i].start = list->globs[i].glob;
+		publish.globs[i].len = list->globs[i].len;
+		publish.versions[i] = publish.version;
 	}
-	publish.globs = slate_globset_make(globs, list->nglobs);
+	publish.globset = slate_globset_make(publish.globs, list->nglobs);
+	publish.sweep = slate_publish_sweep;
+	if (publish.sweep)
+		slate_script_sweep_init();
 }
 
 static void
@@ -414,7 +399,6 @@ encode(SlateOpList *list, Size max_bytes)
 	encode_globs(list, &publish.batch);
 	encode_registrations(list, &publish.batch);
 	encode_pushes(list, &publish.batch);
-	collect_sweep(list);
 	publish.nkeys = list->nops + list->nglobs;
 	publish.ready = true;
 	MemoryContextSwitchTo(old);
@@ -449,22 +433,39 @@ count_outcome(const SlateOutcome *outcome)
 	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
 }
 
+/*
+ * Look for keys that no index knows.  A small keyspace is walked at once, so
+ * that all is done when COMMIT returns; a large one is the worker's.  Without a
+ * worker the time that is left must do.
+ */
 static void
 publish_sweep(int64 deadline)
 {
+	bool		has_worker = slate_worker_is_there();
+	int64		now = slate_link_now();
+	int64		stop_at = deadline - SWEEP_MARGIN_MS;
 	SlateOutcome outcome = {0};
-	bool		finished;
+	bool		finished = false;
 
-	(void) slate_script_sweep(publish.version, publish.globs, publish.spared,
-							  publish.nspared, &outcome, &finished, deadline);
-	count_outcome(&outcome);
-	slate_stats_add(STAT_SWEEPS, 1);
-	if (!finished)
+	if (has_worker)
+		stop_at = Min(stop_at, slate_worker_keyspace_is_large() ? now
+					  : now + SWEEP_AT_ONCE_MS);
+	if (now < stop_at)
 	{
-		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
-		slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
-						 "no time was left to look for keys by pattern");
+		(void) slate_script_sweep(publish.globset, publish.versions, &outcome,
+								  &finished, stop_at, deadline - now);
+		count_outcome(&outcome);
+		slate_stats_add(STAT_SWEEPS, 1);
 	}
+	if (finished && outcome.refused == 0)
+		return;
+	if (has_worker && slate_worker_sweep(publish.globs, publish.nglobs,
+										 publish.version))
+		return;
+	if (!finished)
+		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
+	slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
+					 "no time was left to look for keys by pattern");
 }
 
 static void
@@ -487,8 +488,8 @@ publish_batch(void)
 		slate_stats_lost(publish.nkeys, slate_redis_error());
 	else if (outcome.refused > 0)
 		slate_stats_lost(publish.nkeys, outcome.error);
-	else if (publish.nglobs > 0)
-		publish_sweep(deadline);
+	else if (publish.sweep)
+		publish_sweep(Max(deadline, slate_link_now() + SWEEP_MARGIN_MS));
 }
 
 void

@@ -164,6 +164,10 @@ classify(Lookup *lookup)
 		Oid			relid = match.rule->relation->relid;
 
 		lookup->covered = true;
+
+		/* nobody keeps it right while the trigger is disabled */
+		if (!match.rule->relation->enabled)
+			lookup->bypass = true;
 		if (relid == checked)
 			continue;
 		checked = relid;
@@ -527,10 +531,8 @@ load_and_fill(LookupSet *set)
 		lookup->done = true;
 		if (loads[i].json == NULL)
 			continue;
-		lookup->value = slate_value_parse(loads[i].json, loads[i].len);
-		if (lookup->value)
-			add_fill(&fills, lookup, loads[i].json, loads[i].len,
-					 loads[i].ttl);
+		lookup->value = slate_value_from_json(loads[i].json);
+		add_fill(&fills, lookup, loads[i].json, loads[i].len, loads[i].ttl);
 	}
 	run_fills(set, &fills);
 }
@@ -850,7 +852,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	if (!lookup->done)
 	{
 		json = run_query(&query, &len);
-		lookup->value = json ? slate_value_parse(json, len) : NULL;
+		lookup->value = json ? slate_value_from_json(json) : NULL;
 		slate_script_batch_init(&fill);
 		if (lookup->value)
 			add_fill(&fill, lookup, json, len, ttl);

@@ -24,11 +24,11 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "parser/parse_func.h"
 #include "pgtime.h"
 #include "rules.h"
 #include "utils/builtins.h"
@@ -70,7 +70,7 @@ typedef struct RuleSet
 	uint64		generation;		/* tells it from those before */
 	List	   *relations;		/* of SlateRelation * */
 	int			nvalues;
-	SlateRule **values;			/* of rows, then of lists; of enabled triggers */
+	SlateRule **values;			/* of rows, then of lists */
 	int			npatterns;
 	SlateRule **patterns;
 } RuleSet;
@@ -216,12 +216,19 @@ slate_rules_is_current(const SlateRelation *relation)
 	return entry && entry->current && entry->relation == relation;
 }
 
+/* Whoever changes a row needs no privilege on the schema to be noticed. */
 static Oid
-function_oid(char *name)
+function_oid(const char *name)
 {
-	return LookupFuncName(list_make2(makeString("slate_cache"),
-									 makeString(name)),
-						  0, NULL, true);
+	Oid			schema = get_namespace_oid("slate_cache", true);
+	oidvector  *no_arguments = buildoidvector(NULL, 0);
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(name),
+						   PointerGetDatum(no_arguments),
+						   ObjectIdGetDatum(schema));
 }
 
 Oid
@@ -814,7 +821,7 @@ sort_rules(RuleSet *set)
 
 			for (int i = 0; i < relation->nrules; i++)
 			{
-				if (relation->enabled && relation->rules[i].kind == order[k])
+				if (relation->rules[i].kind == order[k])
 					set->values[set->nvalues++] = &relation->rules[i];
 				if (k == 0 && relation->rules[i].template->is_pattern)
 					set->patterns[set->npatterns++] = &relation->rules[i];
@@ -838,6 +845,8 @@ current_rules(void)
 	MemoryContext old;
 	RuleSet    *set;
 
+	/* between the statements of a transaction nobody else asks for them */
+	AcceptInvalidationMessages();
 	if (all_current && all_rules)
 		return all_rules;
 
@@ -1033,6 +1042,15 @@ slate_rules_glob_families(const char *glob, int globlen,
  * ------------------------------------------------------------------------
  */
 
+/* A template may begin with a column, and its text be anything. */
+static bool
+is_reserved(StringInfo key)
+{
+	return key->len >= (int) strlen(SLATE_INTERNAL_PREFIX) &&
+		memcmp(key->data, SLATE_INTERNAL_PREFIX,
+			   strlen(SLATE_INTERNAL_PREFIX)) == 0;
+}
+
 bool
 slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 				   bool *too_long)
@@ -1055,7 +1073,7 @@ slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 		values[i].len = strlen(text);
 	}
 	*too_long = !slate_template_render(rule->template, values, out);
-	return !*too_long;
+	return !*too_long && !is_reserved(out);
 }
 
 /* The JSON of one column, by way of a row that has no other */

@@ -125,7 +125,8 @@ extern void slate_rules_glob_families(const char *glob, int globlen,
 
 /*
  * Append the key, or glob, that a row gives under a bound rule.  False if there is
- * none: a key column is NULL, or the key is too long (*too_long).
+ * none: a key column is NULL, the key would be one of ours, or too long
+ * (*too_long).
  */
 extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
 							   StringInfo out, bool *too_long);

@@ -245,11 +245,24 @@ LUA_PUSH
 "end\n"
 "return failure or {0, #members, 0}\n";
 
-/* KEYS: keys.  ARGV: version, nonce, guard life. */
-static const char drop_source[] =
+/*
+ * KEYS: keys that globs match.  ARGV: ignored, nonce, guard life; then for each
+ * key the version of the glob, and behind it "=" if there is only one.  What was
+ * put with that very version was put by the same transaction, after the glob.
+ */
+static const char drop_swept_source[] =
 LUA_PUSH
-"for _, key in ipairs(KEYS) do drop(key, 's') end\n"
-"return failure or {0, #KEYS, 0}\n";
+"local dropped = 0\n"
+"for i, key in ipairs(KEYS) do\n"
+"  local given = ARGV[3 + i]\n"
+"  version = string.sub(given, 1, 30)\n"
+"  local known = look(guard(key))\n"
+"  if not (known and #given > 30 and string.sub(known, 1, 30) == version) then\n"
+"    drop(key, 's')\n"
+"    dropped = dropped + 1\n"
+"  end\n"
+"end\n"
+"return failure or {0, dropped, 0}\n";
 
 /*
  * KEYS: the index.  ARGV: key, ttl in ms.  Members whose time is over go on
@@ -315,13 +328,13 @@ typedef struct Script
 static Script publish_script = {publish_source, ""};
 static Script floor_script = {floor_source, ""};
 static Script drop_family_script = {drop_family_source, ""};
-static Script drop_script = {drop_source, ""};
+static Script drop_swept_script = {drop_swept_source, ""};
 static Script register_script = {register_source, ""};
 static Script lease_script = {lease_source, ""};
 static Script fill_script = {fill_source, ""};
 
 static Script *const scripts[] = {
-	&publish_script, &floor_script, &drop_family_script, &drop_script, &register_script,
+	&publish_script, &floor_script, &drop_family_script, &drop_swept_script, &register_script,
 	&lease_script, &fill_script
 };
 
@@ -824,19 +837,31 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 typedef struct Sweep
 {
 	const SlateGlobSet *globs;
-	const SlateSlice *spared;
-	int			nspared;
+	const char *const *versions;	/* of the globs, by position */
 	SlateOutcome *outcome;
+	SlateOutcome before;		/* the outcome when the step began */
 	char		cursor[24];		/* where the next SCAN begins */
 	int			count;			/* its COUNT */
 	int			scan_reply;		/* which reply of the exchange is SCAN's */
-	int			nfound;			/* names in sweep_found */
+	int			nfound;			/* names in sweep_names */
 	bool		overflow;		/* not all names fitted */
 	bool		failed;			/* SCAN got something that is not its answer */
 } Sweep;
 
-/* Names found in this step, encoded; and what is sent.  Sized for good. */
-static StringInfoData sweep_found;
+/* The versions of the globs that match one name. */
+typedef struct MatchedVersions
+{
+	const Sweep *sweep;
+	const char *highest;		/* NULL: none matches */
+	bool		differ;
+} MatchedVersions;
+
+/*
+ * Names found in this step, and the versions to drop them with, both encoded;
+ * and what is sent.  Sized for good by slate_script_sweep_init().
+ */
+static StringInfoData sweep_names;
+static StringInfoData sweep_versions;
 static SlateBatch sweep_send;
 
 void
@@ -844,13 +869,15 @@ slate_script_sweep_init(void)
 {
 	MemoryContext old;
 
-	if (sweep_found.data)
+	if (sweep_names.data)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	slate_script_batch_init(&sweep_send);
-	enlargeStringInfo(&sweep_send.bytes, SWEEP_BYTES + 1024);
-	initStringInfo(&sweep_found);
-	enlargeStringInfo(&sweep_found, SWEEP_BYTES);
+	enlargeStringInfo(&sweep_send.bytes, 2 * SWEEP_BYTES + 1024);
+	initStringInfo(&sweep_versions);
+	enlargeStringInfo(&sweep_versions, SWEEP_BYTES);
+	initStringInfo(&sweep_names);
+	enlargeStringInfo(&sweep_names, SWEEP_BYTES);
 	MemoryContextSwitchTo(old);
 }
 
@@ -889,29 +916,67 @@ swept_key(const redisReply *name, SlateSlice *key)
 	return false;				/* an index */
 }
 
+/* Takes none, so that it gets to see all. */
 static bool
-sweep_wants(const Sweep *sweep, const SlateSlice *key)
+note_version(int position, void *arg)
 {
-	return slate_globset_match(sweep->globs, key->start, key->len, NULL, NULL) &&
-		bsearch(key, sweep->spared, sweep->nspared, sizeof(SlateSlice),
-				slate_slice_compare) == NULL;
+	MatchedVersions *matched = arg;
+	const char *version = matched->sweep->versions[position];
+
+	if (matched->highest == NULL)
+		matched->highest = version;
+	else if (strcmp(version, matched->highest) != 0)
+	{
+		matched->differ = true;
+		if (strcmp(version, matched->highest) > 0)
+			matched->highest = version;
+	}
+	return false;
 }
 
 static void
-sweep_remember(Sweep *sweep, const SlateSlice *key)
+remember_bytes(StringInfo into, const char *bytes, int len)
 {
 	char		head[16];
-	int			head_len = snprintf(head, sizeof(head), "$%d\r\n", key->len);
 
-	if (sweep_found.len + head_len + key->len + 2 > SWEEP_BYTES - 1)
+	appendBinaryStringInfo(into, head,
+						   snprintf(head, sizeof(head), "$%d\r\n", len));
+	appendBinaryStringInfo(into, bytes, len);
+	appendBinaryStringInfo(into, "\r\n", 2);
+}
+
+static void
+sweep_remember(Sweep *sweep, const SlateSlice *key,
+			   const MatchedVersions *matched)
+{
+	char		version[SLATE_VERSION_LEN + 2];
+
+	/* "$", a length, two line ends: 24 bytes are enough */
+	if (sweep_names.len + key->len + 24 > SWEEP_BYTES ||
+		sweep_versions.len + SLATE_VERSION_LEN + 24 > SWEEP_BYTES)
 	{
 		sweep->overflow = true;
 		return;
 	}
-	appendBinaryStringInfo(&sweep_found, head, head_len);
-	appendBinaryStringInfo(&sweep_found, key->start, key->len);
-	appendBinaryStringInfo(&sweep_found, "\r\n", 2);
+	snprintf(version, sizeof(version), "%s%s", matched->highest,
+			 matched->differ ? "" : "=");
+	remember_bytes(&sweep_names, key->start, key->len);
+	remember_bytes(&sweep_versions, version, strlen(version));
 	sweep->nfound++;
+}
+
+static void
+sweep_look(Sweep *sweep, const redisReply *name)
+{
+	MatchedVersions matched = {.sweep = sweep};
+	SlateSlice	key;
+
+	if (name->type != REDIS_REPLY_STRING || !swept_key(name, &key))
+		return;
+	(void) slate_globset_match(sweep->globs, key.start, key.len,
+							   note_version, &matched);
+	if (matched.highest)
+		sweep_remember(sweep, &key, &matched);
 }
 
 static bool
@@ -927,7 +992,6 @@ static void
 on_scan_reply(Sweep *sweep, const redisReply *reply)
 {
 	const redisReply *names;
-	SlateSlice	key;
 
 	if (!is_scan_reply(reply))
 	{
@@ -937,11 +1001,7 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	}
 	names = reply->element[1];
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
-	{
-		if (names->element[i]->type == REDIS_REPLY_STRING &&
-			swept_key(names->element[i], &key) && sweep_wants(sweep, &key))
-			sweep_remember(sweep, &key);
-	}
+		sweep_look(sweep, names->element[i]);
 	if (!sweep->overflow)
 		strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
 }
@@ -953,9 +1013,11 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 
 	if (index == 0)
 	{
-		resetStringInfo(&sweep_found);
+		resetStringInfo(&sweep_names);
+		resetStringInfo(&sweep_versions);
 		sweep->nfound = 0;
 		sweep->overflow = false;
+		*sweep->outcome = sweep->before;
 	}
 	if (index == sweep->scan_reply)
 		on_scan_reply(sweep, reply);
@@ -965,17 +1027,20 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 
 /* DROP of what was found, then the next SCAN, unless that is all. */
 static void
-sweep_encode(Sweep *sweep, const char *version, bool scan)
+sweep_encode(Sweep *sweep, bool scan)
 {
 	resetStringInfo(&sweep_send.bytes);
 	sweep_send.ncommands = 0;
 	sweep->scan_reply = -1;
 	if (sweep->nfound > 0)
 	{
-		append_call(&sweep_send, &drop_script, sweep->nfound, 3);
-		appendBinaryStringInfo(&sweep_send.bytes, sweep_found.data,
-							   sweep_found.len);
-		append_push_arguments(&sweep_send, version);
+		append_call(&sweep_send, &drop_swept_script, sweep->nfound,
+					3 + sweep->nfound);
+		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
+							   sweep_names.len);
+		append_push_arguments(&sweep_send, no_version);
+		appendBinaryStringInfo(&sweep_send.bytes, sweep_versions.data,
+							   sweep_versions.len);
 	}
 	if (scan)
 	{
@@ -989,22 +1054,27 @@ sweep_encode(Sweep *sweep, const char *version, bool scan)
 }
 
 SlateRedisStatus
-slate_script_sweep(const char *version, const SlateGlobSet *globs,
-				   const SlateSlice *spared, int nspared,
-				   SlateOutcome *outcome, bool *finished, int64 deadline)
+slate_script_sweep(const SlateGlobSet *globs, const char *const *versions,
+				   SlateOutcome *outcome, bool *finished,
+				   int64 stop_at, int step_timeout)
 {
-	Sweep		sweep = {.globs = globs,.spared = spared,.nspared = nspared,
+	Sweep		sweep = {.globs = globs,.versions = versions,
 	.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
 	bool		scan = true;
 
 	*finished = false;
 	while (scan || sweep.nfound > 0)
 	{
+		int64		now = slate_link_now();
 		SlateRedisStatus status;
 
-		sweep_encode(&sweep, version, scan);
+		/* what was found is still dropped */
+		if (now >= stop_at && sweep.nfound == 0)
+			return REDIS_DONE;
+		sweep_encode(&sweep, scan && now < stop_at);
+		sweep.before = *outcome;
 		status = slate_script_run(&sweep_send, on_sweep_reply, &sweep,
-								  deadline, LINK_WAIT_UNINTERRUPTED);
+								  now + step_timeout, LINK_WAIT_UNINTERRUPTED);
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep.failed || (sweep.overflow && sweep.count == 1))
@@ -1015,7 +1085,8 @@ slate_script_sweep(const char *version, const SlateGlobSet *globs,
 			sweep.count = Max(sweep.count / 2, 1);
 			continue;
 		}
-		scan = scan && strcmp(sweep.cursor, "0") != 0;
+		if (sweep.scan_reply >= 0)
+			scan = strcmp(sweep.cursor, "0") != 0;
 	}
 	*finished = true;
 	return REDIS_DONE;

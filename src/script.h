@@ -170,16 +170,19 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
- * Keys that are spared, sorted by slate_slice_compare(), stay.
- * Ends at the deadline; *finished tells whether it got through.  The outcome
- * is added to.  May run after a commit, if slate_script_sweep_init() was
- * called before it.
+ * versions are those of the globs, by their position in the set.  What was PUT
+ * with the very version of the one glob that matches it stays.
+ *
+ * Begins no step after stop_at; each step has its own timeout in ms, so that
+ * running out of time is not taken for a failure of Redis.  *finished tells
+ * whether it got through, the outcome is added to.  May run after a commit, if
+ * slate_script_sweep_init() was called before it.
  */
 extern void slate_script_sweep_init(void);
-extern SlateRedisStatus slate_script_sweep(const char *version,
-										   const SlateGlobSet *globs,
-										   const SlateSlice *spared, int nspared,
+extern SlateRedisStatus slate_script_sweep(const SlateGlobSet *globs,
+										   const char *const *versions,
 										   SlateOutcome *outcome,
-										   bool *finished, int64 deadline);
+										   bool *finished,
+										   int64 stop_at, int step_timeout);
 
 #endif							/* SLATE_SCRIPT_H */

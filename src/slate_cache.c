@@ -28,6 +28,7 @@
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -171,6 +172,7 @@ on_shmem_request(void)
 		prev_shmem_request();
 	RequestAddinShmemSpace(slate_redis_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
+	slate_worker_shmem_request();
 }
 
 static void
@@ -181,6 +183,7 @@ on_shmem_startup(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	slate_redis_shmem_startup();
 	slate_stats_shmem_startup();
+	slate_worker_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -203,6 +206,7 @@ _PG_init(void)
 		shmem_request_hook = on_shmem_request;
 		prev_shmem_startup = shmem_startup_hook;
 		shmem_startup_hook = on_shmem_startup;
+		slate_worker_register();
 	}
 }
 
@@ -299,6 +303,10 @@ slate_cache_health(PG_FUNCTION_ARGS)
 	put_check(result, "preload", preloaded, preloaded
 			  ? "loaded by shared_preload_libraries"
 			  : "not in shared_preload_libraries: breaker and counters are this session's own");
+	put_check(result, "worker", slate_worker_is_there(),
+			  slate_worker_is_there() ? "running" : preloaded ?
+			  "not running; the server starts it again after 5 s" :
+			  "there is none without preload: patterns are looked for within slate_cache.timeout");
 	check_redis(result);
 	check_breaker(result);
 	put_check(result, "pushes", lost == 0, lost == 0 ? "none lost"

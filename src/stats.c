@@ -7,8 +7,8 @@
  * counters gets each one right, not a snapshot of all.
  *
  * A loss is noticed after a commit, where writing to the log is out of the
- * question: ereport() may throw.  So the backend keeps it in loss, and whoever
- * comes next to a place where an error does no harm logs it.
+ * question: ereport() may throw.  So the backend keeps it in loss, and logs it
+ * when it next comes to a place where an error does no harm, or ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +17,7 @@
 #include "link.h"
 #include "port/atomics.h"
 #include "stats.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 
 #define LOG_INTERVAL_MS 30000
@@ -94,8 +95,8 @@ slate_stats_lost(int64 nkeys, const char *reason)
 	strlcpy(loss.reason, reason, sizeof(loss.reason));
 }
 
-void
-slate_stats_log_losses(void)
+static void
+log_losses(void)
 {
 	int64		npushes = loss.npushes;
 	int64		nkeys = loss.nkeys;
@@ -113,9 +114,27 @@ slate_stats_log_losses(void)
 
 	loss.npushes = 0;
 	loss.nkeys = 0;
-	ereport(LOG,
+	ereport(LOG_SERVER_ONLY,
 			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
 			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions.  Cached copies of them may be stale until they expire.",
 					   nkeys, npushes),
 			 errhint("The view slate_cache.stats counts the losses of all sessions.")));
+}
+
+static void
+log_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	log_losses();
+}
+
+void
+slate_stats_log_losses(void)
+{
+	static bool registered = false;
+
+	/* for the loss of a session's last commit */
+	if (!registered)
+		before_shmem_exit(log_at_exit, (Datum) 0);
+	registered = true;
+	log_losses();
 }

@@ -21,11 +21,10 @@
 /* Far more than people nest, far less than max_stack_depth allows. */
 #define MAX_NESTING 1000
 
-/*
- * Numbers of more characters, or with a larger exponent, are refused.  numeric
- * can hold more; nobody's JSON does.
- */
-#define MAX_NUMBER_LEN 1000
+/* What numeric can hold (see numeric.h), and some exponents less. */
+#define MAX_WHOLE_DIGITS 131072
+#define MAX_FRACTION_DIGITS 16383
+#define MAX_SCIENTIFIC_LEN 10000
 #define MAX_EXPONENT 1000
 
 static bool
@@ -61,13 +60,16 @@ nests_too_deeply(const char *bytes, size_t len)
 static bool
 number_fits(const char *token)
 {
-	const char *exponent;
+	const char *exponent = strpbrk(token, "eE");
+	const char *point = strchr(token, '.');
 
-	if (strlen(token) > MAX_NUMBER_LEN)
-		return false;
-	exponent = strpbrk(token, "eE");
-	return exponent == NULL || (strlen(exponent) < 10 &&
-								abs(atoi(exponent + 1)) <= MAX_EXPONENT);
+	if (exponent)
+		return strlen(token) <= MAX_SCIENTIFIC_LEN &&
+			strlen(exponent) < 10 && abs(atoi(exponent + 1)) <= MAX_EXPONENT;
+	if (point)
+		return point - token <= MAX_WHOLE_DIGITS &&
+			strlen(point + 1) <= MAX_FRACTION_DIGITS;
+	return strlen(token) <= MAX_WHOLE_DIGITS;
 }
 
 static COMPAT_JSON_ACTION
@@ -102,8 +104,13 @@ slate_value_parse(const char *bytes, size_t len)
 		return NULL;
 	text = pnstrdup(bytes, len);
 	if (is_json(text, len))
-		value = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-												   CStringGetDatum(text)));
+		value = slate_value_from_json(text);
 	pfree(text);
 	return value;
+}
+
+Jsonb *
+slate_value_from_json(char *json)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
 }

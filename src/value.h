@@ -18,4 +18,7 @@
  */
 extern Jsonb *slate_value_parse(const char *bytes, size_t len);
 
+/* The same for our own rendering of a table's row; ERRORs where jsonb does. */
+extern Jsonb *slate_value_from_json(char *json);
+
 #endif							/* SLATE_VALUE_H */

@@ -1,0 +1,323 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  What is done for the backends in the background: sweeps.
+ *
+ * Shared memory has a queue of globs, a run of entries in a buffer of fixed
+ * size.  Backends append, the worker works on what is there and removes it when
+ * it is done, so that one that dies finds its work again.  If the queue is full,
+ * the backend is told so.
+ *
+ * The worker is connected to no database, and so hinders none from being
+ * dropped.  It begins no transaction.
+ *
+ * Locks: the queue's LWLock guards all of it but the two fields that say so.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "pgstat.h"
+#include "port/atomics.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "script.h"
+#include "stats.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "worker.h"
+
+#define TRANCHE_NAME "slate_cache worker"
+#define QUEUE_BYTES (64 * 1024)
+
+/* A keyspace is large if a pass over it takes longer than this. */
+#define LARGE_PASS_MS 50
+
+/* For so long a keyspace that was large is taken for large. */
+#define LARGE_FOR_MS 60000
+
+/* How long to wait after a failure. */
+#define RETRY_MS 500
+
+/* One glob; its text follows. */
+typedef struct QueueEntry
+{
+	char		version[SLATE_VERSION_LEN + 1];
+	int			len;
+} QueueEntry;
+
+typedef struct Queue
+{
+	LWLock	   *lock;
+	pg_atomic_uint64 large_until;	/* clock of slate_link_now(); no lock */
+	Latch	   *latch;			/* of the worker; NULL: there is none */
+	int			used;			/* bytes */
+	char		bytes[QUEUE_BYTES];
+} Queue;
+
+static Queue *queue = NULL;
+
+PGDLLEXPORT void slate_worker_main(Datum arg);
+
+/* ------------------------------------------------------------------------
+ * Shared memory
+ * ------------------------------------------------------------------------
+ */
+
+Size
+slate_worker_shmem_size(void)
+{
+	return MAXALIGN(sizeof(Queue));
+}
+
+void
+slate_worker_shmem_request(void)
+{
+	RequestAddinShmemSpace(slate_worker_shmem_size());
+	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
+}
+
+void
+slate_worker_shmem_startup(void)
+{
+	bool		found;
+
+	queue = ShmemInitStruct("slate_cache worker", sizeof(Queue), &found);
+	if (found)
+		return;
+	memset(queue, 0, offsetof(Queue, bytes));
+	queue->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
+	pg_atomic_init_u64(&queue->large_until, 0);
+}
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+bool
+slate_worker_is_there(void)
+{
+	bool		is_there;
+
+	if (queue == NULL)
+		return false;
+	LWLockAcquire(queue->lock, LW_SHARED);
+	is_there = queue->latch != NULL;
+	LWLockRelease(queue->lock);
+	return is_there;
+}
+
+bool
+slate_worker_keyspace_is_large(void)
+{
+	return queue && slate_link_now() <
+		(int64) pg_atomic_read_u64(&queue->large_until);
+}
+
+static Size
+entry_size(int len)
+{
+	return MAXALIGN(sizeof(QueueEntry) + len);
+}
+
+static void
+append_entry(const SlateSlice *glob, const char *version)
+{
+	QueueEntry *entry = (QueueEntry *) (queue->bytes + queue->used);
+
+	strlcpy(entry->version, version, sizeof(entry->version));
+	entry->len = glob->len;
+	memcpy(entry + 1, glob->start, glob->len);
+	queue->used += entry_size(glob->len);
+}
+
+bool
+slate_worker_sweep(const SlateSlice *globs, int nglobs, const char *version)
+{
+	Size		needed = 0;
+	bool		fits;
+
+	for (int i = 0; i < nglobs; i++)
+		needed += entry_size(globs[i].len);
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	fits = queue->latch != NULL && queue->used + needed <= QUEUE_BYTES;
+	if (fits)
+	{
+		for (int i = 0; i < nglobs; i++)
+			append_entry(&globs[i], version);
+		SetLatch(queue->latch);
+	}
+	LWLockRelease(queue->lock);
+	return fits;
+}
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+/* A copy of what waited when a pass began. */
+typedef struct Work
+{
+	int			nbytes;
+	char	   *bytes;
+	int			nglobs;
+	SlateSlice *globs;
+	const char **versions;
+} Work;
+
+static void
+take_work(Work *work)
+{
+	int			offset = 0;
+
+	LWLockAcquire(queue->lock, LW_SHARED);
+	work->nbytes = queue->used;
+	work->bytes = palloc(queue->used + 1);
+	memcpy(work->bytes, queue->bytes, queue->used);
+	LWLockRelease(queue->lock);
+
+	work->nglobs = 0;
+	work->globs = palloc_array(SlateSlice, work->nbytes / sizeof(QueueEntry) + 1);
+	work->versions = palloc_array(const char *,
+								  work->nbytes / sizeof(QueueEntry) + 1);
+	while (offset < work->nbytes)
+	{
+		QueueEntry *entry = (QueueEntry *) (work->bytes + offset);
+
+		work->globs[work->nglobs].start = (char *) (entry + 1);
+		work->globs[work->nglobs].len = entry->len;
+		work->versions[work->nglobs++] = entry->version;
+		offset += entry_size(entry->len);
+	}
+}
+
+/* Others have only been appended since. */
+static void
+remove_work(const Work *work)
+{
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	queue->used -= work->nbytes;
+	memmove(queue->bytes, queue->bytes + work->nbytes, queue->used);
+	LWLockRelease(queue->lock);
+}
+
+/* One pass over the keyspace for all that waits; false if it did not succeed */
+static bool
+sweep_once(const Work *work)
+{
+	int64		start = slate_link_now();
+	SlateOutcome outcome = {0};
+	bool		finished;
+
+	slate_script_sweep_init();
+	if (slate_script_prepare(start + slate_redis_timeout,
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		return false;
+	(void) slate_script_sweep(slate_globset_make(work->globs, work->nglobs),
+							  work->versions, &outcome, &finished, PG_INT64_MAX,
+							  slate_redis_timeout);
+	slate_stats_add(STAT_SWEEPS, 1);
+	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
+	if (!finished || outcome.refused > 0)
+		return false;
+	if (slate_link_now() - start > LARGE_PASS_MS)
+		pg_atomic_write_u64(&queue->large_until,
+							slate_link_now() + LARGE_FOR_MS);
+	return true;
+}
+
+/* Returns for how long to wait if nothing new comes; -1 for ever. */
+static long
+sweep(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Work		work;
+	bool		done = true;
+
+	take_work(&work);
+	if (work.nglobs > 0)
+	{
+		pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
+		done = sweep_once(&work);
+		if (done)
+			remove_work(&work);
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(context);
+	return done ? -1 : RETRY_MS;
+}
+
+static void
+forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	queue->latch = NULL;
+	LWLockRelease(queue->lock);
+}
+
+static void
+announce(void)
+{
+	before_shmem_exit(forget_worker, (Datum) 0);
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	queue->latch = MyLatch;
+	LWLockRelease(queue->lock);
+}
+
+void
+slate_worker_main(Datum arg pg_attribute_unused())
+{
+	MemoryContext context;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	CurrentResourceOwner = ResourceOwnerCreate(NULL, "slate_cache worker");
+	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",
+									ALLOCSET_DEFAULT_SIZES);
+	announce();
+
+	for (;;)
+	{
+		long		wait_for;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		ResetLatch(MyLatch);
+		wait_for = sweep(context);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (wait_for >= 0 ? WL_TIMEOUT : 0),
+						 wait_for, PG_WAIT_EXTENSION);
+	}
+}
+
+void
+slate_worker_register(void)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = 5
+	};
+
+	strlcpy(worker.bgw_name, "slate_cache worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "slate_cache worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "slate_worker_main", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  What is done for the backends in the background: sweeps.
+ *
+ * There is one worker a server, if the library is preloaded.  Backends hand it
+ * the globs whose keys they have no time to look for; all that wait go in one
+ * pass over the keyspace.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_WORKER_H
+#define SLATE_WORKER_H
+
+#include "template.h"
+
+extern void slate_worker_register(void);	/* in _PG_init(), when preloaded */
+extern Size slate_worker_shmem_size(void);
+extern void slate_worker_shmem_request(void);
+extern void slate_worker_shmem_startup(void);	/* holds AddinShmemInitLock */
+
+/*
+ * The next three are for use after a commit.  They take an LWLock for the time
+ * of a memcpy; they neither throw nor wait for anything else.
+ */
+
+/* Is it running? */
+extern bool slate_worker_is_there(void);
+
+/* Did its last pass take longer than a commit should? */
+extern bool slate_worker_keyspace_is_large(void);
+
+/* Have it DROP what matches the globs.  False if it has too much waiting. */
+extern bool slate_worker_sweep(const SlateSlice *globs, int nglobs,
+							   const char *version);
+
+#endif							/* SLATE_WORKER_H */
