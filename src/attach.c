@@ -19,9 +19,13 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/catalog.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -70,6 +74,12 @@ check_relation_kind(Relation relation)
 				 errmsg("\"%s\" is a temporary table", name),
 				 errdetail("Its rows are one session's own, and a cache is everybody's."),
 				 errhint("Attach permanent tables.")));
+	if (relation->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(WARNING,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is an unlogged table", name),
+				 errdetail("A crash of the server empties it, and nobody tells the cache."),
+				 errhint("After a crash, drop its keys with slate_cache_invalidate().")));
 	if (IsCatalogRelation(relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -100,12 +110,16 @@ check_owner(Oid relid)
 /*
  * Open a table for changing its rules.  Nobody may queue for a lock on a table
  * that is not his; so ownership is looked at before, and again under the lock.
- * It is the lock that changing a trigger's dependencies needs in the end.  It
- * is kept.
+ *
+ * Creating a trigger keeps writers out, but not readers; dropping one, all.
+ * The lock is kept, and must not be raised later: somebody who reads now and
+ * writes then would wait for us as we for him.
  */
 static Relation
-open_own_table(Oid relid)
+open_own_table(Oid relid, bool has_rules)
 {
+	LOCKMODE	lockmode = has_rules ? AccessExclusiveLock
+		: ShareRowExclusiveLock;
 	Relation	relation;
 
 	if (!OidIsValid(relid))
@@ -115,7 +129,7 @@ open_own_table(Oid relid)
 				 errdetail("The first argument is the table, as a regclass."),
 				 errhint("For instance 'invoices'.")));
 	check_owner(relid);
-	LockRelationOid(relid, AccessExclusiveLock);
+	LockRelationOid(relid, lockmode);
 	check_owner(relid);
 	relation = relation_open(relid, NoLock);
 	check_relation_kind(relation);
@@ -127,11 +141,13 @@ static void
 check_partitions(Relation relation)
 {
 	ListCell   *lc;
+	Oid			ours[2];
 
+	slate_rules_functions(ours);
 	if (relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		return;
 	foreach(lc, find_all_inheritors(RelationGetRelid(relation),
-									AccessExclusiveLock, NULL))
+									ShareRowExclusiveLock, NULL))
 	{
 		Oid			relid = lfirst_oid(lc);
 		Relation	partition;
@@ -143,7 +159,7 @@ check_partitions(Relation relation)
 		{
 			Trigger    *trigger = &partition->trigdesc->triggers[i];
 
-			if (slate_rules_is_ours(trigger->tgfoid) && !trigger->tgisclone)
+			if (trigger->tgfoid == ours[0] && !trigger->tgisclone)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("partition \"%s\" of table \"%s\" has cache rules of its own",
@@ -262,14 +278,18 @@ table_name(Oid relid)
 static List *
 our_triggers(Relation relation)
 {
-	TriggerDesc *triggers = relation->trigdesc;
 	List	   *names = NIL;
+	TriggerDesc *triggers;
+	Oid			ours[2];
+
+	slate_rules_functions(ours);
+	triggers = relation->trigdesc;
 
 	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (!slate_rules_is_ours(trigger->tgfoid))
+		if (trigger->tgfoid != ours[0] && trigger->tgfoid != ours[1])
 			continue;
 		if (trigger->tgisclone)
 			ereport(ERROR,
@@ -293,14 +313,23 @@ drop_triggers(Oid relid, List *names)
 					 table_name(relid));
 }
 
-/* ENABLE ALWAYS, so that logical replication's apply fires it, too. */
+/*
+ * ENABLE ALWAYS, so that logical replication's apply fires it, too; and as by
+ * ALTER TRIGGER ... DEPENDS ON EXTENSION, but that would lock out readers.
+ */
 static void
 finish_trigger(Oid relid, const char *name)
 {
+	ObjectAddress trigger;
+	ObjectAddress extension;
+
 	run_commandf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s",
 				 table_name(relid), name);
-	run_commandf("ALTER TRIGGER %s ON %s DEPENDS ON EXTENSION slate_cache",
-				 name, table_name(relid));
+	ObjectAddressSet(trigger, TriggerRelationId,
+					 get_trigger_oid(relid, name, false));
+	ObjectAddressSet(extension, ExtensionRelationId,
+					 get_extension_oid("slate_cache", false));
+	recordDependencyOn(&trigger, &extension, DEPENDENCY_AUTO_EXTENSION);
 }
 
 static void
@@ -364,10 +393,17 @@ replace_triggers(Relation relation, const Attachment *attachment)
 	return old != NIL;
 }
 
+/* As far as one can tell without a lock. */
+static bool
+has_rules(Oid relid)
+{
+	return OidIsValid(relid) && slate_rules_wildcards(relid) != NIL;
+}
+
 static void
 attach(Oid relid, const Attachment *attachment)
 {
-	Relation	relation = open_own_table(relid);
+	Relation	relation = open_own_table(relid, has_rules(relid));
 
 	check_partitions(relation);
 	check_sources(relation, attachment);
@@ -435,7 +471,7 @@ slate_cache_detach(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 
-	if (!replace_triggers(open_own_table(relid), NULL))
+	if (!replace_triggers(open_own_table(relid, true), NULL))
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no cache rules",
 						get_rel_name(relid))));
@@ -583,7 +619,8 @@ bind_if_unlocked(const SlateRule *rule)
 	SlateRule  *bound = NULL;
 	Relation	relation;
 
-	if (!ConditionalLockRelationOid(rule->relation->relid, AccessShareLock))
+	if (!slate_rules_fits(rule->relation) ||
+		!ConditionalLockRelationOid(rule->relation->relid, AccessShareLock))
 		return NULL;
 	relation = try_relation_open(rule->relation->relid, NoLock);
 	if (relation)
@@ -613,7 +650,7 @@ put_rule(ReturnSetInfo *result, const SlateRule *rule)
 	row[4] = IntervalPGetDatum(ttl);
 	nulls[4] = rule->ttl == 0 ||
 		(rule->kind != RULE_ROW && rule->kind != RULE_LIST);
-	row[5] = BoolGetDatum(bound && bound->order == SLATE_ORDERED);
+	row[5] = BoolGetDatum(bound && bound->order != SLATE_SHARED);
 	nulls[5] = bound == NULL;
 	row[6] = BoolGetDatum(rule->relation->enabled);
 	tuplestore_putvalues(result->setResult, result->setDesc, row, nulls);

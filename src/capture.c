@@ -35,6 +35,7 @@
 #include "stats.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_capture);
 PG_FUNCTION_INFO_V1(slate_cache_capture_truncate);
@@ -244,22 +245,19 @@ slate_cache_capture_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* What is cached of a table, and of those that inherit its columns. */
 static void
-drop_all_below(Oid relid)
+check_and_drop(Oid relid)
 {
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		drop_all_of(lfirst_oid(lc));
+	slate_rules_check_columns(relid);
+	drop_all_of(relid);
 }
 
 /*
  * After ALTER TYPE, say of an enum's label: keys and values of the tables that
- * use the type may have another text now.
+ * use the type may have another text now, and typed tables other columns.
  */
 static void
-drop_all_with_type(Oid type)
+on_altered_type(Oid type)
 {
 	ListCell   *lc;
 
@@ -268,16 +266,29 @@ drop_all_with_type(Oid type)
 		SlateRelation *relation = lfirst(lc);
 
 		if (slate_rules_use_type(relation, type))
-			drop_all_of(relation->relid);
+			check_and_drop(relation->relid);
 	}
+}
+
+/* A table, those that inherit its columns, those that have its row type. */
+static void
+on_altered_relation(Oid relid)
+{
+	Oid			type = get_rel_type_id(relid);
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		check_and_drop(lfirst_oid(lc));
+	if (OidIsValid(type))
+		on_altered_type(type);
 }
 
 /*
  * Run a query that gives the class and the OID of the objects that a command
- * has changed; what the cache has of them may have the old shape.
+ * has changed.  What the cache has of them may have the old shape.
  */
 static void
-drop_all_changed(const char *query)
+look_at_changed(const char *query)
 {
 	uint64		nobjects;
 
@@ -296,17 +307,16 @@ drop_all_changed(const char *query)
 															   &isnull));
 
 		if (class_id == RelationRelationId)
-			drop_all_below(object_id);
+			on_altered_relation(object_id);
 		else if (class_id == TypeRelationId)
-			drop_all_with_type(object_id);
+			on_altered_type(object_id);
 	}
 	SPI_finish();
 }
 
 /*
- * Event trigger.  After a command that may change columns, the rules of all
- * tables must still fit, or the command fails: a rename can reach tables by
- * inheritance or by a type.
+ * Event trigger.  After a command that may change columns, the rules of the
+ * tables that it reaches must still fit, or the command fails.
  */
 Datum
 slate_cache_on_ddl(PG_FUNCTION_ARGS)
@@ -320,16 +330,14 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 
 	event = ((EventTriggerData *) fcinfo->context)->event;
 	if (strcmp(event, "ddl_command_end") == 0)
-		drop_all_changed("SELECT DISTINCT classid, objid"
+		look_at_changed("SELECT DISTINCT classid, objid"
 						 " FROM pg_catalog.pg_event_trigger_ddl_commands()");
 	else if (strcmp(event, "sql_drop") == 0)
-		drop_all_changed("SELECT DISTINCT classid, objid"
+		look_at_changed("SELECT DISTINCT classid, objid"
 						 " FROM pg_catalog.pg_event_trigger_dropped_objects()"
 						 " WHERE objsubid OPERATOR(pg_catalog.>) 0");
-	else
-		PG_RETURN_NULL();		/* that this library is loaded is all; see
-								 * slate_capture_object_access() */
-	slate_rules_check_columns();
+
+	/* else: that this library is loaded; see slate_capture_object_access() */
 	PG_RETURN_NULL();
 }
 

@@ -565,8 +565,9 @@ advance(SlateLoad *load)
 
 /*
  * Load what one rule may explain.  The lock on the table is taken first: from
- * then on the rule holds for the rows that we shall see.  If it was not this
- * rule any more, its keys begin again.
+ * then on the rule holds for the rows that we shall see, and a snapshot sees
+ * what whoever held the lock before has made of them.  If it is not this rule
+ * any more, advance() notices that the rules have changed.
  */
 static void
 load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
@@ -581,15 +582,15 @@ load_by_rule(SlateLoad *loads, int nloads, SlateRule *rule,
 	if (group.rule)
 	{
 		gather_group(loads, nloads, rule, &group);
+		PushActiveSnapshot(GetTransactionSnapshot());
 		if (group.nloads > 0)
 			load_group(relation, &group, context);
+		PopActiveSnapshot();
 	}
 	for (int i = 0; i < nloads; i++)
 	{
 		if (loads[i].settled || loads[i].match.rule != rule)
 			continue;
-		if (group.rule == NULL)
-			loads[i].match.rule = NULL;
 		advance(&loads[i]);
 	}
 	if (relation)
@@ -602,7 +603,6 @@ slate_load(SlateLoad *loads, int nloads)
 	MemoryContext context = CurrentMemoryContext;
 
 	SPI_connect();
-	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < nloads; i++)
 		advance(&loads[i]);
 	for (int i = 0; i < nloads; i++)
@@ -610,7 +610,6 @@ slate_load(SlateLoad *loads, int nloads)
 		while (!loads[i].settled)
 			load_by_rule(loads, nloads, loads[i].match.rule, context);
 	}
-	PopActiveSnapshot();
 	SPI_finish();
 }
 

@@ -171,10 +171,12 @@ append_op(SlateOpList *list, SlateSlice key, uint32 hash)
 
 	if (list->nops == list->maxops)
 	{
-		list->maxops = list->maxops ? list->maxops * 2 : MIN_HASHED;
+		int			maxops = list->maxops ? list->maxops * 2 : MIN_HASHED;
+
 		list->ops = list->ops
-			? repalloc_huge(list->ops, list->maxops * sizeof(SlateOp))
-			: palloc(list->maxops * sizeof(SlateOp));
+			? repalloc_huge(list->ops, maxops * sizeof(SlateOp))
+			: palloc(maxops * sizeof(SlateOp));
+		list->maxops = maxops;
 	}
 	op = &list->ops[list->nops];
 	memset(op, 0, sizeof(*op));
@@ -205,10 +207,12 @@ append_glob(SlateOpList *list, SlateSlice text, uint32 hash)
 
 	if (list->nglobs == list->maxglobs)
 	{
-		list->maxglobs = list->maxglobs ? list->maxglobs * 2 : 4;
+		int			maxglobs = list->maxglobs ? list->maxglobs * 2 : 4;
+
 		list->globs = list->globs
-			? repalloc_huge(list->globs, list->maxglobs * sizeof(SlateGlobOp))
-			: palloc(list->maxglobs * sizeof(SlateGlobOp));
+			? repalloc_huge(list->globs, maxglobs * sizeof(SlateGlobOp))
+			: palloc(maxglobs * sizeof(SlateGlobOp));
+		list->maxglobs = maxglobs;
 	}
 	glob = &list->globs[list->nglobs];
 	memset(glob, 0, sizeof(*glob));
@@ -268,7 +272,7 @@ slate_ops_drop_instead(SlateOp *op)
 
 void
 slate_ops_note_glob(SlateOpList *list, SlateSlice text, uint64 sequence,
-					const char *wildcard)
+					const char *wildcard, bool thorough)
 {
 	uint32		hash = hash_slice(text);
 	SlateGlobOp *glob = find_glob(list, text, hash);
@@ -277,6 +281,7 @@ slate_ops_note_glob(SlateOpList *list, SlateSlice text, uint64 sequence,
 		glob = append_glob(list, text, hash);
 	glob->sequence = sequence;
 	glob->wildcard = wildcard;
+	glob->thorough |= thorough;
 }
 
 bool
@@ -379,7 +384,8 @@ merge_glob(SlateOpList *list, const SlateGlobOp *from, bool overwrite)
 	SlateSlice	glob = {from->glob, from->len};
 
 	if (overwrite || find_glob(list, glob, from->hash) == NULL)
-		slate_ops_note_glob(list, glob, from->sequence, from->wildcard);
+		slate_ops_note_glob(list, glob, from->sequence, from->wildcard,
+							from->thorough);
 }
 
 void
@@ -421,7 +427,7 @@ slate_ops_add_covering_globs(SlateOpList *into, const SlateOpList *from)
 		SlateSlice	slice = {glob, strlen(glob)};
 
 		slate_ops_note_glob(into, slice, from->ops[i].sequence,
-							from->ops[i].wildcard);
+							from->ops[i].wildcard, true);
 		pfree(glob);
 	}
 	for (int i = 0; i < from->nglobs; i++)
@@ -430,6 +436,7 @@ slate_ops_add_covering_globs(SlateOpList *into, const SlateOpList *from)
 		const char *text = glob->wildcard ? glob->wildcard : glob->glob;
 		SlateSlice	slice = {text, strlen(text)};
 
-		slate_ops_note_glob(into, slice, glob->sequence, glob->wildcard);
+		slate_ops_note_glob(into, slice, glob->sequence, glob->wildcard,
+							glob->thorough);
 	}
 }

@@ -58,6 +58,9 @@ typedef struct SlateGlobOp
 	uint32		hash;
 	uint64		sequence;		/* of its last use */
 	const char *wildcard;
+	bool		thorough;		/* stands for keys that some rule enumerates,
+								 * or was asked for by name: all of them go
+								 * before COMMIT returns, if time allows */
 } SlateGlobOp;
 
 typedef struct SlateOpIndex SlateOpIndex;	/* a hash table, private to ops.c */
@@ -93,7 +96,8 @@ extern SlateOp *slate_ops_begin(SlateOpList *list, SlateSlice key,
 
 /* Note a glob, or that it was used again. */
 extern void slate_ops_note_glob(SlateOpList *list, SlateSlice glob,
-								uint64 sequence, const char *wildcard);
+								uint64 sequence, const char *wildcard,
+								bool thorough);
 
 /* Keep a row, or a value; the copy is NUL-terminated. */
 extern SlateImage *slate_ops_keep_row(SlateOpList *list,

@@ -86,6 +86,7 @@ static struct
 	PendingLevel *top;			/* innermost level; NULL: nothing pending */
 	uint64		sequence;
 	GivenUp		given_up;
+	bool		closed;			/* being told to Redis; nothing more goes in */
 } pending;
 
 int			slate_pending_max_bytes = 16 * 1024;
@@ -161,6 +162,11 @@ current_list(void)
 {
 	int			depth = GetCurrentTransactionNestLevel();
 
+	if (pending.closed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change cached data while the transaction is being committed"),
+				 errhint("Output functions and casts to json must not change tables.")));
 	while (pending.top && pending.top->parent &&
 		   pending.top->parent->depth >= pending.top->depth)
 		merge_top();
@@ -199,12 +205,20 @@ begin_op(const char *key, int keylen)
 }
 
 static void
-add_glob(const char *text, int len, const char *wildcard)
+add_glob(const char *text, int len, const char *wildcard, bool thorough)
 {
 	SlateSlice	slice = {text, len};
 
-	slate_ops_note_glob(current_list(), slice, ++pending.sequence, wildcard);
+	slate_ops_note_glob(current_list(), slice, ++pending.sequence, wildcard,
+						thorough);
 	keep_within_limit();
+}
+
+/* A rule's keys are too many to be named. */
+static void
+add_wildcard(SlateRule *rule)
+{
+	add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, true);
 }
 
 static void
@@ -215,7 +229,7 @@ add_rule_key(SlateRule *rule, const char *key, int keylen, SlateOrder order,
 
 	if (pending.given_up == GAVE_UP_KEYS)
 	{
-		add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard);
+		add_wildcard(rule);
 		return;
 	}
 	op = begin_op(key, keylen);
@@ -248,9 +262,9 @@ void
 slate_pending_rule_glob(SlateRule *rule, const char *glob, int globlen)
 {
 	if (pending.given_up == GAVE_UP_KEYS)
-		add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard);
+		add_wildcard(rule);
 	else
-		add_glob(glob, globlen, rule->wildcard);
+		add_glob(glob, globlen, rule->wildcard, false);
 }
 
 static void
@@ -297,7 +311,7 @@ void
 slate_pending_glob(const char *glob, int globlen)
 {
 	refuse_more();
-	add_glob(glob, globlen, NULL);
+	add_glob(glob, globlen, NULL, true);
 }
 
 void
@@ -308,7 +322,7 @@ slate_pending_drop_all(const char *wildcard)
 
 	if (slate_glob_is_pattern(wildcard, len))
 	{
-		add_glob(wildcard, len, NULL);
+		add_glob(wildcard, len, NULL, true);
 		return;
 	}
 	initStringInfo(&key);
@@ -431,6 +445,7 @@ pre_commit(void)
 		CHECK_FOR_INTERRUPTS();
 		merge_top();
 	}
+	pending.closed = true;
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);

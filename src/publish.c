@@ -27,6 +27,9 @@
 /* How long a commit looks for keys by pattern, if a worker can do it instead. */
 #define SWEEP_AT_ONCE_MS 20
 
+/* More globs than this share the lengths of their beginnings. */
+#define MAX_PREFIX_LENGTHS 16
+
 /* The time that a step of it must have left. */
 #define SWEEP_MARGIN_MS 50
 
@@ -36,12 +39,13 @@ static struct
 	bool		ready;
 	SlateBatch	batch;
 	int			nkeys;
-	char		version[SLATE_VERSION_LEN + 1];
+	SlateStamp	stamp;
 	int			nglobs;
 	SlateSlice *globs;
 	SlateGlobSet *globset;		/* of those */
-	const char **versions;		/* all the same */
+	const SlateStamp **stamps;	/* all the same */
 	bool		sweep;			/* for keys that no index knows */
+	bool		thorough;		/* as long as the time allows */
 	int64		budget;			/* ms that the exchange may take */
 } publish;
 
@@ -75,9 +79,10 @@ image_fits(SlateRelation *relation)
 
 /* Leaves a DROP where there is no value to be had. */
 static void
-render_op(SlateOp *op)
+render_op(SlateOp *op, MemoryContext scratch)
 {
 	SlateImage *image = op->image;
+	MemoryContext old;
 	StringInfoData json;
 
 	if (op->kind != OP_PUT_ROW)
@@ -88,15 +93,18 @@ render_op(SlateOp *op)
 		op->valuelen = image->row_json_len;
 		return;
 	}
+	old = MemoryContextSwitchTo(scratch);
 	initStringInfo(&json);
 	slate_rules_render_value(image->relation->desc, image->tuple,
 							 op->value_attnum, &json);
-	op->value = json.data;
+	MemoryContextSwitchTo(old);
+	op->value = pnstrdup(json.data, json.len);
 	op->valuelen = json.len;
+	MemoryContextReset(scratch);
 	if (op->value_attnum == InvalidAttrNumber)
 	{
-		image->row_json = json.data;
-		image->row_json_len = json.len;
+		image->row_json = op->value;
+		image->row_json_len = op->valuelen;
 	}
 }
 
@@ -130,6 +138,9 @@ render_ops(SlateOpList *list, Size max_bytes)
 {
 	int64		limit = (int64) slate_publish_max_value * 1024;
 	Size		json_bytes = 0;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "slate_cache rendering",
+												  ALLOCSET_DEFAULT_SIZES);
 	SlateRelation *checked = NULL;
 	bool		fits = false;
 
@@ -156,7 +167,7 @@ render_ops(SlateOpList *list, Size max_bytes)
 			slate_ops_drop_instead(op);
 			continue;
 		}
-		render_op(op);
+		render_op(op, scratch);
 		if (op->valuelen > limit)
 		{
 			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
@@ -164,6 +175,8 @@ render_ops(SlateOpList *list, Size max_bytes)
 			continue;
 		}
 		json_bytes += op->valuelen;
+		if (json_bytes > max_bytes)
+			slate_stats_add(STAT_FALLBACKS, 1);
 	}
 }
 
@@ -315,7 +328,7 @@ encode_pushes(SlateOpList *list, SlateBatch *batch)
 		pushes[i].ttl = op->ttl;
 		pushes[i].order = op->order;
 	}
-	slate_script_add_pushes(batch, publish.version, pushes, list->nops);
+	slate_script_add_pushes(batch, &publish.stamp, pushes, list->nops);
 	pfree(pushes);
 }
 
@@ -330,7 +343,7 @@ drop_from_family(const char *family, int familylen, void *arg)
 {
 	GlobState  *state = arg;
 
-	slate_script_add_drop_family(state->batch, publish.version,
+	slate_script_add_drop_family(state->batch, &publish.stamp,
 								 family, familylen,
 								 state->glob->glob, state->glob->len);
 }
@@ -345,8 +358,12 @@ encode_floor(SlateOpList *list, SlateBatch *batch)
 		prefixes[i].start = list->globs[i].glob;
 		prefixes[i].len = slate_glob_prefix_len(list->globs[i].glob,
 												list->globs[i].len);
+
+		/* every PUT looks under each length that there is */
+		if (list->nglobs > MAX_PREFIX_LENGTHS)
+			prefixes[i].len -= prefixes[i].len % MAX_PREFIX_LENGTHS;
 	}
-	slate_script_add_floor(batch, publish.version, prefixes, list->nglobs);
+	slate_script_add_floor(batch, &publish.stamp, prefixes, list->nglobs);
 }
 
 /*
@@ -373,15 +390,16 @@ make_globset(SlateOpList *list)
 	if (list->nglobs == 0)
 		return;
 	publish.globs = palloc_array(SlateSlice, list->nglobs);
-	publish.versions = palloc_array(const char *, list->nglobs);
+	publish.stamps = palloc_array(const SlateStamp *, list->nglobs);
 	for (int i = 0; i < list->nglobs; i++)
 	{
 		publish.globs[i].start = list->globs[i].glob;
 		publish.globs[i].len = list->globs[i].len;
-		publish.versions[i] = publish.version;
+		publish.thorough |= list->globs[i].thorough;
+		publish.stamps[i] = &publish.stamp;
 	}
 	publish.globset = slate_globset_make(publish.globs, list->nglobs);
-	publish.sweep = slate_publish_sweep;
+	publish.sweep = slate_publish_sweep || publish.thorough;
 	if (publish.sweep)
 		slate_script_sweep_init();
 }
@@ -391,7 +409,7 @@ encode(SlateOpList *list, Size max_bytes)
 {
 	MemoryContext old = MemoryContextSwitchTo(list->context);
 
-	slate_script_version(publish.version);
+	slate_script_stamp(&publish.stamp);
 	make_globset(list);
 	render_list(list, max_bytes);
 	slate_script_batch_init(&publish.batch);
@@ -408,8 +426,10 @@ void
 slate_publish_prepare(SlateOpList *list, Size max_bytes)
 {
 	int64		deadline = slate_link_now() + slate_redis_timeout;
+	int64		connected_by = deadline - slate_redis_timeout / 4;
 
-	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	/* a cancelled wait would be a commit that fails because of Redis */
+	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 	{
 		slate_stats_lost(list->nops + list->nglobs, slate_redis_error());
 		slate_stats_log_losses();
@@ -434,9 +454,9 @@ count_outcome(const SlateOutcome *outcome)
 }
 
 /*
- * Look for keys that no index knows.  A small keyspace is walked at once, so
- * that all is done when COMMIT returns; a large one is the worker's.  Without a
- * worker the time that is left must do.
+ * Look for keys that no index knows.  A rule's pattern over keys that apps may
+ * have SET: a small keyspace is walked at once, a large one is the worker's.
+ * Anything else: for as long as there is time; the worker has the rest.
  */
 static void
 publish_sweep(int64 deadline)
@@ -447,20 +467,21 @@ publish_sweep(int64 deadline)
 	SlateOutcome outcome = {0};
 	bool		finished = false;
 
-	if (has_worker)
+	if (has_worker && !publish.thorough)
 		stop_at = Min(stop_at, slate_worker_keyspace_is_large() ? now
 					  : now + SWEEP_AT_ONCE_MS);
 	if (now < stop_at)
 	{
-		(void) slate_script_sweep(publish.globset, publish.versions, &outcome,
-								  &finished, stop_at, deadline - now);
+		(void) slate_script_sweep(publish.globset, publish.stamps, &outcome,
+								  &finished, stop_at, deadline - now,
+								  LINK_WAIT_UNINTERRUPTED);
 		count_outcome(&outcome);
 		slate_stats_add(STAT_SWEEPS, 1);
 	}
 	if (finished && outcome.refused == 0)
 		return;
 	if (has_worker && slate_worker_sweep(publish.globs, publish.nglobs,
-										 publish.version))
+										 &publish.stamp))
 		return;
 	if (!finished)
 		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);

@@ -581,29 +581,37 @@ slate_cache_get(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(set->lookups[0].value);
 }
 
-/* A list of keys without duplicates and NULLs; where[i] is the ith one's place */
+/* A key of mget's array, and its place there. */
+typedef struct ArrayKey
+{
+	SlateSlice	key;			/* first, for slate_slice_compare() */
+	int			position;
+} ArrayKey;
+
+/* Lookups for keys without duplicates; where[i] is the ith one's, or -1 */
 static LookupSet *
 lookups_for_keys(Datum *keys, bool *nulls, int nkeys, int *where)
 {
 	LookupSet  *set = make_set(nkeys + 1);
+	ArrayKey   *sorted = palloc_array(ArrayKey, nkeys + 1);
+	int			nsorted = 0;
 
-	set->nlookups = 0;
 	for (int i = 0; i < nkeys; i++)
 	{
-		SlateSlice	key;
-		int			j = 0;
-
 		where[i] = -1;
 		if (nulls[i])
 			continue;
-		key = slate_read_key_argument(DatumGetTextPP(keys[i]));
-		while (j < set->nlookups &&
-			   !(set->lookups[j].key.len == key.len &&
-				 memcmp(set->lookups[j].key.start, key.start, key.len) == 0))
-			j++;
-		if (j == set->nlookups)
-			set->lookups[set->nlookups++].key = key;
-		where[i] = j;
+		sorted[nsorted].key = slate_read_key_argument(DatumGetTextPP(keys[i]));
+		sorted[nsorted++].position = i;
+	}
+	qsort(sorted, nsorted, sizeof(ArrayKey), slate_slice_compare);
+
+	set->nlookups = 0;
+	for (int i = 0; i < nsorted; i++)
+	{
+		if (i == 0 || slate_slice_compare(&sorted[i], &sorted[i - 1]) != 0)
+			set->lookups[set->nlookups++].key = sorted[i].key;
+		where[sorted[i].position] = set->nlookups - 1;
 	}
 	return set;
 }

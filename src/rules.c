@@ -23,10 +23,13 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "pgtime.h"
@@ -239,12 +242,11 @@ slate_rules_capture_oid(void)
 	return capture_oid;
 }
 
-bool
-slate_rules_is_ours(Oid function)
+void
+slate_rules_functions(Oid functions[2])
 {
-	return OidIsValid(function) &&
-		(function == slate_rules_capture_oid() ||
-		 function == function_oid("capture_truncate"));
+	functions[0] = slate_rules_capture_oid();
+	functions[1] = function_oid("capture_truncate");
 }
 
 /* ------------------------------------------------------------------------
@@ -372,6 +374,30 @@ has_plain_text(Oid type)
 	}
 }
 
+/* Types whose text depends on lc_monetary or search_path. */
+static bool
+has_session_text(Oid type)
+{
+	switch (type)
+	{
+		case CASHOID:
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Types whose text, or JSON, is the same in every session. */
 static bool
 has_stable_text(Oid type)
@@ -424,7 +450,7 @@ rule_has_attnum(const SlateRule *rule, AttrNumber attnum)
 
 /*
  * Does this index allow one row only for a key of the rule?  On a partition
- * only an index that is part of the parent's can promise that.
+ * only an index that is part of the topmost table's can promise that.
  */
 static bool
 index_orders_rule(Relation relation, Relation index, const SlateRule *rule)
@@ -434,7 +460,9 @@ index_orders_rule(Relation relation, Relation index, const SlateRule *rule)
 	if (!form->indisunique || !form->indisvalid ||
 		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
 		return false;
-	if (relation->rd_rel->relispartition && !index->rd_rel->relispartition)
+	if (relation->rd_rel->relispartition &&
+		list_length(get_partition_ancestors(RelationGetRelid(index))) !=
+		list_length(get_partition_ancestors(RelationGetRelid(relation))))
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
 	{
@@ -443,6 +471,22 @@ index_orders_rule(Relation relation, Relation index, const SlateRule *rule)
 			return false;
 	}
 	return true;
+}
+
+/* What tells one order from all others, whatever database pushes. */
+static SlateOrder
+order_of_rule(Relation relation, const SlateRule *rule)
+{
+	Oid			relid = RelationGetRelid(relation);
+	uint64		identity[3] = {GetSystemIdentifier(), MyDatabaseId, relid};
+	uint32		hash;
+
+	if (relation->rd_rel->relispartition)
+		identity[2] = llast_oid(get_partition_ancestors(relid));
+	hash = hash_combine(hash_bytes((unsigned char *) identity, sizeof(identity)),
+						hash_bytes((unsigned char *) rule->source,
+								   strlen(rule->source)));
+	return hash == SLATE_SHARED ? 1 : hash;
 }
 
 /*
@@ -466,7 +510,7 @@ rule_order(Relation relation, const SlateRule *rule)
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
 		if (index_orders_rule(relation, index, rule))
-			order = SLATE_ORDERED;
+			order = order_of_rule(relation, rule);
 		index_close(index, AccessShareLock);
 	}
 	list_free(indexes);
@@ -490,6 +534,30 @@ parse_rule(SlateRelation *into, SlateRule *rule, SlateRuleKind kind,
 	rule->wildcard = wildcard.data;
 }
 
+/* Keys must be the same in every session, and seen by triggers. */
+static void
+check_key_column(Relation relation, const SlateRule *rule, AttrNumber attnum)
+{
+	Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation),
+												attnum - 1);
+
+	if (has_session_text(getBaseType(attribute->atttypid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" cannot be part of cache key \"%s\"",
+						NameStr(attribute->attname), rule->source),
+				 errdetail("The text of type %s depends on settings of the session.",
+						   format_type_be(attribute->atttypid)),
+				 errhint("Use a column of another type.")));
+	if (compat_is_virtual(attribute))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" cannot be part of cache key \"%s\"",
+						NameStr(attribute->attname), rule->source),
+				 errdetail("It is a virtual generated column, which triggers do not see."),
+				 errhint("Use a stored generated column.")));
+}
+
 /* What it means for the table. */
 static void
 bind_rule(Relation relation, SlateRule *rule)
@@ -498,8 +566,12 @@ bind_rule(Relation relation, SlateRule *rule)
 
 	rule->attnums = palloc_array(AttrNumber, ncolumns + 1);
 	for (int i = 0; i < ncolumns; i++)
-		rule->attnums[i] = column_attnum(RelationGetRelid(relation), rule->source,
+	{
+		rule->attnums[i] = column_attnum(RelationGetRelid(relation),
+										 rule->source,
 										 rule->template->parts[i].column);
+		check_key_column(relation, rule, rule->attnums[i]);
+	}
 	if (rule->value_column)
 		rule->value_attnum = column_attnum(RelationGetRelid(relation), rule->source,
 										   rule->value_column);
@@ -631,8 +703,9 @@ compile(Relation relation, Trigger *trigger)
 static Trigger *
 capture_trigger(Relation relation)
 {
-	TriggerDesc *triggers = relation->trigdesc;
+	/* looking it up may rebuild the table's entry, so it comes first */
 	Oid			capture = slate_rules_capture_oid();
+	TriggerDesc *triggers = relation->trigdesc;
 
 	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
@@ -661,9 +734,8 @@ slate_rules_get(Relation relation)
 	entry->current = false;
 
 	/*
-	 * Compiling reads catalogs, and that may process invalidations.  Since we
-	 * hold a lock on the table, they can concern only what we look at if our
-	 * own transaction made them; so whatever comes in from here on counts.
+	 * Compiling reads catalogs, and that may process invalidations; whatever
+	 * comes in from here on counts.
 	 */
 	entry->current = true;
 	trigger = capture_trigger(relation);
@@ -738,13 +810,14 @@ relation_from_trigger(HeapTuple tuple, Relation pg_trigger)
 List *
 slate_rules_wildcards(Oid relid)
 {
+	Oid			capture = slate_rules_capture_oid();
 	List	   *wildcards = NIL;
 	Relation	pg_trigger;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (!OidIsValid(slate_rules_capture_oid()))
+	if (!OidIsValid(capture))
 		return NIL;
 	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
@@ -755,7 +828,7 @@ slate_rules_wildcards(Oid relid)
 	{
 		SlateRelation *relation;
 
-		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != capture_oid)
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != capture)
 			continue;
 		relation = relation_from_trigger(tuple, pg_trigger);
 		for (int i = 0; i < relation->nrules; i++)
@@ -894,8 +967,41 @@ slate_rules_bind(Relation relation, const SlateRule *rule)
 	return &bound->rules[position];
 }
 
+/* ERROR if a rule's columns are not there; or, with quiet, false. */
+static bool
+check_columns(const SlateRule *rule, bool quiet)
+{
+	Oid			relid = rule->relation->relid;
+
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		const char *column = rule->template->parts[i].column;
+
+		if (quiet && get_attnum(relid, column) <= 0)
+			return false;
+		(void) column_attnum(relid, rule->source, column);
+	}
+	if (rule->value_column == NULL)
+		return true;
+	if (quiet && get_attnum(relid, rule->value_column) <= 0)
+		return false;
+	(void) column_attnum(relid, rule->source, rule->value_column);
+	return true;
+}
+
+bool
+slate_rules_fits(const SlateRelation *relation)
+{
+	for (int i = 0; i < relation->nrules; i++)
+	{
+		if (!check_columns(&relation->rules[i], true))
+			return false;
+	}
+	return true;
+}
+
 void
-slate_rules_check_columns(void)
+slate_rules_check_columns(Oid relid)
 {
 	ListCell   *lc;
 
@@ -903,17 +1009,8 @@ slate_rules_check_columns(void)
 	{
 		SlateRelation *relation = lfirst(lc);
 
-		for (int r = 0; r < relation->nrules; r++)
-		{
-			SlateRule  *rule = &relation->rules[r];
-
-			for (int i = 0; i < rule->template->ncolumns; i++)
-				(void) column_attnum(relation->relid, rule->source,
-									 rule->template->parts[i].column);
-			if (rule->value_column)
-				(void) column_attnum(relation->relid, rule->source,
-									 rule->value_column);
-		}
+		for (int i = 0; relation->relid == relid && i < relation->nrules; i++)
+			(void) check_columns(&relation->rules[i], false);
 	}
 }
 
@@ -922,13 +1019,17 @@ slate_rules_use_type(const SlateRelation *relation, Oid type)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID,
 										ObjectIdGetDatum(relation->relid));
+	Oid			table_type = InvalidOid;
 	int			natts = 0;
 
 	if (HeapTupleIsValid(tuple))
 	{
 		natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+		table_type = ((Form_pg_class) GETSTRUCT(tuple))->reloftype;
 		ReleaseSysCache(tuple);
 	}
+	if (table_type == type)
+		return true;
 	for (AttrNumber attnum = 1; attnum <= natts; attnum++)
 	{
 		Oid			column = get_atttype(relation->relid, attnum);

@@ -51,7 +51,7 @@ typedef struct SlateRule
 
 	AttrNumber *attnums;		/* of the template's columns, in order */
 	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
-	SlateOrder	order;			/* ORDERED if a unique index orders writers */
+	SlateOrder	order;			/* SHARED unless a unique index orders writers */
 	SPIPlanPtr	plan;			/* loads one key, made on first use */
 	SPIPlanPtr	plan_many;		/* loads an array of keys; likewise */
 } SlateRule;
@@ -154,22 +154,25 @@ extern void slate_rules_end_settings(int nestlevel);
 extern List *slate_rules_wildcards(Oid relid);
 
 /*
- * ERROR if a rule of any table names a column that the table does not have.
- * Locks nothing.
+ * ERROR if a rule of the table names a column that it does not have.  Locks
+ * nothing.
  */
-extern void slate_rules_check_columns(void);
+extern void slate_rules_check_columns(Oid relid);
+
+/* Are all columns there that the rules of this table name? */
+extern bool slate_rules_fits(const SlateRelation *relation);
 
 /*
  * Does a column have this type, as such, as the type of its elements, or behind
- * a domain?
+ * a domain?  Or is it a table of this type?
  */
 extern bool slate_rules_use_type(const SlateRelation *relation, Oid type);
 
 /* slate_cache.capture(), or InvalidOid where there is no extension. */
 extern Oid	slate_rules_capture_oid(void);
 
-/* Is that one of the two trigger functions? */
-extern bool slate_rules_is_ours(Oid function);
+/* The two trigger functions. */
+extern void slate_rules_functions(Oid functions[2]);
 
 /* Called at the end of a transaction: frees what became invalid in it. */
 extern void slate_rules_end_of_transaction(void);

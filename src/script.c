@@ -16,22 +16,23 @@
  * G(K), a string of fixed layout:
  *
  *	  bytes 1-30   the highest version that was pushed
- *	  byte  31     'o' if that push was ordered, 's' if it was shared
- *	  bytes 32-47  a nonce, new with each push
+ *	  bytes 31-38  the order of that push
+ *	  bytes 39-54  a nonce, new with each transaction's push
  *
- * PUT proves its age by its version.  Two ordered pushes of one key have
- * versions in the order of their commits: T1 sets name = 'a', T2 waits for the
- * row lock, sets name = 'b', pushes 'b'; T1's push comes late, finds a higher
- * version, and does nothing.
+ * PUT proves its age by its version.  Two pushes of one key that have the same
+ * order, say, of the primary key of one table, have versions in the order of
+ * their commits: T1 sets name = 'a', T2 waits for the row lock, sets name =
+ * 'b', pushes 'b'; T1's push comes late, finds a higher version, and does
+ * nothing.
  *
- * Where the writers of a key did not wait for each other (SHARED: a DROP of a
- * list, slate_cache_del(), a key on columns that nothing makes unique) the
- * versions prove nothing about the order of the commits.  Suppose T1 takes
+ * Where the writers of a key did not wait for each other (a DROP of a list,
+ * slate_cache_del(), a key on columns that nothing makes unique, two tables
+ * whose rules give the same key) the versions prove nothing about the order of the commits.  Suppose T1 takes
  * version 5, T2 takes 7 and DROPs the key, a reader leases and loads the row
  * from before T1's commit and fills it; T1 commits, and its PUT finds version
  * 7.  "Newer, nothing to do" would leave the reader's old value for good.  So a
- * PUT that finds a newer version does nothing only if both are ordered, and
- * otherwise removes the value.
+ * PUT that finds a newer version does nothing only if both have the same order,
+ * and otherwise removes the value.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a
@@ -91,6 +92,9 @@
 
 int			slate_script_guard_life = 60;
 
+/* The order of a push that has none. */
+#define SHARED "--------"
+
 /*
  * Functions that more than one script uses.
  */
@@ -104,7 +108,7 @@ int			slate_script_guard_life = 60;
 	"end\n" \
 	"local function look(g)\n" \
 	"  local known = redis.pcall('GET', g)\n" \
-	"  if type(known) == 'string' and #known >= 47 then return known end\n" \
+	"  if type(known) == 'string' and #known >= 54 then return known end\n" \
 	"  if known then redis.call('UNLINK', g) end\n" \
 	"  return nil\n" \
 	"end\n"
@@ -133,7 +137,7 @@ int			slate_script_guard_life = 60;
 	"end\n" \
 	"local function newest(known, order)\n" \
 	"  local top = known and string.sub(known, 1, 30)\n" \
-	"  if top and top > version then return top, string.sub(known, 31, 31), true end\n" \
+	"  if top and top > version then return top, string.sub(known, 31, 38), true end\n" \
 	"  return version, order, false\n" \
 	"end\n" \
 	"local function drop(key, order)\n" \
@@ -191,7 +195,7 @@ LUA_FLOOR
 
 /*
  * ARGV: version, nonce, guard life, deadline; then two a key: an operation
- * ('+' or '-', 'o' or 's', TTL in ms) and the value.
+ * ('+' or '-', the order, TTL in ms) and the value.
  */
 static const char publish_source[] =
 LUA_PUSH
@@ -202,7 +206,7 @@ LUA_BELOW
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
 "  local top, by, older = newest(look(g), order)\n"
-"  if older and order == 'o' and by == 'o' then\n"
+"  if older and by == order and order ~= '" SHARED "' then\n"
 "    note(key, g, top, by)\n"
 "    outdated = outdated + 1\n"
 "  elseif older or below(key) then\n"
@@ -217,9 +221,9 @@ LUA_BELOW
 "end\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local operation, value = ARGV[3 + 2 * i], ARGV[4 + 2 * i]\n"
-"  local order = string.sub(operation, 2, 2)\n"
+"  local order = string.sub(operation, 2, 9)\n"
 "  if string.sub(operation, 1, 1) == '+' and not late then\n"
-"    put(key, order, string.sub(operation, 3), value)\n"
+"    put(key, order, string.sub(operation, 10), value)\n"
 "  else\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
@@ -230,6 +234,8 @@ LUA_BELOW
 /*
  * KEYS: the index.  ARGV: version, nonce, guard life, glob.  ZSCAN matches as
  * Redis does everywhere else, and nothing changes the index meanwhile.
+ * Members stay: somebody may have registered a key and not leased it yet, and
+ * the next DROP must find it, too.
  */
 static const char drop_family_source[] =
 LUA_PUSH
@@ -240,25 +246,29 @@ LUA_PUSH
 "  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
 "until cursor == '0'\n"
 "for _, key in ipairs(members) do\n"
-"  drop(key, 's')\n"
-"  redis.call('ZREM', KEYS[1], key)\n"
+"  drop(key, '" SHARED "')\n"
 "end\n"
 "return failure or {0, #members, 0}\n";
 
 /*
- * KEYS: keys that globs match.  ARGV: ignored, nonce, guard life; then for each
- * key the version of the glob, and behind it "=" if there is only one.  What was
- * put with that very version was put by the same transaction, after the glob.
+ * KEYS: keys that globs match.  ARGV: ignored, ignored, guard life; then for each
+ * key the version of the glob, and behind it the nonce if there is only one.
+ * What was put with that very nonce was put by the same transaction, after the
+ * glob.  What has a newer version under an order is a row that was written
+ * since, and holds nothing but that row.
  */
 static const char drop_swept_source[] =
 LUA_PUSH
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local given = ARGV[3 + i]\n"
+"  local own = string.sub(given, 31)\n"
 "  version = string.sub(given, 1, 30)\n"
 "  local known = look(guard(key))\n"
-"  if not (known and #given > 30 and string.sub(known, 1, 30) == version) then\n"
-"    drop(key, 's')\n"
+"  local newer = known and string.sub(known, 1, 30) > version and\n"
+"    string.sub(known, 31, 38) ~= '" SHARED "'\n"
+"  if not (newer or known and string.sub(known, 39, 54) == own) then\n"
+"    drop(key, '" SHARED "')\n"
 "    dropped = dropped + 1\n"
 "  end\n"
 "end\n"
@@ -301,9 +311,9 @@ LUA_GUARD
 "    local known = look(g)\n"
 "    if known then\n"
 "      redis.call('PEXPIRE', g, life)\n"
-"      answers[i] = {found, string.sub(known, 32, 47)}\n"
+"      answers[i] = {found, string.sub(known, 39, 54)}\n"
 "    else\n"
-"      redis.call('SET', g, string.rep('0', 30) .. 's' .. nonce, 'PX', life)\n"
+"      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce, 'PX', life)\n"
 "      answers[i] = {found, nonce}\n"
 "    end\n"
 "  end\n"
@@ -314,7 +324,7 @@ LUA_GUARD
 static const char fill_source[] =
 LUA_GUARD
 "local known = look(guard(KEYS[1]))\n"
-"if not known or string.sub(known, 32, 47) ~= ARGV[1] then return 0 end\n"
+"if not known or string.sub(known, 39, 54) ~= ARGV[1] then return 0 end\n"
 "if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[3])\n"
 "else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end\n"
 "return 1\n";
@@ -403,16 +413,15 @@ append_call(SlateBatch *batch, const Script *script, int nkeys, int nargs)
  * or after a restart; so it starts at a random point and counts.
  */
 static void
-append_nonce(SlateBatch *batch)
+make_nonce(char nonce[SLATE_TOKEN_LEN + 1])
 {
 	static uint64 counter = 0;
-	char		nonce[SLATE_TOKEN_LEN + 1];
 
 	if (counter == 0 && !pg_strong_random(&counter, sizeof(counter)))
 		elog(ERROR, "could not generate a random nonce");
 	counter++;
-	snprintf(nonce, sizeof(nonce), "%016llx", (unsigned long long) counter);
-	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
+	snprintf(nonce, SLATE_TOKEN_LEN + 1, "%016llx",
+			 (unsigned long long) counter);
 }
 
 static int64
@@ -423,10 +432,10 @@ guard_life_ms(void)
 
 /* The arguments that every push begins with. */
 static void
-append_push_arguments(SlateBatch *batch, const char *version)
+append_push_arguments(SlateBatch *batch, const SlateStamp *stamp)
 {
-	append_bytes(batch, version, SLATE_VERSION_LEN);
-	append_nonce(batch);
+	append_bytes(batch, stamp->version, SLATE_VERSION_LEN);
+	append_bytes(batch, stamp->nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
 }
 
@@ -492,17 +501,21 @@ load_scripts(void)
 SlateRedisStatus
 slate_script_prepare(int64 deadline, SlateWait wait)
 {
-	if (publish_script.sha[0] == '\0')
+	static bool loaded = false;
+
+	if (!loaded)
 		load_scripts();
+	loaded = true;
 	return slate_redis_prepare(deadline, wait);
 }
 
 void
-slate_script_version(char version[SLATE_VERSION_LEN + 1])
+slate_script_stamp(SlateStamp *stamp)
 {
-	snprintf(version, SLATE_VERSION_LEN + 1, "%010u%020llu",
+	snprintf(stamp->version, sizeof(stamp->version), "%010u%020llu",
 			 GetWALInsertionTimeLine(),
 			 (unsigned long long) GetXLogInsertRecPtr());
+	make_nonce(stamp->nonce);
 }
 
 void
@@ -555,12 +568,13 @@ pushes_for_call(const SlatePush *pushes, int npushes)
 static void
 append_push(SlateBatch *batch, const SlatePush *push)
 {
-	char		operation[32];
+	char		operation[48];
+	char		order[16] = SHARED;
 
-	snprintf(operation, sizeof(operation), "%c%c" INT64_FORMAT,
-			 push->value ? '+' : '-',
-			 push->order == SLATE_ORDERED ? 'o' : 's',
-			 push->value ? push->ttl : 0);
+	if (push->order != SLATE_SHARED)
+		snprintf(order, sizeof(order), "%08x", push->order);
+	snprintf(operation, sizeof(operation), "%c%s" INT64_FORMAT,
+			 push->value ? '+' : '-', order, push->value ? push->ttl : 0);
 	append_text(batch, operation);
 	if (push->value)
 		append_bytes(batch, push->value, push->valuelen);
@@ -569,7 +583,7 @@ append_push(SlateBatch *batch, const SlatePush *push)
 }
 
 void
-slate_script_add_pushes(SlateBatch *batch, const char *version,
+slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 						const SlatePush *pushes, int npushes)
 {
 	int64		deadline = slate_redis_server_clock() + guard_life_ms() / 2;
@@ -581,7 +595,7 @@ slate_script_add_pushes(SlateBatch *batch, const char *version,
 		append_call(batch, &publish_script, n, 4 + 2 * n);
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
-		append_push_arguments(batch, version);
+		append_push_arguments(batch, stamp);
 		append_number(batch, deadline);
 		for (int i = 0; i < n; i++)
 			append_push(batch, &pushes[i]);
@@ -595,8 +609,11 @@ void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 {
 	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
+	SlateStamp	stamp;
 
-	slate_script_add_pushes(batch, no_version, &push, 1);
+	strlcpy(stamp.version, no_version, sizeof(stamp.version));
+	make_nonce(stamp.nonce);
+	slate_script_add_pushes(batch, &stamp, &push, 1);
 }
 
 void
@@ -613,7 +630,7 @@ slate_script_add_register(SlateBatch *batch,
 }
 
 void
-slate_script_add_floor(SlateBatch *batch, const char *version,
+slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 					   const SlateSlice *prefixes, int nprefixes)
 {
 	for (int start = 0; start < nprefixes; start += KEYS_PER_CALL)
@@ -621,20 +638,20 @@ slate_script_add_floor(SlateBatch *batch, const char *version,
 		int			n = Min(nprefixes - start, KEYS_PER_CALL);
 
 		append_call(batch, &floor_script, 0, 3 + n);
-		append_push_arguments(batch, version);
+		append_push_arguments(batch, stamp);
 		append_slices(batch, prefixes + start, n);
 		count_keys(batch, n);
 	}
 }
 
 void
-slate_script_add_drop_family(SlateBatch *batch, const char *version,
+slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 							 const char *family, int familylen,
 							 const char *glob, int globlen)
 {
 	append_call(batch, &drop_family_script, 1, 4);
 	append_index_key(batch, family, familylen);
-	append_push_arguments(batch, version);
+	append_push_arguments(batch, stamp);
 	append_bytes(batch, glob, globlen);
 	count_keys(batch, 1);
 }
@@ -658,9 +675,12 @@ slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 void
 slate_script_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
+	char		nonce[SLATE_TOKEN_LEN + 1];
+
+	make_nonce(nonce);
 	append_call(batch, &lease_script, nkeys, 2);
 	append_slices(batch, keys, nkeys);
-	append_nonce(batch);
+	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
 }
 
@@ -837,7 +857,7 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 typedef struct Sweep
 {
 	const SlateGlobSet *globs;
-	const char *const *versions;	/* of the globs, by position */
+	const SlateStamp *const *stamps;	/* of the globs, by position */
 	SlateOutcome *outcome;
 	SlateOutcome before;		/* the outcome when the step began */
 	char		cursor[24];		/* where the next SCAN begins */
@@ -848,13 +868,13 @@ typedef struct Sweep
 	bool		failed;			/* SCAN got something that is not its answer */
 } Sweep;
 
-/* The versions of the globs that match one name. */
-typedef struct MatchedVersions
+/* The stamps of the globs that match one name. */
+typedef struct MatchedStamps
 {
 	const Sweep *sweep;
-	const char *highest;		/* NULL: none matches */
-	bool		differ;
-} MatchedVersions;
+	const SlateStamp *highest;	/* NULL: none matches */
+	bool		differ;			/* they are of several transactions */
+} MatchedStamps;
 
 /*
  * Names found in this step, and the versions to drop them with, both encoded;
@@ -918,18 +938,18 @@ swept_key(const redisReply *name, SlateSlice *key)
 
 /* Takes none, so that it gets to see all. */
 static bool
-note_version(int position, void *arg)
+note_stamp(int position, void *arg)
 {
-	MatchedVersions *matched = arg;
-	const char *version = matched->sweep->versions[position];
+	MatchedStamps *matched = arg;
+	const SlateStamp *stamp = matched->sweep->stamps[position];
 
 	if (matched->highest == NULL)
-		matched->highest = version;
-	else if (strcmp(version, matched->highest) != 0)
+		matched->highest = stamp;
+	else if (strcmp(stamp->nonce, matched->highest->nonce) != 0)
 	{
 		matched->differ = true;
-		if (strcmp(version, matched->highest) > 0)
-			matched->highest = version;
+		if (strcmp(stamp->version, matched->highest->version) > 0)
+			matched->highest = stamp;
 	}
 	return false;
 }
@@ -947,19 +967,19 @@ remember_bytes(StringInfo into, const char *bytes, int len)
 
 static void
 sweep_remember(Sweep *sweep, const SlateSlice *key,
-			   const MatchedVersions *matched)
+			   const MatchedStamps *matched)
 {
-	char		version[SLATE_VERSION_LEN + 2];
+	char		version[SLATE_VERSION_LEN + SLATE_TOKEN_LEN + 1];
 
 	/* "$", a length, two line ends: 24 bytes are enough */
 	if (sweep_names.len + key->len + 24 > SWEEP_BYTES ||
-		sweep_versions.len + SLATE_VERSION_LEN + 24 > SWEEP_BYTES)
+		sweep_versions.len + (int) sizeof(version) + 24 > SWEEP_BYTES)
 	{
 		sweep->overflow = true;
 		return;
 	}
-	snprintf(version, sizeof(version), "%s%s", matched->highest,
-			 matched->differ ? "" : "=");
+	snprintf(version, sizeof(version), "%s%s", matched->highest->version,
+			 matched->differ ? "" : matched->highest->nonce);
 	remember_bytes(&sweep_names, key->start, key->len);
 	remember_bytes(&sweep_versions, version, strlen(version));
 	sweep->nfound++;
@@ -968,13 +988,13 @@ sweep_remember(Sweep *sweep, const SlateSlice *key,
 static void
 sweep_look(Sweep *sweep, const redisReply *name)
 {
-	MatchedVersions matched = {.sweep = sweep};
+	MatchedStamps matched = {.sweep = sweep};
 	SlateSlice	key;
 
 	if (name->type != REDIS_REPLY_STRING || !swept_key(name, &key))
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
-							   note_version, &matched);
+							   note_stamp, &matched);
 	if (matched.highest)
 		sweep_remember(sweep, &key, &matched);
 }
@@ -1029,6 +1049,10 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 static void
 sweep_encode(Sweep *sweep, bool scan)
 {
+	static const SlateStamp unused = {
+		"000000000000000000000000000000", "0000000000000000"
+	};
+
 	resetStringInfo(&sweep_send.bytes);
 	sweep_send.ncommands = 0;
 	sweep->scan_reply = -1;
@@ -1038,7 +1062,7 @@ sweep_encode(Sweep *sweep, bool scan)
 					3 + sweep->nfound);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
 							   sweep_names.len);
-		append_push_arguments(&sweep_send, no_version);
+		append_push_arguments(&sweep_send, &unused);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_versions.data,
 							   sweep_versions.len);
 	}
@@ -1054,11 +1078,12 @@ sweep_encode(Sweep *sweep, bool scan)
 }
 
 SlateRedisStatus
-slate_script_sweep(const SlateGlobSet *globs, const char *const *versions,
+slate_script_sweep(const SlateGlobSet *globs,
+				   const SlateStamp *const *stamps,
 				   SlateOutcome *outcome, bool *finished,
-				   int64 stop_at, int step_timeout)
+				   int64 stop_at, int step_timeout, SlateWait wait)
 {
-	Sweep		sweep = {.globs = globs,.versions = versions,
+	Sweep		sweep = {.globs = globs,.stamps = stamps,
 	.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
 	bool		scan = true;
 
@@ -1068,16 +1093,20 @@ slate_script_sweep(const SlateGlobSet *globs, const char *const *versions,
 		int64		now = slate_link_now();
 		SlateRedisStatus status;
 
+		if (wait == LINK_WAIT_INTERRUPTIBLE)
+			CHECK_FOR_INTERRUPTS();
+
 		/* what was found is still dropped */
 		if (now >= stop_at && sweep.nfound == 0)
 			return REDIS_DONE;
 		sweep_encode(&sweep, scan && now < stop_at);
 		sweep.before = *outcome;
 		status = slate_script_run(&sweep_send, on_sweep_reply, &sweep,
-								  now + step_timeout, LINK_WAIT_UNINTERRUPTED);
+								  now + step_timeout, wait);
 		if (status != REDIS_DONE)
 			return status;
-		if (sweep.failed || (sweep.overflow && sweep.count == 1))
+		if (sweep.failed || outcome->refused > sweep.before.refused ||
+			(sweep.overflow && sweep.count == 1))
 			return REDIS_DONE;
 		if (sweep.overflow)
 		{

@@ -30,18 +30,22 @@
 #define SLATE_INTERNAL_PREFIX "slate_cache:"
 
 /*
- * How pushes to one key are ordered among themselves.
- *
- * ORDERED: whoever pushed held a lock that a second writer of the same key
- * must wait for (the row's, or the unique index's), so the versions order the
- * pushes as the commits were ordered.  SHARED: writers of the key may commit
- * in any order.
+ * How pushes to one key are ordered among themselves.  Whoever pushed with an
+ * order other than SLATE_SHARED held a lock that a second writer of the same
+ * key and order must wait for (the row's, or the unique index's), so versions
+ * are in the order of the commits.  Writers that share a key otherwise may
+ * commit in any order.
  */
-typedef enum SlateOrder
+typedef uint32 SlateOrder;
+
+#define SLATE_SHARED ((SlateOrder) 0)
+
+/* What tells a transaction's pushes from those of others. */
+typedef struct SlateStamp
 {
-	SLATE_SHARED,
-	SLATE_ORDERED
-} SlateOrder;
+	char		version[SLATE_VERSION_LEN + 1];
+	char		nonce[SLATE_TOKEN_LEN + 1];
+} SlateStamp;
 
 /* What a transaction says about one key. */
 typedef struct SlatePush
@@ -91,13 +95,14 @@ extern int	slate_script_guard_life;
  */
 extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
-/* The version of changes made now; only on a primary. */
-extern void slate_script_version(char version[SLATE_VERSION_LEN + 1]);
+/* The stamp of changes made now; only on a primary. */
+extern void slate_script_stamp(SlateStamp *stamp);
 
 extern void slate_script_batch_init(SlateBatch *batch);
 
 /* PUTs and DROPs of many keys, in as few calls as is good for Redis. */
-extern void slate_script_add_pushes(SlateBatch *batch, const char *version,
+extern void slate_script_add_pushes(SlateBatch *batch,
+									const SlateStamp *stamp,
 									const SlatePush *pushes, int npushes);
 
 /* Register a key in a family's index; for ttl ms at least (0: for good). */
@@ -111,12 +116,12 @@ extern void slate_script_add_register(SlateBatch *batch,
  * begin with; goes before all else that drops them.  Older PUTs under such a
  * text that come later will be DROPs.
  */
-extern void slate_script_add_floor(SlateBatch *batch, const char *version,
+extern void slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 								   const SlateSlice *prefixes, int nprefixes);
 
 /* DROP the keys of a family's index that the glob matches. */
 extern void slate_script_add_drop_family(SlateBatch *batch,
-										 const char *version,
+										 const SlateStamp *stamp,
 										 const char *family, int familylen,
 										 const char *glob, int globlen);
 
@@ -170,19 +175,21 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
- * versions are those of the globs, by their position in the set.  What was PUT
- * with the very version of the one glob that matches it stays.
+ * stamps are those of the globs, by their position in the set.  What was PUT
+ * by the very transaction of the globs that match it stays.
  *
  * Begins no step after stop_at; each step has its own timeout in ms, so that
- * running out of time is not taken for a failure of Redis.  *finished tells
+ * running out of time is not taken for a failure of Redis.  An interruptible
+ * sweep may throw between two steps.  *finished tells
  * whether it got through, the outcome is added to.  May run after a commit, if
  * slate_script_sweep_init() was called before it.
  */
 extern void slate_script_sweep_init(void);
 extern SlateRedisStatus slate_script_sweep(const SlateGlobSet *globs,
-										   const char *const *versions,
+										   const SlateStamp *const *stamps,
 										   SlateOutcome *outcome,
 										   bool *finished,
-										   int64 stop_at, int step_timeout);
+										   int64 stop_at, int step_timeout,
+										   SlateWait wait);
 
 #endif							/* SLATE_SCRIPT_H */

@@ -143,10 +143,10 @@ define_cache_settings(void)
 							"How long Redis remembers the version of a key after its last change.",
 							"Must be much longer than any push can be on its way.",
 							&slate_script_guard_life, 60, 10, 86400,
-							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.sweep",
-							 "Look through all keys of Redis when a pattern is dropped.",
-							 "Without it, patterns drop only keys that were written by this extension.",
+							 "Look through all keys of Redis when a rule drops a pattern.",
+							 "Without it, patterns of rules do not drop keys that apps have SET themselves.",
 							 &slate_publish_sweep, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 }

@@ -17,6 +17,8 @@
  */
 #include "compat.h"
 
+#include <poll.h>
+
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
@@ -43,13 +45,17 @@
 /* For so long a keyspace that was large is taken for large. */
 #define LARGE_FOR_MS 60000
 
-/* How long to wait after a failure. */
-#define RETRY_MS 500
+/* How long to wait after a failure, at first and at most. */
+#define MIN_RETRY_MS 500
+#define MAX_RETRY_MS 30000
+
+/* How often, a millisecond apart, a commit tries to get the lock. */
+#define LOCK_TRIES 5
 
 /* One glob; its text follows. */
 typedef struct QueueEntry
 {
-	char		version[SLATE_VERSION_LEN + 1];
+	SlateStamp	stamp;
 	int			len;
 } QueueEntry;
 
@@ -57,7 +63,9 @@ typedef struct Queue
 {
 	LWLock	   *lock;
 	pg_atomic_uint64 large_until;	/* clock of slate_link_now(); no lock */
-	Latch	   *latch;			/* of the worker; NULL: there is none */
+	Latch	   *volatile latch; /* of the worker; NULL: there is none; may be
+								 * read without the lock */
+	char		server[300];	/* which Redis it sweeps */
 	int			used;			/* bytes */
 	char		bytes[QUEUE_BYTES];
 } Queue;
@@ -105,14 +113,7 @@ slate_worker_shmem_startup(void)
 bool
 slate_worker_is_there(void)
 {
-	bool		is_there;
-
-	if (queue == NULL)
-		return false;
-	LWLockAcquire(queue->lock, LW_SHARED);
-	is_there = queue->latch != NULL;
-	LWLockRelease(queue->lock);
-	return is_there;
+	return queue && queue->latch != NULL;
 }
 
 bool
@@ -129,34 +130,50 @@ entry_size(int len)
 }
 
 static void
-append_entry(const SlateSlice *glob, const char *version)
+append_entry(const SlateSlice *glob, const SlateStamp *stamp)
 {
 	QueueEntry *entry = (QueueEntry *) (queue->bytes + queue->used);
 
-	strlcpy(entry->version, version, sizeof(entry->version));
+	entry->stamp = *stamp;
 	entry->len = glob->len;
 	memcpy(entry + 1, glob->start, glob->len);
 	queue->used += entry_size(glob->len);
 }
 
+/* A commit must not wait for whoever may have been stopped with the lock. */
+static bool
+lock_within_reason(void)
+{
+	for (int i = 0; i < LOCK_TRIES; i++)
+	{
+		if (LWLockConditionalAcquire(queue->lock, LW_EXCLUSIVE))
+			return true;
+		(void) poll(NULL, 0, 1);
+	}
+	return false;
+}
+
 bool
-slate_worker_sweep(const SlateSlice *globs, int nglobs, const char *version)
+slate_worker_sweep(const SlateSlice *globs, int nglobs,
+				   const SlateStamp *stamp)
 {
 	Size		needed = 0;
-	bool		fits;
+	bool		takes;
 
 	for (int i = 0; i < nglobs; i++)
 		needed += entry_size(globs[i].len);
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
-	fits = queue->latch != NULL && queue->used + needed <= QUEUE_BYTES;
-	if (fits)
+	if (!lock_within_reason())
+		return false;
+	takes = queue->latch != NULL && queue->used + needed <= QUEUE_BYTES &&
+		strcmp(queue->server, slate_redis_server_name()) == 0;
+	if (takes)
 	{
 		for (int i = 0; i < nglobs; i++)
-			append_entry(&globs[i], version);
+			append_entry(&globs[i], stamp);
 		SetLatch(queue->latch);
 	}
 	LWLockRelease(queue->lock);
-	return fits;
+	return takes;
 }
 
 /* ------------------------------------------------------------------------
@@ -171,7 +188,7 @@ typedef struct Work
 	char	   *bytes;
 	int			nglobs;
 	SlateSlice *globs;
-	const char **versions;
+	const SlateStamp **stamps;
 } Work;
 
 static void
@@ -187,15 +204,15 @@ take_work(Work *work)
 
 	work->nglobs = 0;
 	work->globs = palloc_array(SlateSlice, work->nbytes / sizeof(QueueEntry) + 1);
-	work->versions = palloc_array(const char *,
-								  work->nbytes / sizeof(QueueEntry) + 1);
+	work->stamps = palloc_array(const SlateStamp *,
+								work->nbytes / sizeof(QueueEntry) + 1);
 	while (offset < work->nbytes)
 	{
 		QueueEntry *entry = (QueueEntry *) (work->bytes + offset);
 
 		work->globs[work->nglobs].start = (char *) (entry + 1);
 		work->globs[work->nglobs].len = entry->len;
-		work->versions[work->nglobs++] = entry->version;
+		work->stamps[work->nglobs++] = &entry->stamp;
 		offset += entry_size(entry->len);
 	}
 }
@@ -223,8 +240,8 @@ sweep_once(const Work *work)
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return false;
 	(void) slate_script_sweep(slate_globset_make(work->globs, work->nglobs),
-							  work->versions, &outcome, &finished, PG_INT64_MAX,
-							  slate_redis_timeout);
+							  work->stamps, &outcome, &finished, PG_INT64_MAX,
+							  slate_redis_timeout, LINK_WAIT_INTERRUPTIBLE);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
 	if (!finished || outcome.refused > 0)
@@ -239,6 +256,7 @@ sweep_once(const Work *work)
 static long
 sweep(MemoryContext context)
 {
+	static long retry = MIN_RETRY_MS;
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Work		work;
 	bool		done = true;
@@ -254,7 +272,13 @@ sweep(MemoryContext context)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(context);
-	return done ? -1 : RETRY_MS;
+	if (done)
+	{
+		retry = MIN_RETRY_MS;
+		return -1;
+	}
+	retry = Min(2 * retry, MAX_RETRY_MS);
+	return retry;
 }
 
 static void
@@ -265,13 +289,21 @@ forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	LWLockRelease(queue->lock);
 }
 
+/* Backends that use another Redis must look for themselves. */
+static void
+announce_server(void)
+{
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	strlcpy(queue->server, slate_redis_server_name(), sizeof(queue->server));
+	LWLockRelease(queue->lock);
+}
+
 static void
 announce(void)
 {
 	before_shmem_exit(forget_worker, (Datum) 0);
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	announce_server();
 	queue->latch = MyLatch;
-	LWLockRelease(queue->lock);
 }
 
 void
@@ -297,6 +329,7 @@ slate_worker_main(Datum arg pg_attribute_unused())
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			announce_server();
 		}
 		ResetLatch(MyLatch);
 		wait_for = sweep(context);
@@ -311,7 +344,7 @@ slate_worker_register(void)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
-		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_start_time = BgWorkerStart_ConsistentState,
 		.bgw_restart_time = 5
 	};
 

@@ -12,7 +12,7 @@
 #ifndef SLATE_WORKER_H
 #define SLATE_WORKER_H
 
-#include "template.h"
+#include "script.h"
 
 extern void slate_worker_register(void);	/* in _PG_init(), when preloaded */
 extern Size slate_worker_shmem_size(void);
@@ -20,8 +20,8 @@ extern void slate_worker_shmem_request(void);
 extern void slate_worker_shmem_startup(void);	/* holds AddinShmemInitLock */
 
 /*
- * The next three are for use after a commit.  They take an LWLock for the time
- * of a memcpy; they neither throw nor wait for anything else.
+ * The next three are for use after a commit.  They do not throw; the last one
+ * waits some milliseconds for a lock at most.
  */
 
 /* Is it running? */
@@ -30,8 +30,11 @@ extern bool slate_worker_is_there(void);
 /* Did its last pass take longer than a commit should? */
 extern bool slate_worker_keyspace_is_large(void);
 
-/* Have it DROP what matches the globs.  False if it has too much waiting. */
+/*
+ * Have it DROP what matches the globs.  False if it has too much waiting, or
+ * sweeps another server than this backend uses.
+ */
 extern bool slate_worker_sweep(const SlateSlice *globs, int nglobs,
-							   const char *version);
+							   const SlateStamp *stamp);
 
 #endif							/* SLATE_WORKER_H */

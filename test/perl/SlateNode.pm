@@ -21,6 +21,7 @@ use strict;
 use warnings;
 use Carp;
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils ();
 use Test::More;
 
 sub start
@@ -80,6 +81,49 @@ sub wait_for
     my ($node, $query, $expected) = @_;
     $node->poll_query_until('postgres', $query, $expected // 't')
       or croak "timed out waiting for: $query";
+    return;
+}
+
+sub counter
+{
+    my ($node, $name) = @_;
+    return $node->safe_psql('postgres', "SELECT $name FROM slate_cache.stats");
+}
+
+sub log_size { return -s $_[0]->logfile }
+
+sub log_text
+{
+    my ($node, $offset) = @_;
+    return PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset // 0);
+}
+
+# Lines that say something, as opposed to statements that mention it.
+sub messages
+{
+    my ($node, $pattern, $offset) = @_;
+    return grep { !/LOG:  statement:/ && /$pattern/ } split /\n/, log_text($node, $offset);
+}
+
+# After a crash the postmaster lives on, so its start says little; its log does.
+sub unharmed
+{
+    my ($node, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my @harm = messages($node,
+        qr/PANIC:|was terminated by|reinitializing|TRAP:/);
+    is(join("\n", @harm), '', $name // 'no process of the server has died');
+    return;
+}
+
+# A table with one row rule; rows 1 to n have the name "old".
+sub create_items
+{
+    my ($node, $rows, $database) = @_;
+    $node->safe_psql($database // 'postgres', q{
+        CREATE TABLE item (id int PRIMARY KEY, name text);
+        SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}']);
+        INSERT INTO item SELECT i, 'old' FROM generate_series(1, } . $rows . q{) i});
     return;
 }
 

@@ -15,6 +15,10 @@
 #   $redis->pause; $redis->resume;                # SIGSTOP, SIGCONT: a hang
 #   $redis->config(requirepass => 'other');       # CONFIG SET, kept on restart
 #   $redis->wait_until_up;
+#   $redis->field('shop:item:1', 'name');      # a text in a JSON object; '': no key
+#   $redis->all_keys;                          # all, sorted, one a line
+#   $redis->start(wait => 0);                    # it may still be loading
+#   SlateRedis::wait_until(sub { ... }, 'what');  # polls, croaks
 #
 # Nothing is saved unless config asks for it: a restart is an empty Redis.  A
 # server ends with its object and at the latest with the test, paused or not.
@@ -92,7 +96,7 @@ sub url
 
 sub start
 {
-    my ($self) = @_;
+    my ($self, %args) = @_;
     croak 'already started' if $self->{pid};
     my %config = (
         port => $self->{port},
@@ -118,7 +122,7 @@ sub start
         exec(@command) or POSIX::_exit(127);
     }
     $self->{pid} = $pid;
-    $self->wait_until_up;
+    $self->wait_until_up unless defined $args{wait} && !$args{wait};
     return $self;
 }
 
@@ -151,6 +155,31 @@ sub cli
     $out = $err if $out eq '';
     chomp $out;
     return $out;
+}
+
+sub field
+{
+    my ($self, $key, $field) = @_;
+    my ($text) = $self->cli('GET', $key) =~ /"$field": ?"([^"]*)"/;
+    return $text // '';
+}
+
+sub all_keys
+{
+    my ($self, $pattern) = @_;
+    return join "\n", sort split /\n/, $self->cli('KEYS', $pattern // '*');
+}
+
+sub wait_until
+{
+    my ($condition, $what) = @_;
+    my $end = time + 60;
+    until ($condition->())
+    {
+        croak "timed out waiting until $what" if time > $end;
+        sleep 0.02;
+    }
+    return;
 }
 
 sub config

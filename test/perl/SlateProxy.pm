@@ -1,0 +1,255 @@
+#-------------------------------------------------------------------------
+# SlateProxy - stands between sessions and a real Redis, and misbehaves.
+#
+#   use SlateProxy;
+#   my $proxy = SlateProxy->new($redis);
+#   $proxy->url;                               # for slate_cache.url
+#
+# It passes everything on until it is told what to do when a client's bytes
+# match a pattern:
+#
+#   $proxy->answer(qr/EVALSHA/ => "-MOVED 1 h:1\r\n");  # in Redis' place, once
+#                                              # a match; Redis hears nothing
+#   $proxy->hang_up(qr/EVALSHA/);              # closes, Redis hears nothing
+#   $proxy->hang_up(qr/GET/, after => 5);      # Redis does it, the client gets
+#                                              # that many bytes of the reply
+#   $proxy->hold(qr/EVALSHA/);                 # keeps the bytes, and all that
+#                                              # the same client sends later
+#   $proxy->wait_until_held;                   # until a client's bytes are kept
+#   $proxy->release;                           # Redis gets them, whether the
+#                                              # client still waits or not, and
+#                                              # has done what they say
+#   $proxy->pass;                              # as at first, for new bytes
+#   $proxy->matches;                           # how often since the last order
+#
+# Bytes match by the piece in which they arrive; keep what is to match small.
+#-------------------------------------------------------------------------
+package SlateProxy;
+
+use strict;
+use warnings;
+use Carp;
+use IO::Select;
+use IO::Socket::INET;
+use IO::Socket::UNIX;
+use POSIX ();
+use Socket;
+use Time::HiRes qw(sleep time);
+
+sub new
+{
+    my ($class, $redis) = @_;
+    my $listener = IO::Socket::INET->new(
+        LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 64)
+      or croak "no free port: $!";
+    socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
+      or croak "socketpair: $!";
+    my $self = bless { port => $listener->sockport, control => $ours, owner => $$ }, $class;
+
+    my $pid = fork() // croak "fork: $!";
+    if ($pid == 0)
+    {
+        close $ours;
+        eval { serve($listener, $its, $redis->socket); 1 }
+          or print STDERR "proxy: $@";
+        POSIX::_exit(0);
+    }
+    $self->{pid} = $pid;
+    close $its;
+    $ours->autoflush(1);
+    return $self;
+}
+
+sub url { return "redis://127.0.0.1:$_[0]{port}/0" }
+
+sub answer { my ($self, $what, $bytes) = @_; $self->order('answer', $what, $bytes); return }
+sub hold { my ($self, $what) = @_; $self->order('hold', $what); return }
+sub release { $_[0]->order('release'); return }
+sub pass { $_[0]->order('pass'); return }
+sub matches { return $_[0]->order('matches') }
+
+sub hang_up
+{
+    my ($self, $what, %args) = @_;
+    $self->order('hang_up', $what, $args{after} // '');
+    return;
+}
+
+sub wait_until_held
+{
+    my ($self) = @_;
+    my $end = time + 60;
+    while (!$self->order('held'))
+    {
+        croak 'nothing was sent that is to be held' if time > $end;
+        sleep 0.01;
+    }
+    return;
+}
+
+# One line there, one line back; the parts in hexadecimal.
+sub order
+{
+    my ($self, @parts) = @_;
+    my $control = $self->{control};
+    print $control join(' ', map { unpack 'H*', $_ // '' } @parts), "\n";
+    my $answer = <$control> // croak 'the proxy has ended';
+    chomp $answer;
+    return $answer;
+}
+
+sub DESTROY
+{
+    my ($self) = @_;
+    local ($?, $!, $@);
+    return unless $self->{owner} == $$;
+    close $self->{control};
+    kill 'KILL', $self->{pid};
+    waitpid $self->{pid}, 0;
+    return;
+}
+
+#
+# The proxy's own process
+#
+
+my %connections;    # by either socket: { client, server, held, left }
+my %rule = (action => 'pass');
+my $select;
+
+sub serve
+{
+    my ($listener, $control, $path) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+    $control->autoflush(1);
+    $select = IO::Select->new($listener, $control);
+    while (1)
+    {
+        foreach my $ready ($select->can_read)
+        {
+            if ($ready == $listener) { accept_client($listener, $path); }
+            elsif ($ready == $control)
+            {
+                # Orders come one at a time, so no line is left in the buffer.
+                my $line = <$control> // return;
+                print $control obey(map { pack 'H*', $_ } split / /, $line =~ s/\n//r, -1), "\n";
+            }
+            elsif (my $connection = $connections{$ready})
+            {
+                if (defined $connection->{client} && $ready == $connection->{client})
+                {
+                    from_client($connection);
+                }
+                else { from_server($connection); }
+            }
+        }
+    }
+    return;
+}
+
+sub obey
+{
+    my ($order, $what, $bytes) = @_;
+    return $rule{matches} // 0 if $order eq 'matches';
+    return (grep { defined $_->{held} } values %connections) ? 1 : 0 if $order eq 'held';
+    %rule = $order eq 'release' ? (action => 'pass')
+      : (action => $order, what => $what, bytes => $bytes, matches => 0);
+    deliver_held() if $order eq 'release';
+    return 'done';
+}
+
+sub accept_client
+{
+    my ($listener, $path) = @_;
+    my $client = $listener->accept or return;
+    my $server = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path);
+    return close $client unless $server;
+    $connections{$client} = $connections{$server} = { client => $client, server => $server };
+    $select->add($client, $server);
+    return;
+}
+
+sub end_socket
+{
+    my ($connection, $side) = @_;
+    my $socket = delete $connection->{$side} or return;
+    $select->remove($socket);
+    delete $connections{$socket};
+    close $socket;
+    return;
+}
+
+sub end_connection
+{
+    my ($connection) = @_;
+    end_socket($connection, $_) foreach qw(client server);
+    return;
+}
+
+sub from_client
+{
+    my ($connection) = @_;
+    my $got = sysread $connection->{client}, my $bytes, 1 << 20;
+    if (!$got)
+    {
+        # What is held outlives its client.
+        end_socket($connection, 'client');
+        end_socket($connection, 'server') unless defined $connection->{held};
+        return;
+    }
+    if (defined $connection->{held}) { $connection->{held} .= $bytes; return; }
+
+    my $matches = defined $rule{what} ? () = $bytes =~ /$rule{what}/g : 0;
+    $rule{matches} += $matches;
+    if (!$matches || $rule{action} eq 'pass') { put($connection->{server}, $bytes); }
+    elsif ($rule{action} eq 'hold') { $connection->{held} = $bytes; }
+    elsif ($rule{action} eq 'answer') { put($connection->{client}, $rule{bytes} x $matches); }
+    elsif ($rule{bytes} eq '') { end_connection($connection); }
+    else
+    {
+        $connection->{left} = $rule{bytes};
+        put($connection->{server}, $bytes);
+    }
+    return;
+}
+
+sub from_server
+{
+    my ($connection) = @_;
+    my $got = sysread $connection->{server}, my $bytes, 1 << 20;
+    return end_connection($connection) if !$got;
+    $bytes = substr $bytes, 0, $connection->{left} if defined $connection->{left};
+    put($connection->{client}, $bytes) if $connection->{client};
+    end_connection($connection) if defined $connection->{left};
+    return;
+}
+
+# Redis has done it all when it closes a connection that sends no more.
+sub deliver_held
+{
+    my %seen;
+    foreach my $connection (grep { !$seen{$_}++ } values %connections)
+    {
+        my $held = delete $connection->{held} // next;
+        put($connection->{server}, $held);
+        next if $connection->{client};
+        shutdown $connection->{server}, 1;
+        1 while sysread $connection->{server}, my $bytes, 1 << 20;
+        end_connection($connection);
+    }
+    return;
+}
+
+sub put
+{
+    my ($socket, $bytes) = @_;
+    while (length $bytes)
+    {
+        my $sent = syswrite $socket, $bytes;
+        return unless $sent;
+        substr $bytes, 0, $sent, '';
+    }
+    return;
+}
+
+1;

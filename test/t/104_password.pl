@@ -1,0 +1,78 @@
+# A wrong password: changes are lost with a reason in the log, which does not
+# hold the password; corrected, an open session delivers.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new(port => 1, config => { requirepass => 'open sesame' });
+my $node = SlateNode->start('main',
+    redis => $redis->url(tcp => 1, password => 'wr0ng-secret'),
+    conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
+SlateNode::create_items($node, 3);
+my $session = SlateSession->new($node);
+
+sub delivered
+{
+    my ($name) = @_;
+    $session->query("UPDATE item SET name = '$name' || clock_timestamp() WHERE id = 1");
+    return $redis->field('shop:item:1', 'name') =~ /^\Q$name\E/;
+}
+
+ok(!delivered('wrong in the url'), 'wrong password in the url: a change is not delivered');
+is($session->error, '', 'the commit succeeds');
+is($session->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'old', 'get loads from the table');
+is($session->error, '', 'without an error');
+my @lines = SlateNode::messages($node, qr/could not deliver/);
+is(scalar @lines, 1, 'the log says it once');
+like($lines[0], qr/127\.0\.0\.1:\d+ db 0: the server rejected AUTH: WRONGPASS/, 'with server and reason');
+unlike(SlateNode::log_text($node), qr/wr0ng-secret/, 'but not the password');
+my $detail = $session->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'redis'");
+like($detail, qr/rejected AUTH|failures in a row/, 'the view health has the reason');
+unlike($detail, qr/wr0ng-secret/, 'without the password');
+
+# A plain user's error messages do not show it either.
+$node->safe_psql('postgres', q{
+    CREATE ROLE plain LOGIN;
+    GRANT EXECUTE ON FUNCTION slate_cache_get(text) TO plain});
+my $plain = SlateSession->new($node, user => 'plain');
+is($plain->query("SELECT slate_cache_get('shop:free')"), '', 'a plain user has no value');
+is($plain->error, '', 'and no error');
+is($plain->query('SHOW slate_cache.url'), '', 'and cannot see the url');
+like($plain->error, qr/must be superuser/, 'which is refused');
+
+# Its spaces are encoded in a url.
+my $right = $redis->url(tcp => 1) =~ s/ /%20/gr;
+$node->safe_psql('postgres', "ALTER SYSTEM SET slate_cache.url = '$right'");
+$node->reload;
+SlateRedis::wait_until(sub { delivered('right in the url') }, 'a change arrives');
+pass('ALTER SYSTEM and reload: the open session delivers');
+is($session->query("SELECT slate_cache_get('shop:item:3')->>'name'"), 'old', 'and reads');
+is($redis->field('shop:item:3', 'name'), 'old', 'and fills');
+
+# From a file, over a Unix socket.
+my $file = $node->data_dir . '/redis_password';
+append_to_file($file, "wr0ng-secret\n");
+$node->safe_psql('postgres', "ALTER SYSTEM SET slate_cache.password_file = '$file'");
+$node->safe_psql('postgres', q{ALTER SYSTEM SET slate_cache.url = '} . $redis->url . q{'});
+$node->reload;
+SlateRedis::wait_until(sub { !delivered('wrong in the file') }, 'the settings are read');
+is($session->error, '', 'wrong password in the file: the commit succeeds');
+SlateNode::set($node, 'slate_cache.password_file' => "$file.missing");
+$session->query("UPDATE item SET name = 'no file' WHERE id = 1");
+is($session->error, '', 'no such file: the commit succeeds');
+isnt($redis->field('shop:item:1', 'name'), 'no file', 'and is not delivered');
+
+unlink $file;
+append_to_file($file, "open sesame\nnot this line\n");
+SlateRedis::wait_until(sub { delivered('right in the file') }, 'a change arrives');
+pass('the file corrected: the open session delivers');
+is($session->query("SELECT slate_cache_peek('shop:item:1')->>'name' LIKE 'right in the file%'"), 't',
+    'and reads');
+
+SlateNode::unharmed($node);
+done_testing();

@@ -1,0 +1,135 @@
+# What a real Redis answers when it cannot do what it is told: each is a failure
+# to deliver, counted and logged with its reason; commits and reads do not
+# fail; and when Redis can again, the same session delivers.
+use strict;
+use warnings;
+use IO::Socket::UNIX;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new(
+    config => { 'key-load-delay' => 0, 'loading-process-events-interval-bytes' => 1024 });
+my $node = SlateNode->start('main', redis => $redis,
+    conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
+SlateNode::create_items($node, 9);
+my $session;
+
+# A message is logged every 30 seconds at most, a restart forgets the last one.
+sub begin
+{
+    $session->quit if $session;
+    $node->restart;
+    $session = SlateSession->new($node);
+    $session->query("UPDATE item SET name = 'stale' WHERE id = 1");
+    is($redis->field('shop:item:1', 'name'), 'stale', 'all is well at first');
+    return;
+}
+
+# Expects one loss, and its reason.
+sub loses
+{
+    my ($reason, $what) = @_;
+    my $log = SlateNode::log_size($node);
+    my $lost = SlateNode::counter($node, 'pushes_lost');
+    $session->query("UPDATE item SET name = 'lost' WHERE id = 1");
+    is($session->error, '', "$what: a commit succeeds");
+    is(SlateNode::counter($node, 'pushes_lost'), $lost + 1, "$what: it counts as lost");
+
+    # Reads come from the table; they also are where the log is written to.
+    is($session->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'old', "$what: a get succeeds");
+    is($session->error, '', "$what: without an error");
+    my @lines = SlateNode::messages($node, qr/could not deliver cache changes/, $log);
+    is(scalar @lines, 1, "$what: the log says it once");
+    like($lines[0] // '', $reason, "$what: with its reason");
+    return;
+}
+
+sub recovers
+{
+    my ($what) = @_;
+    SlateRedis::wait_until(
+        sub {
+            $session->query("UPDATE item SET name = name || '!' WHERE id = 1");
+            return $redis->field('shop:item:1', 'name') =~ /^(lost|stale)!+$/;
+        },
+        'a change arrives');
+    pass("$what over: the same session delivers");
+    is($session->query("SELECT slate_cache_get('shop:item:1')->>'name'"),
+        $node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 1'), "$what over: and reads");
+    return;
+}
+
+begin();
+$redis->cli('REPLICAOF', '127.0.0.1', '1');
+loses(qr/READONLY/, 'a replica');
+$redis->config('replica-serve-stale-data' => 'no');
+is($session->query("SELECT slate_cache_get('shop:item:1')->>'name'"), 'lost',
+    'a replica without its master: get loads from the table');
+$redis->config('replica-serve-stale-data' => 'yes');
+$redis->cli('REPLICAOF', 'NO', 'ONE');
+recovers('a replica');
+
+# Who ends right after a loss has no next statement to log it with.
+begin();
+$redis->cli('REPLICAOF', '127.0.0.1', '1');
+my $log = SlateNode::log_size($node);
+$node->safe_psql('postgres', "UPDATE item SET name = 'short $_' WHERE id = 1") foreach 1 .. 3;
+SlateNode::wait_for($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'", '2');
+is(scalar(() = SlateNode::messages($node, qr/could not deliver .*READONLY/, $log)), 1,
+    'short sessions: the log says it once');
+$redis->cli('REPLICAOF', 'NO', 'ONE');
+$session->query("UPDATE item SET name = 'stale' WHERE id = 1");
+
+begin();
+$redis->config(maxmemory => 1);
+loses(qr/OOM/, 'no memory');
+is($redis->cli('EXISTS', 'shop:item:1'), '0', 'no memory: the old value is gone');
+is($session->query("SELECT slate_cache_get('shop:item:1')->>'name'"), 'lost', 'no memory: get has the new one');
+$redis->config(maxmemory => 0);
+recovers('no memory');
+
+begin();
+is($redis->cli('ACL', 'SETUSER', 'default', '-evalsha'), 'OK', 'a user loses a right');
+loses(qr/NOPERM/, 'no permission');
+$redis->cli('ACL', 'SETUSER', 'default', '+@all');
+recovers('no permission');
+
+begin();
+$redis->config(requirepass => 'secret');
+$redis->cli('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+loses(qr/NOAUTH/, 'a password is set');
+$redis->config(requirepass => '');
+recovers('a password is set');
+
+# redis-cli would be one client too many.
+begin();
+my $only = IO::Socket::UNIX->new(Peer => $redis->socket);
+$session->quit;
+SlateRedis::wait_until(sub { $redis->cli('CLIENT', 'LIST') !~ /name=slate_cache/ }, 'no other client is left');
+print $only "CONFIG SET maxclients 1\r\n";
+is(scalar <$only>, "+OK\r\n", 'one client is all that Redis takes');
+$session = SlateSession->new($node);
+loses(qr/max number of clients/, 'too many clients');
+print $only "CONFIG SET maxclients 1000\r\n";
+<$only>;
+recovers('too many clients');
+
+# A dump that takes seconds to load.
+begin();
+$redis->cli('EVAL', "for i = 1, 1500 do redis.call('SET', 'filler:' .. i, string.rep('x', 100)) end", '0');
+is($redis->cli('SAVE'), 'OK', 'a dump is saved');
+$redis->stop;
+$redis->{config}{'key-load-delay'} = 1000;
+$redis->start(wait => 0);
+SlateRedis::wait_until(sub { $redis->cli('GET', 'filler:1') =~ /LOADING/ }, 'Redis loads its dump');
+loses(qr/LOADING/, 'a dump is loaded');
+like($redis->cli('GET', 'filler:1'), qr/LOADING/, 'which takes longer than that');
+$redis->wait_until_up;
+recovers('a dump is loaded');
+
+SlateNode::unharmed($node);
+done_testing();

@@ -1,0 +1,73 @@
+# Without shared_preload_libraries each session does everything by itself, in
+# the mode commit, and the view health says what is missing.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new;
+my $elsewhere = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis, conf => { shared_preload_libraries => '' });
+SlateNode::create_items($node, 5);
+
+my $session = SlateSession->new($node);
+$session->query("UPDATE item SET name = 'first' WHERE id = 1");
+is($redis->field('shop:item:1', 'name'), 'first', 'a change is delivered');
+$redis->cli('DEL', 'shop:item:2');
+is($session->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'old', 'get loads');
+is($redis->field('shop:item:2', 'name'), 'old', 'and fills');
+$redis->cli('SET', 'shop:item:2', '{"name": "from Redis"}');
+is($session->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'from Redis', 'and reads');
+$session->query(q{BEGIN; SELECT slate_cache_set('shop:free', '1'); ROLLBACK});
+is($redis->cli('EXISTS', 'shop:free'), '0', 'set waits for the commit');
+is($session->query('SHOW slate_cache.mode'), 'commit', 'the mode is commit');
+
+is($session->query("SELECT ok FROM slate_cache.health WHERE \"check\" = 'preload'"), 'f',
+    'the view health finds it missing');
+like($session->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'preload'"),
+    qr/not in shared_preload_libraries/, 'and says so');
+is($session->query("SELECT ok FROM slate_cache.health WHERE \"check\" = 'redis'"), 't', 'Redis answers');
+is($session->query('SELECT scope, pushes > 0 FROM slate_cache.stats'), 'session|t',
+    "counters are the session's own");
+is(SlateSession->new($node)->query('SELECT scope, pushes FROM slate_cache.stats'), 'session|0',
+    'and those of another are others');
+
+# Sessions that have not used the extension before.
+is($redis->all_keys('shop:item:5'), 'shop:item:5', 'a row is cached');
+$node->safe_psql('postgres', 'TRUNCATE item');
+is($redis->all_keys('shop:item:*'), '', "TRUNCATE as a session's first command drops the rows");
+$node->safe_psql('postgres', "INSERT INTO item VALUES (7, 'old')");
+is($redis->field('shop:item:7', 'name'), 'old', 'so does INSERT');
+$node->safe_psql('postgres', 'DROP TABLE item');
+is($redis->all_keys('shop:item:*'), '', 'and DROP TABLE');
+
+# A plain user may set what no library has claimed yet; it must not count.
+SlateNode::create_items($node, 1);
+$node->safe_psql('postgres', 'CREATE ROLE plain LOGIN; GRANT ALL ON item TO plain');
+my $plain = SlateSession->new($node, user => 'plain');
+$plain->query("SET slate_cache.url = '" . $elsewhere->url . "'; SET slate_cache.mode = 'nonsense'");
+$plain->query("UPDATE item SET name = 'by a plain user' WHERE id = 1");
+is($redis->field('shop:item:1', 'name'), 'by a plain user', "a plain user's change is delivered");
+is($elsewhere->all_keys, '', 'and not where the plain user says');
+
+# Its own breaker.
+$redis->stop;
+$session->query(q{INSERT INTO item VALUES (2, 'away')});
+$session->query(q{INSERT INTO item VALUES (3, 'away')});
+is($session->error, '', 'Redis away: commits succeed');
+is($session->query('SELECT pushes_lost FROM slate_cache.stats'), '2', 'and are counted as lost');
+is($session->query("SELECT ok FROM slate_cache.health WHERE \"check\" = 'pushes'"), 'f', 'which health knows');
+$redis->start;
+SlateRedis::wait_until(
+    sub {
+        $session->query("UPDATE item SET name = 'back ' || clock_timestamp() WHERE id = 2");
+        return $redis->field('shop:item:2', 'name') =~ /^back/;
+    },
+    'a change arrives again');
+pass('Redis back: the session delivers');
+SlateNode::unharmed($node);
+done_testing();
