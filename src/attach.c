@@ -119,7 +119,7 @@ static Relation
 open_own_table(Oid relid, bool has_rules)
 {
 	LOCKMODE	lockmode = has_rules ? AccessExclusiveLock
-		: ShareRowExclusiveLock;
+	: ShareRowExclusiveLock;
 	Relation	relation;
 
 	if (!OidIsValid(relid))

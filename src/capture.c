@@ -134,7 +134,7 @@ capture_row_key(SlateRule *rule, Change *change,
 		slate_pending_row_key(rule, old_key->data, old_key->len, NULL);
 	if (has_new && !change->new_is_past)
 		slate_pending_row_key(rule, new_key->data, new_key->len,
-							   new_image(change));
+							  new_image(change));
 }
 
 /* A list, or another key or glob that goes with the row before and after. */
@@ -331,11 +331,11 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 	event = ((EventTriggerData *) fcinfo->context)->event;
 	if (strcmp(event, "ddl_command_end") == 0)
 		look_at_changed("SELECT DISTINCT classid, objid"
-						 " FROM pg_catalog.pg_event_trigger_ddl_commands()");
+						" FROM pg_catalog.pg_event_trigger_ddl_commands()");
 	else if (strcmp(event, "sql_drop") == 0)
 		look_at_changed("SELECT DISTINCT classid, objid"
-						 " FROM pg_catalog.pg_event_trigger_dropped_objects()"
-						 " WHERE objsubid OPERATOR(pg_catalog.>) 0");
+						" FROM pg_catalog.pg_event_trigger_dropped_objects()"
+						" WHERE objsubid OPERATOR(pg_catalog.>) 0");
 
 	/* else: that this library is loaded; see slate_capture_object_access() */
 	PG_RETURN_NULL();

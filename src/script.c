@@ -251,23 +251,24 @@ LUA_PUSH
 "return failure or {0, #members, 0}\n";
 
 /*
- * KEYS: keys that globs match.  ARGV: ignored, ignored, guard life; then for each
- * key the version of the glob, and behind it the nonce if there is only one.
- * What was put with that very nonce was put by the same transaction, after the
- * glob.  What has a newer version under an order is a row that was written
- * since, and holds nothing but that row.
+ * KEYS: keys that globs match.  ARGV: guard life; then for each key the version
+ * and the nonce of the glob, and "=" behind them if all globs that match it are
+ * of one transaction.  What was put with that very nonce was put by the same
+ * transaction, after the glob.  What has a newer version under an order is a
+ * row that was written since, and holds nothing but that row.
  */
 static const char drop_swept_source[] =
 LUA_PUSH
+"life = ARGV[1]\n"
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local given = ARGV[3 + i]\n"
-"  local own = string.sub(given, 31)\n"
-"  version = string.sub(given, 1, 30)\n"
+"  local given = ARGV[1 + i]\n"
+"  version, nonce = string.sub(given, 1, 30), string.sub(given, 31, 46)\n"
 "  local known = look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
 "    string.sub(known, 31, 38) ~= '" SHARED "'\n"
-"  if not (newer or known and string.sub(known, 39, 54) == own) then\n"
+"  local own = known and #given > 46 and string.sub(known, 39, 54) == nonce\n"
+"  if not newer and not own then\n"
 "    drop(key, '" SHARED "')\n"
 "    dropped = dropped + 1\n"
 "  end\n"
@@ -877,11 +878,11 @@ typedef struct MatchedStamps
 } MatchedStamps;
 
 /*
- * Names found in this step, and the versions to drop them with, both encoded;
+ * Names found in this step, and the stamps to drop them with, both encoded;
  * and what is sent.  Sized for good by slate_script_sweep_init().
  */
 static StringInfoData sweep_names;
-static StringInfoData sweep_versions;
+static StringInfoData sweep_stamps;
 static SlateBatch sweep_send;
 
 void
@@ -894,8 +895,8 @@ slate_script_sweep_init(void)
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	slate_script_batch_init(&sweep_send);
 	enlargeStringInfo(&sweep_send.bytes, 2 * SWEEP_BYTES + 1024);
-	initStringInfo(&sweep_versions);
-	enlargeStringInfo(&sweep_versions, SWEEP_BYTES);
+	initStringInfo(&sweep_stamps);
+	enlargeStringInfo(&sweep_stamps, SWEEP_BYTES);
 	initStringInfo(&sweep_names);
 	enlargeStringInfo(&sweep_names, SWEEP_BYTES);
 	MemoryContextSwitchTo(old);
@@ -969,19 +970,19 @@ static void
 sweep_remember(Sweep *sweep, const SlateSlice *key,
 			   const MatchedStamps *matched)
 {
-	char		version[SLATE_VERSION_LEN + SLATE_TOKEN_LEN + 1];
+	char		stamp[SLATE_VERSION_LEN + SLATE_TOKEN_LEN + 2];
 
 	/* "$", a length, two line ends: 24 bytes are enough */
 	if (sweep_names.len + key->len + 24 > SWEEP_BYTES ||
-		sweep_versions.len + (int) sizeof(version) + 24 > SWEEP_BYTES)
+		sweep_stamps.len + (int) sizeof(stamp) + 24 > SWEEP_BYTES)
 	{
 		sweep->overflow = true;
 		return;
 	}
-	snprintf(version, sizeof(version), "%s%s", matched->highest->version,
-			 matched->differ ? "" : matched->highest->nonce);
+	snprintf(stamp, sizeof(stamp), "%s%s%s", matched->highest->version,
+			 matched->highest->nonce, matched->differ ? "" : "=");
 	remember_bytes(&sweep_names, key->start, key->len);
-	remember_bytes(&sweep_versions, version, strlen(version));
+	remember_bytes(&sweep_stamps, stamp, strlen(stamp));
 	sweep->nfound++;
 }
 
@@ -1034,7 +1035,7 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 	if (index == 0)
 	{
 		resetStringInfo(&sweep_names);
-		resetStringInfo(&sweep_versions);
+		resetStringInfo(&sweep_stamps);
 		sweep->nfound = 0;
 		sweep->overflow = false;
 		*sweep->outcome = sweep->before;
@@ -1049,22 +1050,18 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 static void
 sweep_encode(Sweep *sweep, bool scan)
 {
-	static const SlateStamp unused = {
-		"000000000000000000000000000000", "0000000000000000"
-	};
-
 	resetStringInfo(&sweep_send.bytes);
 	sweep_send.ncommands = 0;
 	sweep->scan_reply = -1;
 	if (sweep->nfound > 0)
 	{
 		append_call(&sweep_send, &drop_swept_script, sweep->nfound,
-					3 + sweep->nfound);
+					1 + sweep->nfound);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
 							   sweep_names.len);
-		append_push_arguments(&sweep_send, &unused);
-		appendBinaryStringInfo(&sweep_send.bytes, sweep_versions.data,
-							   sweep_versions.len);
+		append_number(&sweep_send, guard_life_ms());
+		appendBinaryStringInfo(&sweep_send.bytes, sweep_stamps.data,
+							   sweep_stamps.len);
 	}
 	if (scan)
 	{
