@@ -19,7 +19,9 @@ my $node = SlateNode->start('main', redis => $redis,
 SlateNode::create_items($node, 3);
 my $session = SlateSession->new($node);
 my $other = SlateSession->new($node);
-$_->query("UPDATE item SET name = 'before' WHERE id = 1") foreach $other, $session;
+
+# Both are connected: an update that changes nothing would not do.
+$_->query("UPDATE item SET name = name || '.' WHERE id = 1") foreach $other, $session;
 
 # What a busy machine may add to any wait.
 my $slack = 5;
