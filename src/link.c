@@ -58,7 +58,6 @@
 #define FULL_QUEUE_PAUSE 5
 
 /* More addresses than this of one host name are not tried. */
-#define MAX_ADDRESSES 8
 
 /*
  * How much to read at a time.  redisReader moves what is left in its buffer
@@ -82,14 +81,6 @@ typedef struct Exchange
 	int64		deadline;
 	SlateWait	wait;
 } Exchange;
-
-/* What a host name stands for, copied out of getaddrinfo()'s list. */
-typedef struct AddressList
-{
-	int			count;
-	struct sockaddr_storage address[MAX_ADDRESSES];
-	socklen_t	len[MAX_ADDRESSES];
-} AddressList;
 
 /*
  * How replies are built: hiredis' own functions, with a guard before the one
@@ -396,17 +387,18 @@ open_unix(SlateLink *link, const char *path, int64 deadline, SlateWait wait)
 }
 
 /*
- * Look the name up.  The list is copied into the caller's memory, for a throw
- * out of a later wait would leak getaddrinfo()'s own.
+ * The list is copied into the caller's memory, for a throw out of a later wait
+ * would leak getaddrinfo()'s own.
  */
-static SlateLinkStatus
-look_up(SlateLink *link, const SlateAddress *address, AddressList *found)
+SlateLinkStatus
+slate_link_look_up(const SlateAddress *address, SlateAddressList *found,
+				   const char **error)
 {
 	struct addrinfo hints;
 	struct addrinfo *list = NULL;
 	struct addrinfo *item;
 	char		service[16];
-	int			error;
+	int			failure;
 
 	memset(&hints, 0, sizeof(hints));
 	hints.ai_family = AF_UNSPEC;
@@ -414,16 +406,16 @@ look_up(SlateLink *link, const SlateAddress *address, AddressList *found)
 	hints.ai_flags = AI_NUMERICSERV;
 	snprintf(service, sizeof(service), "%d", address->port);
 
-	error = getaddrinfo(address->host, service, &hints, &list);
-	if (error == EAI_MEMORY)
-		return fail(link, LINK_NOMEM, "out of memory");
-	if (error != 0)
-		return fail(link, LINK_UNREACHABLE, "could not look up the host: %s",
-					(error == EAI_SYSTEM) ? strerror(errno) :
-					gai_strerror(error));
+	failure = getaddrinfo(address->host, service, &hints, &list);
+	*error = "out of memory";
+	if (failure == EAI_MEMORY)
+		return LINK_NOMEM;
+	*error = (failure == EAI_SYSTEM) ? strerror(errno) : gai_strerror(failure);
+	if (failure != 0)
+		return LINK_UNREACHABLE;
 
-	found->count = 0;
-	for (item = list; item != NULL && found->count < MAX_ADDRESSES;
+	memset(found, 0, sizeof(*found));
+	for (item = list; item != NULL && found->count < SLATE_MAX_ADDRESSES;
 		 item = item->ai_next)
 	{
 		if (item->ai_addrlen > sizeof(found->address[0]))
@@ -435,23 +427,26 @@ look_up(SlateLink *link, const SlateAddress *address, AddressList *found)
 	}
 	freeaddrinfo(list);
 
-	if (found->count == 0)
-		return fail(link, LINK_UNREACHABLE, "the host has no address");
-
-	return LINK_OK;
+	*error = "the host has no address";
+	return found->count > 0 ? LINK_OK : LINK_UNREACHABLE;
 }
 
 static SlateLinkStatus
-open_tcp(SlateLink *link, const SlateAddress *address, int64 deadline,
-		 SlateWait wait)
+open_tcp(SlateLink *link, const SlateAddress *address,
+		 const SlateAddressList *known, int64 deadline, SlateWait wait)
 {
-	AddressList found;
+	SlateAddressList found;
+	SlateLinkStatus status = LINK_OK;
+	const char *error;
 	bool		timed_out = false;
-	SlateLinkStatus status = look_up(link, address, &found);
 	int			i;
 
+	if (known)
+		found = *known;
+	else
+		status = slate_link_look_up(address, &found, &error);
 	if (status != LINK_OK)
-		return status;
+		return fail(link, status, "could not look up the host: %s", error);
 
 	for (i = 0; i < found.count; i++)
 	{
@@ -473,8 +468,8 @@ open_tcp(SlateLink *link, const SlateAddress *address, int64 deadline,
 }
 
 SlateLinkStatus
-slate_link_open(SlateLink *link, const SlateAddress *address, int64 deadline,
-				SlateWait wait)
+slate_link_open(SlateLink *link, const SlateAddress *address,
+				const SlateAddressList *known, int64 deadline, SlateWait wait)
 {
 	SlateLinkStatus status;
 
@@ -489,7 +484,7 @@ slate_link_open(SlateLink *link, const SlateAddress *address, int64 deadline,
 	if (address->is_unix)
 		status = open_unix(link, address->host, deadline, wait);
 	else
-		status = open_tcp(link, address, deadline, wait);
+		status = open_tcp(link, address, known, deadline, wait);
 
 	if (status == LINK_OK)
 		link->mid_exchange = false;

@@ -13,6 +13,8 @@
 #ifndef SLATE_LINK_H
 #define SLATE_LINK_H
 
+#include <sys/socket.h>
+
 #include <hiredis/hiredis.h>
 
 typedef enum SlateLinkStatus
@@ -93,18 +95,37 @@ typedef void (*SlateReplyFn) (int index, const redisReply *reply, void *arg);
 /* Monotonic clock in milliseconds; deadlines are points of this clock. */
 extern int64 slate_link_now(void);
 
+/* What a host name stands for. */
+#define SLATE_MAX_ADDRESSES 8
+
+typedef struct SlateAddressList
+{
+	int			count;
+	struct sockaddr_storage address[SLATE_MAX_ADDRESSES];
+	socklen_t	len[SLATE_MAX_ADDRESSES];
+} SlateAddressList;
+
+/*
+ * Look a host name up with getaddrinfo(), which has no deadline and cannot be
+ * interrupted.  On failure *error is a constant or strerror()'s text.
+ */
+extern SlateLinkStatus slate_link_look_up(const SlateAddress *address,
+										  SlateAddressList *found,
+										  const char **error);
+
 /*
  * Connect.  Any earlier connection of this link is closed first.
  *
- * A host name is looked up with getaddrinfo(), which has no deadline of its
- * own: so this must never be called after a commit.  The addresses it gives
- * (the first eight) are tried in turn within the deadline, each with an equal
+ * known is what the address' host stands for; if it is NULL, the host is looked
+ * up, so that this must never be called after a commit.  The addresses (the
+ * first eight) are tried in turn within the deadline, each with an equal
  * share of the time that is left, so that one that swallows packets does not
  * keep the next from its turn.  TCP sockets get TCP_NODELAY and keepalive; all
  * are close-on-exec, and counted with AcquireExternalFD().
  */
 extern SlateLinkStatus slate_link_open(SlateLink *link,
 									   const SlateAddress *address,
+									   const SlateAddressList *known,
 									   int64 deadline, SlateWait wait);
 
 /* Close; harmless on a closed link. */

@@ -49,6 +49,7 @@
 
 #include "libpq/pqcomm.h"
 #include "miscadmin.h"
+#include "names.h"
 #include "port/atomics.h"
 #include "redis.h"
 #include "storage/shmem.h"
@@ -1104,16 +1105,20 @@ shake_hands(int64 deadline, SlateWait wait)
 }
 
 /*
- * Connect and shake hands.  Looking a name up knows no deadline; if that took
- * longer than it should have, it counts as a timeout, whatever came of it.
+ * Connect and shake hands.  Where the worker has not looked the name up, we
+ * must, and that knows no deadline; if it took longer than it should have, it
+ * counts as a timeout, whatever came of it.
  */
 static SlateRedisStatus
 connect_to_server(int64 deadline, SlateWait wait)
 {
+	SlateAddressList known;
+	bool		is_known = slate_names_get(&server.address, &known);
 	SlateRedisStatus status;
-	SlateLinkStatus link_status = slate_link_open(&connection, &server.address,
-												  deadline, wait);
+	SlateLinkStatus link_status;
 
+	link_status = slate_link_open(&connection, &server.address,
+								  is_known ? &known : NULL, deadline, wait);
 	if (link_status != LINK_OK)
 	{
 		if (link_status == LINK_UNREACHABLE && slate_link_now() >= deadline)
@@ -1160,6 +1165,15 @@ refresh_clock(int64 deadline, SlateWait wait)
 	set_error("the server's reply to TIME makes no sense");
 	slate_link_close(&connection);
 	return REDIS_REJECTED;
+}
+
+bool
+slate_redis_look_up(void)
+{
+	if (!load_settings() || !slate_names_is_name(&server.address))
+		return false;
+	slate_names_refresh(&server.address);
+	return true;
 }
 
 SlateRedisStatus

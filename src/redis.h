@@ -77,6 +77,12 @@ extern void slate_redis_set_preamble(const char *bytes, size_t len,
 									 int nreplies);
 
 /*
+ * For the worker: look the server's name up for all backends, see names.h.
+ * False if there is no name to look up.
+ */
+extern bool slate_redis_look_up(void);
+
+/*
  * Make sure that there is a usable connection: reuse, or connect and shake
  * hands, within min(connect_timeout, deadline).  For use before a commit and
  * in reads.  While the breaker is open returns REDIS_RESTING at once, unless

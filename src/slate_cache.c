@@ -15,6 +15,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "names.h"
 #include "pause.h"
 #include "pending.h"
 #include "publish.h"
@@ -170,6 +171,7 @@ on_shmem_request(void)
 {
 	if (prev_shmem_request)
 		prev_shmem_request();
+	RequestAddinShmemSpace(slate_names_shmem_size());
 	RequestAddinShmemSpace(slate_redis_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
 	slate_worker_shmem_request();
@@ -181,6 +183,7 @@ on_shmem_startup(void)
 	if (prev_shmem_startup)
 		prev_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	slate_names_shmem_startup();
 	slate_redis_shmem_startup();
 	slate_stats_shmem_startup();
 	slate_worker_shmem_startup();

@@ -49,6 +49,9 @@
 #define MIN_RETRY_MS 500
 #define MAX_RETRY_MS 30000
 
+/* How often to look the server's name up. */
+#define LOOK_UP_MS 10000
+
 /* How often, a millisecond apart, a commit tries to get the lock. */
 #define LOCK_TRIES 5
 
@@ -71,6 +74,9 @@ typedef struct Queue
 } Queue;
 
 static Queue *queue = NULL;
+
+/* The worker's: when to look the server's name up again; slate_link_now() */
+static int64 next_look_up = 0;
 
 PGDLLEXPORT void slate_worker_main(Datum arg);
 
@@ -303,7 +309,22 @@ announce(void)
 {
 	before_shmem_exit(forget_worker, (Datum) 0);
 	announce_server();
+
+	/* who connects should find the name looked up */
+	(void) slate_redis_look_up();
 	queue->latch = MyLatch;
+}
+
+/* Every now and then; false if there is no name. */
+static bool
+look_up_name(void)
+{
+	if (slate_link_now() < next_look_up)
+		return true;
+	if (!slate_redis_look_up())
+		return false;
+	next_look_up = slate_link_now() + LOOK_UP_MS;
+	return true;
 }
 
 void
@@ -323,6 +344,7 @@ slate_worker_main(Datum arg pg_attribute_unused())
 	for (;;)
 	{
 		long		wait_for;
+		bool		has_name;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -330,9 +352,13 @@ slate_worker_main(Datum arg pg_attribute_unused())
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			announce_server();
+			next_look_up = 0;
 		}
 		ResetLatch(MyLatch);
+		has_name = look_up_name();
 		wait_for = sweep(context);
+		if (has_name)
+			wait_for = wait_for < 0 ? LOOK_UP_MS : Min(wait_for, LOOK_UP_MS);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (wait_for >= 0 ? WL_TIMEOUT : 0),
 						 wait_for, PG_WAIT_EXTENSION);
