@@ -453,38 +453,51 @@ count_outcome(const SlateOutcome *outcome)
 	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
 }
 
+/* True if all is done. */
+static bool
+sweep_until(int64 stop_at, SlateOutcome *outcome)
+{
+	int64		now = slate_link_now();
+	SlateOutcome part = {0};
+	bool		finished = false;
+
+	if (now >= stop_at)
+		return false;
+	(void) slate_script_sweep(publish.globset, publish.stamps, &part, &finished,
+							  stop_at, stop_at - now + SWEEP_MARGIN_MS,
+							  LINK_WAIT_UNINTERRUPTED);
+	count_outcome(&part);
+	slate_stats_add(STAT_SWEEPS, 1);
+	*outcome = part;
+	return finished && part.refused == 0;
+}
+
 /*
  * Look for keys that no index knows.  A rule's pattern over keys that apps may
  * have SET: a small keyspace is walked at once, a large one is the worker's.
- * Anything else: for as long as there is time; the worker has the rest.
+ * Anything else, or without a worker: for as long as there is time; the worker
+ * has the rest.
  */
 static void
 publish_sweep(int64 deadline)
 {
-	bool		has_worker = slate_worker_is_there();
+	bool		has_worker = slate_worker_serves_us();
 	int64		now = slate_link_now();
-	int64		stop_at = deadline - SWEEP_MARGIN_MS;
+	int64		end = deadline - SWEEP_MARGIN_MS;
+	int64		stop_at = end;
 	SlateOutcome outcome = {0};
-	bool		finished = false;
 
 	if (has_worker && !publish.thorough)
-		stop_at = Min(stop_at, slate_worker_keyspace_is_large() ? now
-					  : now + SWEEP_AT_ONCE_MS);
-	if (now < stop_at)
-	{
-		(void) slate_script_sweep(publish.globset, publish.stamps, &outcome,
-								  &finished, stop_at, deadline - now,
-								  LINK_WAIT_UNINTERRUPTED);
-		count_outcome(&outcome);
-		slate_stats_add(STAT_SWEEPS, 1);
-	}
-	if (finished && outcome.refused == 0)
+		stop_at = slate_worker_keyspace_is_large() ? now
+			: Min(end, now + SWEEP_AT_ONCE_MS);
+	if (sweep_until(stop_at, &outcome))
 		return;
 	if (has_worker && slate_worker_sweep(publish.globs, publish.nglobs,
 										 &publish.stamp))
 		return;
-	if (!finished)
-		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
+	if (stop_at < end && outcome.refused == 0 && sweep_until(end, &outcome))
+		return;
+	slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
 	slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
 					 "no time was left to look for keys by pattern");
 }

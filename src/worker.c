@@ -19,6 +19,7 @@
 
 #include <poll.h>
 
+#include "common/hashfn.h"
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
@@ -59,6 +60,7 @@
 typedef struct QueueEntry
 {
 	SlateStamp	stamp;
+	uint32		server;			/* of the backend, see my_server() */
 	int			len;
 } QueueEntry;
 
@@ -68,7 +70,8 @@ typedef struct Queue
 	pg_atomic_uint64 large_until;	/* clock of slate_link_now(); no lock */
 	Latch	   *volatile latch; /* of the worker; NULL: there is none; may be
 								 * read without the lock */
-	char		server[300];	/* which Redis it sweeps */
+	pg_atomic_uint32 server;	/* which Redis it sweeps, see my_server(); no
+								 * lock */
 	int			used;			/* bytes */
 	char		bytes[QUEUE_BYTES];
 } Queue;
@@ -109,6 +112,7 @@ slate_worker_shmem_startup(void)
 	memset(queue, 0, offsetof(Queue, bytes));
 	queue->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 	pg_atomic_init_u64(&queue->large_until, 0);
+	pg_atomic_init_u32(&queue->server, 0);
 }
 
 /* ------------------------------------------------------------------------
@@ -120,6 +124,22 @@ bool
 slate_worker_is_there(void)
 {
 	return queue && queue->latch != NULL;
+}
+
+/* A database or a role may have another Redis than the worker. */
+static uint32
+my_server(void)
+{
+	const char *name = slate_redis_server_name();
+
+	return hash_bytes((const unsigned char *) name, strlen(name));
+}
+
+bool
+slate_worker_serves_us(void)
+{
+	return slate_worker_is_there() &&
+		pg_atomic_read_u32(&queue->server) == my_server();
 }
 
 bool
@@ -141,6 +161,7 @@ append_entry(const SlateSlice *glob, const SlateStamp *stamp)
 	QueueEntry *entry = (QueueEntry *) (queue->bytes + queue->used);
 
 	entry->stamp = *stamp;
+	entry->server = my_server();
 	entry->len = glob->len;
 	memcpy(entry + 1, glob->start, glob->len);
 	queue->used += entry_size(glob->len);
@@ -170,8 +191,7 @@ slate_worker_sweep(const SlateSlice *globs, int nglobs,
 		needed += entry_size(globs[i].len);
 	if (!lock_within_reason())
 		return false;
-	takes = queue->latch != NULL && queue->used + needed <= QUEUE_BYTES &&
-		strcmp(queue->server, slate_redis_server_name()) == 0;
+	takes = slate_worker_serves_us() && queue->used + needed <= QUEUE_BYTES;
 	if (takes)
 	{
 		for (int i = 0; i < nglobs; i++)
@@ -216,10 +236,16 @@ take_work(Work *work)
 	{
 		QueueEntry *entry = (QueueEntry *) (work->bytes + offset);
 
+		offset += entry_size(entry->len);
+		if (entry->server != my_server())
+		{
+			/* the url has changed since */
+			slate_stats_lost(1, "another server has taken the place of the one that a pattern was dropped on");
+			continue;
+		}
 		work->globs[work->nglobs].start = (char *) (entry + 1);
 		work->globs[work->nglobs].len = entry->len;
 		work->stamps[work->nglobs++] = &entry->stamp;
-		offset += entry_size(entry->len);
 	}
 }
 
@@ -262,13 +288,15 @@ sweep_once(const Work *work)
 static long
 sweep(MemoryContext context)
 {
-	static long retry = MIN_RETRY_MS;
+	static long retry = MIN_RETRY_MS / 2;
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Work		work;
 	bool		done = true;
 
 	take_work(&work);
-	if (work.nglobs > 0)
+	if (work.nglobs == 0)
+		remove_work(&work);
+	else
 	{
 		pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
 		done = sweep_once(&work);
@@ -280,7 +308,7 @@ sweep(MemoryContext context)
 	MemoryContextReset(context);
 	if (done)
 	{
-		retry = MIN_RETRY_MS;
+		retry = MIN_RETRY_MS / 2;
 		return -1;
 	}
 	retry = Min(2 * retry, MAX_RETRY_MS);
@@ -295,13 +323,16 @@ forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	LWLockRelease(queue->lock);
 }
 
-/* Backends that use another Redis must look for themselves. */
+/*
+ * Backends that use another Redis must look for themselves.  Looking the name
+ * up, so that who connects finds it, also takes up a url that has changed.
+ */
 static void
 announce_server(void)
 {
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
-	strlcpy(queue->server, slate_redis_server_name(), sizeof(queue->server));
-	LWLockRelease(queue->lock);
+	(void) slate_redis_look_up();
+	next_look_up = slate_link_now() + LOOK_UP_MS;
+	pg_atomic_write_u32(&queue->server, my_server());
 }
 
 static void
@@ -309,9 +340,6 @@ announce(void)
 {
 	before_shmem_exit(forget_worker, (Datum) 0);
 	announce_server();
-
-	/* who connects should find the name looked up */
-	(void) slate_redis_look_up();
 	queue->latch = MyLatch;
 }
 
@@ -346,15 +374,15 @@ slate_worker_main(Datum arg pg_attribute_unused())
 		long		wait_for;
 		bool		has_name;
 
+		/* first of all: what comes from here on sets it again */
+		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			announce_server();
-			next_look_up = 0;
 		}
-		ResetLatch(MyLatch);
 		has_name = look_up_name();
 		wait_for = sweep(context);
 		if (has_name)

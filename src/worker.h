@@ -20,12 +20,13 @@ extern void slate_worker_shmem_request(void);
 extern void slate_worker_shmem_startup(void);	/* holds AddinShmemInitLock */
 
 /*
- * The next three are for use after a commit.  They do not throw; the last one
+ * The next four are for use after a commit.  They do not throw; the last one
  * waits some milliseconds for a lock at most.
  */
 
-/* Is it running? */
+/* Is it running?  And does it sweep the server that this backend uses? */
 extern bool slate_worker_is_there(void);
+extern bool slate_worker_serves_us(void);
 
 /* Did its last pass take longer than a commit should? */
 extern bool slate_worker_keyspace_is_large(void);
