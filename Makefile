@@ -65,6 +65,9 @@ demo:
 fuzz:
 	@$(MAKE) -C test/fuzz check
 
+mutants:
+	@bash test/mutants
+
 indent:
 	@bash test/lib/indent src/*.[ch]
 
@@ -75,7 +78,8 @@ help:
 	@echo "                ONLY=unit|regress|isolation|tap  T=name  KEEP=1  ACCEPT=1"
 	@echo "make demo       shows the main job on private servers (KEEP=1 leaves them up)"
 	@echo "make fuzz       runs the parsers' unit and fuzz tests alone"
+	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz indent help log/installcheck.conf
+.PHONY: test demo fuzz mutants indent help log/installcheck.conf
 .DEFAULT_GOAL := all
