@@ -17,7 +17,7 @@
  *
  *	  bytes 1-30   the highest version that was pushed
  *	  bytes 31-38  the order of that push
- *	  bytes 39-54  a nonce, new with each transaction's push
+ *	  bytes 39-54  a nonce, new with each push
  *
  * PUT proves its age by its version.  Two pushes of one key that have the same
  * order, say, of the primary key of one table, have versions in the order of
@@ -251,23 +251,27 @@ LUA_PUSH
 "return failure or {0, #members, 0}\n";
 
 /*
- * KEYS: keys that globs match.  ARGV: guard life; then for each key the version
- * and the nonce of the glob, and "=" behind them if all globs that match it are
- * of one transaction.  What was put with that very nonce was put by the same
- * transaction, after the glob.  What has a newer version under an order is a
- * row that was written since, and holds nothing but that row.
+ * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step; then
+ * for each key the version and the nonce of the glob, and "=" behind them if all
+ * globs that match it are of one transaction.  What was put with that very nonce
+ * was put by the same transaction, after the glob.  What has a newer version
+ * under an order is a row that was written since, and holds nothing but that
+ * row.
+ *
+ * The glob's nonce is not written again: a lease of it, void since by another
+ * push, would be good once more.
  */
 static const char drop_swept_source[] =
 LUA_PUSH
-"life = ARGV[1]\n"
+"life, nonce = ARGV[1], ARGV[2]\n"
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local given = ARGV[1 + i]\n"
-"  version, nonce = string.sub(given, 1, 30), string.sub(given, 31, 46)\n"
+"  local given = ARGV[2 + i]\n"
+"  version = string.sub(given, 1, 30)\n"
 "  local known = look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
 "    string.sub(known, 31, 38) ~= '" SHARED "'\n"
-"  local own = known and #given > 46 and string.sub(known, 39, 54) == nonce\n"
+"  local own = known and #given > 46 and string.sub(known, 39, 54) == string.sub(given, 31, 46)\n"
 "  if not newer and not own then\n"
 "    drop(key, '" SHARED "')\n"
 "    dropped = dropped + 1\n"
@@ -650,9 +654,13 @@ slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 							 const char *family, int familylen,
 							 const char *glob, int globlen)
 {
+	SlateStamp	own = *stamp;
+
+	/* a PUT of the same transaction, of the same key, has another nonce */
+	make_nonce(own.nonce);
 	append_call(batch, &drop_family_script, 1, 4);
 	append_index_key(batch, family, familylen);
-	append_push_arguments(batch, stamp);
+	append_push_arguments(batch, &own);
 	append_bytes(batch, glob, globlen);
 	count_keys(batch, 1);
 }
@@ -1050,16 +1058,20 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 static void
 sweep_encode(Sweep *sweep, bool scan)
 {
+	char		nonce[SLATE_TOKEN_LEN + 1];
+
 	resetStringInfo(&sweep_send.bytes);
 	sweep_send.ncommands = 0;
 	sweep->scan_reply = -1;
 	if (sweep->nfound > 0)
 	{
 		append_call(&sweep_send, &drop_swept_script, sweep->nfound,
-					1 + sweep->nfound);
+					2 + sweep->nfound);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
 							   sweep_names.len);
+		make_nonce(nonce);
 		append_number(&sweep_send, guard_life_ms());
+		append_bytes(&sweep_send, nonce, SLATE_TOKEN_LEN);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_stamps.data,
 							   sweep_stamps.len);
 	}

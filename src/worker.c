@@ -215,6 +215,8 @@ typedef struct Work
 	int			nglobs;
 	SlateSlice *globs;
 	const SlateStamp **stamps;
+	int			nforeign;		/* globs of another server: the url has changed
+								 * since */
 } Work;
 
 static void
@@ -229,6 +231,7 @@ take_work(Work *work)
 	LWLockRelease(queue->lock);
 
 	work->nglobs = 0;
+	work->nforeign = 0;
 	work->globs = palloc_array(SlateSlice, work->nbytes / sizeof(QueueEntry) + 1);
 	work->stamps = palloc_array(const SlateStamp *,
 								work->nbytes / sizeof(QueueEntry) + 1);
@@ -239,8 +242,7 @@ take_work(Work *work)
 		offset += entry_size(entry->len);
 		if (entry->server != my_server())
 		{
-			/* the url has changed since */
-			slate_stats_lost(1, "another server has taken the place of the one that a pattern was dropped on");
+			work->nforeign++;
 			continue;
 		}
 		work->globs[work->nglobs].start = (char *) (entry + 1);
@@ -257,6 +259,9 @@ remove_work(const Work *work)
 	queue->used -= work->nbytes;
 	memmove(queue->bytes, queue->bytes + work->nbytes, queue->used);
 	LWLockRelease(queue->lock);
+	if (work->nforeign > 0)
+		slate_stats_lost(work->nforeign,
+						 "patterns were dropped on a server that slate_cache.url no longer names");
 }
 
 /* One pass over the keyspace for all that waits; false if it did not succeed */
@@ -385,6 +390,7 @@ slate_worker_main(Datum arg pg_attribute_unused())
 		}
 		has_name = look_up_name();
 		wait_for = sweep(context);
+		slate_stats_log_losses();
 		if (has_name)
 			wait_for = wait_for < 0 ? LOOK_UP_MS : Min(wait_for, LOOK_UP_MS);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
