@@ -19,6 +19,7 @@
 
 #include <poll.h>
 
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "pgstat.h"
 #include "port/atomics.h"
@@ -303,6 +304,7 @@ sweep(MemoryContext context)
 		remove_work(&work);
 	else
 	{
+		SetCurrentStatementStartTimestamp();
 		pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
 		done = sweep_once(&work);
 		if (done)
