@@ -33,6 +33,7 @@
 #include "pending.h"
 #include "rules.h"
 #include "stats.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -254,7 +255,9 @@ check_and_drop(Oid relid)
 
 /*
  * After ALTER TYPE, say of an enum's label: keys and values of the tables that
- * use the type may have another text now, and typed tables other columns.
+ * use the type may have another text now, and typed tables other columns.  The
+ * command has not locked those tables; a writer who still sees the old label
+ * must not push with a newer version than ours.
  */
 static void
 on_altered_type(Oid type)
@@ -265,8 +268,10 @@ on_altered_type(Oid type)
 	{
 		SlateRelation *relation = lfirst(lc);
 
-		if (slate_rules_use_type(relation, type))
-			check_and_drop(relation->relid);
+		if (!slate_rules_use_type(relation, type))
+			continue;
+		LockRelationOid(relation->relid, ShareRowExclusiveLock);
+		check_and_drop(relation->relid);
 	}
 }
 
@@ -314,6 +319,14 @@ look_at_changed(const char *query)
 	SPI_finish();
 }
 
+/* A new label changes nothing that is there. */
+static bool
+adds_enum_value(Node *command)
+{
+	return IsA(command, AlterEnumStmt) &&
+		((AlterEnumStmt *) command)->oldVal == NULL;
+}
+
 /*
  * Event trigger.  After a command that may change columns, the rules of the
  * tables that it reaches must still fit, or the command fails.
@@ -329,7 +342,8 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 				 errmsg("slate_cache.on_ddl() can only be called as an event trigger")));
 
 	event = ((EventTriggerData *) fcinfo->context)->event;
-	if (strcmp(event, "ddl_command_end") == 0)
+	if (strcmp(event, "ddl_command_end") == 0 &&
+		!adds_enum_value(((EventTriggerData *) fcinfo->context)->parsetree))
 		look_at_changed("SELECT DISTINCT classid, objid"
 						" FROM pg_catalog.pg_event_trigger_ddl_commands()");
 	else if (strcmp(event, "sql_drop") == 0)

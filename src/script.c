@@ -255,8 +255,9 @@ LUA_PUSH
  * for each key the version and the nonce of the glob, and "=" behind them if all
  * globs that match it are of one transaction.  What was put with that very nonce
  * was put by the same transaction, after the glob.  What has a newer version
- * under an order is a row that was written since, and holds nothing but that
- * row.
+ * under an order was put since, and holds nothing but its row: whoever drops a
+ * glob because rows have another text now holds a lock that their writers wait
+ * for.
  *
  * The glob's nonce is not written again: a lease of it, void since by another
  * push, would be good once more.
@@ -325,13 +326,22 @@ LUA_GUARD
 "end\n"
 "return answers\n";
 
-/* KEYS: the key.  ARGV: token, ttl in ms, value. */
+/*
+ * KEYS: the key.  ARGV: token, ttl in ms, value, guard life.  The guard's
+ * version then no longer says what the value is: a fill may have loaded it by
+ * another rule than the push had.  So it has no order from here on.
+ */
 static const char fill_source[] =
 LUA_GUARD
-"local known = look(guard(KEYS[1]))\n"
-"if not known or string.sub(known, 39, 54) ~= ARGV[1] then return 0 end\n"
-"if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[3])\n"
-"else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end\n"
+"local key, token, ttl, value = KEYS[1], ARGV[1], ARGV[2], ARGV[3]\n"
+"local g = guard(key)\n"
+"local known = look(g)\n"
+"if not known or string.sub(known, 39, 54) ~= token then return 0 end\n"
+"if string.sub(known, 31, 38) ~= '" SHARED "' then\n"
+"  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token, 'PX', ARGV[4])\n"
+"end\n"
+"if ttl == '0' then redis.call('SET', key, value)\n"
+"else redis.call('SET', key, value, 'PX', ttl) end\n"
 "return 1\n";
 
 typedef struct Script
@@ -698,11 +708,12 @@ slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
 					  const char *token, const char *value, int valuelen,
 					  int64 ttl)
 {
-	append_call(batch, &fill_script, 1, 3);
+	append_call(batch, &fill_script, 1, 4);
 	append_bytes(batch, key, keylen);
 	append_bytes(batch, token, SLATE_TOKEN_LEN);
 	append_number(batch, ttl);
 	append_bytes(batch, value, valuelen);
+	append_number(batch, guard_life_ms());
 }
 
 /* ------------------------------------------------------------------------
