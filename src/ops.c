@@ -381,10 +381,13 @@ merge_op(SlateOpList *list, const SlateOp *from, bool overwrite)
 static void
 merge_glob(SlateOpList *list, const SlateGlobOp *from, bool overwrite)
 {
-	SlateSlice	glob = {from->glob, from->len};
+	SlateSlice	text = {from->glob, from->len};
+	SlateGlobOp *known = find_glob(list, text, from->hash);
 
-	if (overwrite || find_glob(list, glob, from->hash) == NULL)
-		slate_ops_note_glob(list, glob, from->sequence, from->wildcard,
+	if (known && !overwrite)
+		known->thorough |= from->thorough;
+	else
+		slate_ops_note_glob(list, text, from->sequence, from->wildcard,
 							from->thorough);
 }
 
