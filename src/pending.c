@@ -91,6 +91,12 @@ static struct
 
 int			slate_pending_max_bytes = 16 * 1024;
 
+/*
+ * With more globs than this in a list, a rule's keys are dropped by its wildcard.
+ * Each glob costs Redis a call, and the worker room in its queue.
+ */
+#define MAX_GLOBS 256
+
 static void keep_within_limit(void);
 
 /* ------------------------------------------------------------------------
@@ -263,8 +269,10 @@ slate_pending_rule_glob(SlateRule *rule, const char *glob, int globlen)
 {
 	if (pending.given_up == GAVE_UP_KEYS)
 		add_wildcard(rule);
-	else
+	else if (current_list()->nglobs < MAX_GLOBS)
 		add_glob(glob, globlen, rule->wildcard, false);
+	else
+		add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, false);
 }
 
 static void

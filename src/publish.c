@@ -499,7 +499,7 @@ publish_sweep(int64 deadline)
 		return;
 	slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
 	slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
-					 "no time was left to look for keys by pattern");
+					 "there was not enough time to look for keys by pattern");
 }
 
 static void

@@ -5,8 +5,9 @@
  *
  * Shared memory has a queue of globs, a run of entries in a buffer of fixed
  * size.  Backends append, the worker works on what is there and removes it when
- * it is done, so that one that dies finds its work again.  If the queue is full,
- * the backend is told so.
+ * it is done, so that its successor finds it after an ERROR.  A stop or a crash
+ * of the server forgets it, until there is a journal.  A glob that waits already
+ * is not appended again.  If the queue is full, the backend is told so.
  *
  * The worker is connected to no database, and so hinders none from being
  * dropped.  It begins no transaction.
@@ -74,6 +75,7 @@ typedef struct Queue
 	pg_atomic_uint32 server;	/* which Redis it sweeps, see my_server(); no
 								 * lock */
 	int			used;			/* bytes */
+	int			taken;			/* of those, what the present pass works on */
 	char		bytes[QUEUE_BYTES];
 } Queue;
 
@@ -181,24 +183,64 @@ lock_within_reason(void)
 	return false;
 }
 
+/* An entry for the glob that no pass has taken yet, or NULL. */
+static QueueEntry *
+waiting_entry(const SlateSlice *glob)
+{
+	int			offset = queue->taken;
+
+	while (offset < queue->used)
+	{
+		QueueEntry *entry = (QueueEntry *) (queue->bytes + offset);
+
+		if (entry->len == glob->len && entry->server == my_server() &&
+			memcmp(entry + 1, glob->start, glob->len) == 0)
+			return entry;
+		offset += entry_size(entry->len);
+	}
+	return NULL;
+}
+
+/* The entry is of two transactions now, and so spares neither's own keys. */
+static void
+raise_entry(QueueEntry *entry, const SlateStamp *stamp)
+{
+	if (strcmp(stamp->version, entry->stamp.version) > 0)
+		strlcpy(entry->stamp.version, stamp->version,
+				sizeof(entry->stamp.version));
+	memset(entry->stamp.nonce, '-', SLATE_TOKEN_LEN);
+}
+
+/* False if it does not fit. */
+static bool
+add_glob(const SlateSlice *glob, const SlateStamp *stamp)
+{
+	QueueEntry *entry = waiting_entry(glob);
+
+	if (entry)
+		raise_entry(entry, stamp);
+	else if (queue->used + entry_size(glob->len) <= QUEUE_BYTES)
+		append_entry(glob, stamp);
+	else
+		return false;
+	return true;
+}
+
 bool
 slate_worker_sweep(const SlateSlice *globs, int nglobs,
 				   const SlateStamp *stamp)
 {
-	Size		needed = 0;
 	bool		takes;
 
-	for (int i = 0; i < nglobs; i++)
-		needed += entry_size(globs[i].len);
 	if (!lock_within_reason())
 		return false;
-	takes = slate_worker_serves_us() && queue->used + needed <= QUEUE_BYTES;
+
+	/* what was added before one does not fit does no harm */
+	takes = slate_worker_serves_us();
+	for (int i = 0; takes && i < nglobs; i++)
+		takes = add_glob(&globs[i], stamp);
 	if (takes)
-	{
-		for (int i = 0; i < nglobs; i++)
-			append_entry(&globs[i], stamp);
 		SetLatch(queue->latch);
-	}
 	LWLockRelease(queue->lock);
 	return takes;
 }
@@ -225,8 +267,8 @@ take_work(Work *work)
 {
 	int			offset = 0;
 
-	LWLockAcquire(queue->lock, LW_SHARED);
-	work->nbytes = queue->used;
+	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
+	work->nbytes = queue->taken = queue->used;
 	work->bytes = palloc(queue->used + 1);
 	memcpy(work->bytes, queue->bytes, queue->used);
 	LWLockRelease(queue->lock);
@@ -258,6 +300,7 @@ remove_work(const Work *work)
 {
 	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
 	queue->used -= work->nbytes;
+	queue->taken = 0;
 	memmove(queue->bytes, queue->bytes + work->nbytes, queue->used);
 	LWLockRelease(queue->lock);
 	if (work->nforeign > 0)
@@ -325,9 +368,17 @@ sweep(MemoryContext context)
 static void
 forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
+	bool		is_waiting;
+
 	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
 	queue->latch = NULL;
+	queue->taken = 0;
+	is_waiting = queue->used > 0;
 	LWLockRelease(queue->lock);
+	if (is_waiting)
+		ereport(LOG,
+				(errmsg("slate_cache worker ends before it has looked for all keys of dropped patterns"),
+				 errdetail("If the server stops now, what apps have SET under these patterns stays in Redis until it expires.")));
 }
 
 /*
