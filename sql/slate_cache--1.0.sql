@@ -48,18 +48,20 @@ CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
 'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape';
 
+ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
+
 CREATE EVENT TRIGGER slate_cache_dropped ON sql_drop
-    WHEN TAG IN ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA',
-                 'DROP OWNED')
     EXECUTE FUNCTION slate_cache.on_ddl();
+ALTER EVENT TRIGGER slate_cache_dropped ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropped IS
-'the same for columns that go with their type';
+'the same for columns that go with something else that is dropped';
 
 -- A session that has not loaded the library would not notice a DROP.
 CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
     WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',
                  'DROP EXTENSION')
     EXECUTE FUNCTION slate_cache.on_ddl();
+ALTER EVENT TRIGGER slate_cache_dropping ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropping IS
 'makes sure that the cache of a dropped table is dropped with it';
 

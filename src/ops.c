@@ -185,10 +185,12 @@ append_op(SlateOpList *list, SlateSlice key, uint32 hash)
 	op->hash = hash;
 	if (list->nops == MIN_HASHED && list->op_index == NULL)
 	{
-		list->op_index = make_index(list);
+		SlateOpIndex *index = make_index(list);
+
 		for (int i = 0; i < list->nops; i++)
-			index_position(list->op_index, list->ops[i].key,
-						   list->ops[i].keylen, list->ops[i].hash, i);
+			index_position(index, list->ops[i].key, list->ops[i].keylen,
+						   list->ops[i].hash, i);
+		list->op_index = index;
 	}
 	if (list->op_index)
 		index_position(list->op_index, op->key, op->keylen, hash,
@@ -221,10 +223,12 @@ append_glob(SlateOpList *list, SlateSlice text, uint32 hash)
 	glob->hash = hash;
 	if (list->nglobs == MIN_HASHED && list->glob_index == NULL)
 	{
-		list->glob_index = make_index(list);
+		SlateOpIndex *index = make_index(list);
+
 		for (int i = 0; i < list->nglobs; i++)
-			index_position(list->glob_index, list->globs[i].glob,
-						   list->globs[i].len, list->globs[i].hash, i);
+			index_position(index, list->globs[i].glob, list->globs[i].len,
+						   list->globs[i].hash, i);
+		list->glob_index = index;
 	}
 	if (list->glob_index)
 		index_position(list->glob_index, glob->glob, glob->len, hash,

@@ -26,7 +26,8 @@
  *
  * 4. Publish.  When the commit is visible and its locks are released, in the
  *	  resource owners' last phase: sends the bytes of step 3 and reads the
- *	  replies, within what is left of slate_cache.timeout.  From here on an
+ *	  replies, within what is left of slate_cache.timeout (a transaction of
+ *	  thousands of keys: in several exchanges, until one fails).  From here on an
  *	  ERROR would be a PANIC.  Nothing is allocated with palloc, nothing is
  *	  logged, no signal is answered, no connection is made.
  *	  Writers who get their locks in the meantime may push before us; the

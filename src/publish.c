@@ -27,8 +27,8 @@
 /* How long a commit looks for keys by pattern, if a worker can do it instead. */
 #define SWEEP_AT_ONCE_MS 20
 
-/* More globs than this share the lengths of their beginnings. */
-#define MAX_PREFIX_LENGTHS 16
+/* With more globs than this their beginnings are cut to multiples of it. */
+#define PREFIX_STEP 16
 
 /* The time that a step of it must have left. */
 #define SWEEP_MARGIN_MS 50
@@ -360,8 +360,8 @@ encode_floor(SlateOpList *list, SlateBatch *batch)
 												list->globs[i].len);
 
 		/* every PUT looks under each length that there is */
-		if (list->nglobs > MAX_PREFIX_LENGTHS)
-			prefixes[i].len -= prefixes[i].len % MAX_PREFIX_LENGTHS;
+		if (list->nglobs > PREFIX_STEP)
+			prefixes[i].len -= prefixes[i].len % PREFIX_STEP;
 	}
 	slate_script_add_floor(batch, &publish.stamp, prefixes, list->nglobs);
 }
@@ -455,17 +455,15 @@ count_outcome(const SlateOutcome *outcome)
 
 /* True if all is done. */
 static bool
-sweep_until(int64 stop_at, SlateOutcome *outcome)
+sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
 {
-	int64		now = slate_link_now();
 	SlateOutcome part = {0};
 	bool		finished = false;
 
-	if (now >= stop_at)
+	if (slate_link_now() >= stop_at)
 		return false;
 	(void) slate_script_sweep(publish.globset, publish.stamps, &part, &finished,
-							  stop_at, stop_at - now + SWEEP_MARGIN_MS,
-							  LINK_WAIT_UNINTERRUPTED);
+							  stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
 	count_outcome(&part);
 	slate_stats_add(STAT_SWEEPS, 1);
 	*outcome = part;
@@ -490,12 +488,12 @@ publish_sweep(int64 deadline)
 	if (has_worker && !publish.thorough)
 		stop_at = slate_worker_keyspace_is_large() ? now
 			: Min(end, now + SWEEP_AT_ONCE_MS);
-	if (sweep_until(stop_at, &outcome))
+	if (sweep_until(stop_at, deadline, &outcome))
 		return;
 	if (has_worker && slate_worker_sweep(publish.globs, publish.nglobs,
 										 &publish.stamp))
 		return;
-	if (stop_at < end && outcome.refused == 0 && sweep_until(end, &outcome))
+	if (stop_at < end && outcome.refused == 0 && sweep_until(end, deadline, &outcome))
 		return;
 	slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
 	slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
@@ -523,7 +521,7 @@ publish_batch(void)
 	else if (outcome.refused > 0)
 		slate_stats_lost(publish.nkeys, outcome.error);
 	else if (publish.sweep)
-		publish_sweep(Max(deadline, slate_link_now() + SWEEP_MARGIN_MS));
+		publish_sweep(deadline);
 }
 
 void

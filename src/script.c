@@ -63,8 +63,9 @@
  * key becomes a DROP.  The floor is kept in periods of a guard's life, the
  * present one and the last.
  *
- * All keys that belong together share a Cluster hash slot: the guard of K
- * holds K as its hash tag, or K's own tag in its place.
+ * A key and its guard share a Cluster hash slot: the guard of K holds K as its
+ * hash tag, or K's own tag in its place.  Indexes and the floor do not, and will
+ * have to be kept on each node.
  *
  *-------------------------------------------------------------------------
  */
@@ -531,6 +532,7 @@ slate_script_stamp(SlateStamp *stamp)
 			 GetWALInsertionTimeLine(),
 			 (unsigned long long) GetXLogInsertRecPtr());
 	make_nonce(stamp->nonce);
+	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
 }
 
 void
@@ -601,8 +603,6 @@ void
 slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 						const SlatePush *pushes, int npushes)
 {
-	int64		deadline = slate_redis_server_clock() + guard_life_ms() / 2;
-
 	while (npushes > 0)
 	{
 		int			n = pushes_for_call(pushes, npushes);
@@ -611,7 +611,7 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
 		append_push_arguments(batch, stamp);
-		append_number(batch, deadline);
+		append_number(batch, stamp->deadline);
 		for (int i = 0; i < n; i++)
 			append_push(batch, &pushes[i]);
 		count_keys(batch, n);
@@ -624,7 +624,7 @@ void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 {
 	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
-	SlateStamp	stamp;
+	SlateStamp	stamp = {0};
 
 	strlcpy(stamp.version, no_version, sizeof(stamp.version));
 	make_nonce(stamp.nonce);
@@ -1101,7 +1101,7 @@ SlateRedisStatus
 slate_script_sweep(const SlateGlobSet *globs,
 				   const SlateStamp *const *stamps,
 				   SlateOutcome *outcome, bool *finished,
-				   int64 stop_at, int step_timeout, SlateWait wait)
+				   int64 stop_at, int64 deadline, SlateWait wait)
 {
 	Sweep		sweep = {.globs = globs,.stamps = stamps,
 	.outcome = outcome,.cursor = "0",.count = SWEEP_COUNT};
@@ -1122,7 +1122,7 @@ slate_script_sweep(const SlateGlobSet *globs,
 		sweep_encode(&sweep, scan && now < stop_at);
 		sweep.before = *outcome;
 		status = slate_script_run(&sweep_send, on_sweep_reply, &sweep,
-								  now + step_timeout, wait);
+								  Min(deadline, now + slate_redis_timeout), wait);
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep.failed || outcome->refused > sweep.before.refused ||

@@ -45,6 +45,7 @@ typedef struct SlateStamp
 {
 	char		version[SLATE_VERSION_LEN + 1];
 	char		nonce[SLATE_TOKEN_LEN + 1];
+	int64		deadline;		/* past it a PUT is a DROP; server's clock */
 } SlateStamp;
 
 /* What a transaction says about one key. */
@@ -155,8 +156,10 @@ extern void slate_script_add_drop(SlateBatch *batch,
 
 /*
  * Send a batch and hand on the replies.  If Redis has forgotten the scripts
- * they are loaded again and the whole batch is sent once more (every command
- * of this room may be repeated); the callback then starts over with index 0.
+ * they are loaded again and the whole batch is sent once more (what was done
+ * of it already is done again, with the same nonce, which is safe unless in
+ * between another push and a lease come to the same key); the callback then
+ * starts over with index 0.
  * Server errors other than NOSCRIPT are handed on.
  */
 extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
@@ -178,8 +181,9 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
  * stamps are those of the globs, by their position in the set.  What was PUT
  * by the very transaction of the globs that match it stays.
  *
- * Begins no step after stop_at; each step has its own timeout in ms, so that
- * running out of time is not taken for a failure of Redis.  An interruptible
+ * Begins no step after stop_at; a step may take slate_cache.timeout, but not
+ * past the deadline, which should be so much later than stop_at that running
+ * out of time is not taken for a failure of Redis.  An interruptible
  * sweep may throw between two steps.  *finished tells
  * whether it got through, the outcome is added to.  May run after a commit, if
  * slate_script_sweep_init() was called before it.
@@ -189,7 +193,7 @@ extern SlateRedisStatus slate_script_sweep(const SlateGlobSet *globs,
 										   const SlateStamp *const *stamps,
 										   SlateOutcome *outcome,
 										   bool *finished,
-										   int64 stop_at, int step_timeout,
+										   int64 stop_at, int64 deadline,
 										   SlateWait wait);
 
 #endif							/* SLATE_SCRIPT_H */

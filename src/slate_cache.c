@@ -107,7 +107,7 @@ define_connection_settings(void)
 							   NULL, assign_connection, NULL);
 	DefineCustomIntVariable("slate_cache.timeout",
 							"Longest time that one exchange with Redis may take.",
-							"This is also the longest that a commit waits for Redis, connecting included.",
+							"This is also the longest that a commit waits for Redis, connecting included; one of thousands of keys takes several exchanges.",
 							&slate_redis_timeout, 250, 1, 60000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.connect_timeout",

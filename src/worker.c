@@ -55,6 +55,10 @@
 /* How often to look the server's name up. */
 #define LOOK_UP_MS 10000
 
+/* If that takes longer than this, it is left alone for a while. */
+#define SLOW_LOOK_UP_MS 1000
+#define LOOK_UP_REST_MS 120000
+
 /* How often, a millisecond apart, a commit tries to get the lock. */
 #define LOCK_TRIES 5
 
@@ -76,7 +80,7 @@ typedef struct Queue
 								 * lock */
 	int			used;			/* bytes */
 	int			taken;			/* of those, what the present pass works on */
-	char		bytes[QUEUE_BYTES];
+	char		bytes[QUEUE_BYTES] pg_attribute_aligned(MAXIMUM_ALIGNOF);
 } Queue;
 
 static Queue *queue = NULL;
@@ -322,7 +326,7 @@ sweep_once(const Work *work)
 		return false;
 	(void) slate_script_sweep(slate_globset_make(work->globs, work->nglobs),
 							  work->stamps, &outcome, &finished, PG_INT64_MAX,
-							  slate_redis_timeout, LINK_WAIT_INTERRUPTIBLE);
+							  PG_INT64_MAX, LINK_WAIT_INTERRUPTIBLE);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
 	if (!finished || outcome.refused > 0)
@@ -405,11 +409,17 @@ announce(void)
 static bool
 look_up_name(void)
 {
-	if (slate_link_now() < next_look_up)
+	int64		start = slate_link_now();
+
+	if (start < next_look_up)
 		return true;
 	if (!slate_redis_look_up())
 		return false;
-	next_look_up = slate_link_now() + LOOK_UP_MS;
+
+	/* a name server that hangs makes us deaf meanwhile */
+	next_look_up = slate_link_now() +
+		(slate_link_now() - start < SLOW_LOOK_UP_MS ? LOOK_UP_MS
+		 : LOOK_UP_REST_MS);
 	return true;
 }
 
