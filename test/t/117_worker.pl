@@ -55,7 +55,7 @@ sub continue_worker
 
 # Which of the keys that this test uses are there; KEYS would take long.
 my @names = sort map { my $customer = $_; map { "$customer:$_" }
-    qw(early guarded indexed late mine own row:1 row:2), 1 .. 20 } 1 .. 6, 1500, 1501;
+    qw(early guarded indexed late mine own row:1 row:2 row:3), 1 .. 20 } 1 .. 6, 1001, 4001;
 
 sub existing
 {
@@ -161,19 +161,34 @@ app_sets(map { "$_:mine" } 1 .. 6);
 my @seconds = map { $session->query("INSERT INTO sale VALUES ($_)"); $session->seconds } 1 .. 5;
 cmp_ok(min(@seconds), '<', $walk / 2, 'a commit does not take as long as a walk');
 is(SlateNode::counter($node, 'sweeps'), '5', 'five commits have begun none');
+
+# Patterns that wait already take no more room; the last of them counts.
+$session->query("INSERT INTO saved VALUES (1, 3, 'between')");
+$session->query('DO $$ BEGIN FOR i IN 1 .. 1000 LOOP INSERT INTO sale VALUES (1); COMMIT; END LOOP; END $$');
+is(SlateNode::counter($node, 'sweeps'), '5', 'nor have a thousand others');
 continue_worker();
 wait_until_gone(map { "$_:mine" } 1 .. 5);
 wait_until_idle();
-keys_are('6:mine', 'the worker drops what all of them have left');
+keys_are('6:mine', 'the worker drops what all of them have left, and what was written between them');
 is(SlateNode::counter($node, 'sweeps'), '6', 'in one pass');
 
 # More than the queue holds: the commit has time to look for itself.
 stop_worker();
-app_sets('1:mine', '1500:mine', '1501:mine');
-$session->query('INSERT INTO sale SELECT generate_series(10, 1500) UNION ALL SELECT 1');
-keys_are('1501:mine 6:mine', 'more patterns than can wait are dropped by the commit');
+app_sets('1001:mine', '4001:mine');
+$session->query("INSERT INTO sale SELECT generate_series($_, $_ + 250)") foreach 1000, 2000, 3000;
+keys_are('1001:mine 4001:mine 6:mine', 'many patterns wait');
+$session->query('INSERT INTO sale SELECT generate_series(4000, 4250)');
+keys_are('1001:mine 6:mine', 'those that do not fit any more are dropped by the commit');
 is($session->query('SELECT pushes_lost, sweeps_unfinished FROM slate_cache.stats'), '0|0', 'none is lost');
 continue_worker();
+wait_until_gone('1001:mine');
+keys_are('6:mine', 'the others by the worker');
+
+# Too many for one transaction: whole rules.
+$session->query('INSERT INTO sale SELECT generate_series(1000, 1300)');
+wait_until_gone('6:mine');
+pass("a transaction of very many patterns drops all keys of their rule");
+wait_until_idle();
 
 # Without the sweep.
 app_sets('1:mine');

@@ -43,6 +43,8 @@ sub wait_for_worker
     return;
 }
 
+sub farewells { return scalar SlateNode::messages($node, qr/ends before it has looked for all keys/) }
+
 sub exists_key { return $redis->cli('EXISTS', @_) }
 
 # Leaves the worker stopped with a pattern that waits.
@@ -98,6 +100,7 @@ kill 'TERM', $pid;
 continue_worker();
 wait_for_worker('count(*)', '0');
 is(exists_key('shop:search:1:mine'), '1', 'SIGTERM: the worker ends before it has begun');
+is(farewells(), 1, 'and says in the log that something waits');
 $redis->cli('SET', 'shop:search:2:mine', '1');
 $session->query('INSERT INTO sale VALUES (2)');
 is(exists_key('shop:search:2:mine'), '0', 'without a worker, a commit looks for itself');
@@ -145,6 +148,7 @@ $session->quit;
 $started = time;
 $node->stop('fast');
 cmp_ok(time - $started, '<', 20, 'nor a shutdown');
+is(farewells(), 2, 'whose log says what it leaves behind');
 $redis->resume;
 
 # SIGTERM while it reads the settings again, from a pipe that is not ready.
@@ -163,6 +167,7 @@ my $ended = time;
 close $writer;
 wait_for_worker('count(*)', '0');
 cmp_ok(time - $ended, '<', 5, 'SIGTERM in a reload is not forgotten');
+is(farewells(), 2, 'there is nothing to say where nothing waits');
 unlink $fifo;
 $node->stop('immediate');
 
