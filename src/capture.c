@@ -33,7 +33,6 @@
 #include "pending.h"
 #include "rules.h"
 #include "stats.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -270,7 +269,10 @@ on_altered_type(Oid type)
 
 		if (!slate_rules_use_type(relation, type))
 			continue;
-		LockRelationOid(relation->relid, ShareRowExclusiveLock);
+
+		/* partitions too: they can be written by their own names */
+		(void) find_all_inheritors(relation->relid, ShareRowExclusiveLock,
+								   NULL);
 		check_and_drop(relation->relid);
 	}
 }

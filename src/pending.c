@@ -62,6 +62,12 @@
 #include "utils/resowner.h"
 
 /*
+ * With more globs than this in a list, a rule's keys are dropped by its wildcard.
+ * Each glob costs Redis a call, and the worker room in its queue.
+ */
+#define MAX_GLOBS 256
+
+/*
  * What one subtransaction has added.  It belongs to the transaction nesting
  * depth that is the least of its own and of those above it: a commit renumbers
  * the top alone.
@@ -91,12 +97,6 @@ static struct
 } pending;
 
 int			slate_pending_max_bytes = 16 * 1024;
-
-/*
- * With more globs than this in a list, a rule's keys are dropped by its wildcard.
- * Each glob costs Redis a call, and the worker room in its queue.
- */
-#define MAX_GLOBS 256
 
 static void keep_within_limit(void);
 
@@ -223,9 +223,9 @@ add_glob(const char *text, int len, const char *wildcard, bool thorough)
 
 /* A rule's keys are too many to be named. */
 static void
-add_wildcard(SlateRule *rule)
+add_wildcard(SlateRule *rule, bool thorough)
 {
-	add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, true);
+	add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, thorough);
 }
 
 static void
@@ -236,7 +236,7 @@ add_rule_key(SlateRule *rule, const char *key, int keylen, SlateOrder order,
 
 	if (pending.given_up == GAVE_UP_KEYS)
 	{
-		add_wildcard(rule);
+		add_wildcard(rule, true);
 		return;
 	}
 	op = begin_op(key, keylen);
@@ -269,11 +269,11 @@ void
 slate_pending_rule_glob(SlateRule *rule, const char *glob, int globlen)
 {
 	if (pending.given_up == GAVE_UP_KEYS)
-		add_wildcard(rule);
+		add_wildcard(rule, true);
 	else if (current_list()->nglobs < MAX_GLOBS)
 		add_glob(glob, globlen, rule->wildcard, false);
 	else
-		add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, false);
+		add_wildcard(rule, false);
 }
 
 static void

@@ -963,14 +963,11 @@ note_stamp(int position, void *arg)
 	MatchedStamps *matched = arg;
 	const SlateStamp *stamp = matched->sweep->stamps[position];
 
-	if (matched->highest == NULL)
-		matched->highest = stamp;
-	else if (strcmp(stamp->nonce, matched->highest->nonce) != 0)
-	{
+	if (matched->highest && strcmp(stamp->nonce, matched->highest->nonce) != 0)
 		matched->differ = true;
-		if (strcmp(stamp->version, matched->highest->version) > 0)
-			matched->highest = stamp;
-	}
+	if (matched->highest == NULL ||
+		strcmp(stamp->version, matched->highest->version) > 0)
+		matched->highest = stamp;
 	return false;
 }
 

@@ -163,12 +163,12 @@ entry_size(int len)
 }
 
 static void
-append_entry(const SlateSlice *glob, const SlateStamp *stamp)
+append_entry(const SlateSlice *glob, const SlateStamp *stamp, uint32 server)
 {
 	QueueEntry *entry = (QueueEntry *) (queue->bytes + queue->used);
 
 	entry->stamp = *stamp;
-	entry->server = my_server();
+	entry->server = server;
 	entry->len = glob->len;
 	memcpy(entry + 1, glob->start, glob->len);
 	queue->used += entry_size(glob->len);
@@ -189,7 +189,7 @@ lock_within_reason(void)
 
 /* An entry for the glob that no pass has taken yet, or NULL. */
 static QueueEntry *
-waiting_entry(const SlateSlice *glob)
+waiting_entry(const SlateSlice *glob, uint32 server)
 {
 	int			offset = queue->taken;
 
@@ -197,7 +197,7 @@ waiting_entry(const SlateSlice *glob)
 	{
 		QueueEntry *entry = (QueueEntry *) (queue->bytes + offset);
 
-		if (entry->len == glob->len && entry->server == my_server() &&
+		if (entry->len == glob->len && entry->server == server &&
 			memcmp(entry + 1, glob->start, glob->len) == 0)
 			return entry;
 		offset += entry_size(entry->len);
@@ -217,14 +217,14 @@ raise_entry(QueueEntry *entry, const SlateStamp *stamp)
 
 /* False if it does not fit. */
 static bool
-add_glob(const SlateSlice *glob, const SlateStamp *stamp)
+add_glob(const SlateSlice *glob, const SlateStamp *stamp, uint32 server)
 {
-	QueueEntry *entry = waiting_entry(glob);
+	QueueEntry *entry = waiting_entry(glob, server);
 
 	if (entry)
 		raise_entry(entry, stamp);
 	else if (queue->used + entry_size(glob->len) <= QUEUE_BYTES)
-		append_entry(glob, stamp);
+		append_entry(glob, stamp, server);
 	else
 		return false;
 	return true;
@@ -234,6 +234,7 @@ bool
 slate_worker_sweep(const SlateSlice *globs, int nglobs,
 				   const SlateStamp *stamp)
 {
+	uint32		server = my_server();
 	bool		takes;
 
 	if (!lock_within_reason())
@@ -242,7 +243,7 @@ slate_worker_sweep(const SlateSlice *globs, int nglobs,
 	/* what was added before one does not fit does no harm */
 	takes = slate_worker_serves_us();
 	for (int i = 0; takes && i < nglobs; i++)
-		takes = add_glob(&globs[i], stamp);
+		takes = add_glob(&globs[i], stamp, server);
 	if (takes)
 		SetLatch(queue->latch);
 	LWLockRelease(queue->lock);
@@ -271,9 +272,10 @@ take_work(Work *work)
 {
 	int			offset = 0;
 
+	/* an error under the lock would leave it locked */
+	work->bytes = palloc(QUEUE_BYTES);
 	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
 	work->nbytes = queue->taken = queue->used;
-	work->bytes = palloc(queue->used + 1);
 	memcpy(work->bytes, queue->bytes, queue->used);
 	LWLockRelease(queue->lock);
 

@@ -41,6 +41,12 @@ sub wait_until_idle
 sub stop_worker
 {
     wait_until_idle();
+    stop_worker_at_once();
+    return;
+}
+
+sub stop_worker_at_once
+{
     $stopped = kill 'STOP', $pid;
     SlateRedis::wait_until(sub { `ps -o state= -p $pid` =~ /^T/ }, 'the worker has stopped');
     return;
@@ -158,6 +164,7 @@ keys_are('', 'so is TRUNCATE');
 
 # What a handed-over pattern costs; several of them take one pass.
 app_sets(map { "$_:mine" } 1 .. 6);
+$session->query("BEGIN; INSERT INTO sale VALUES (2); INSERT INTO saved VALUES (2, 1, 'own'); COMMIT");
 my @seconds = map { $session->query("INSERT INTO sale VALUES ($_)"); $session->seconds } 1 .. 5;
 cmp_ok(min(@seconds), '<', $walk / 2, 'a commit does not take as long as a walk');
 is(SlateNode::counter($node, 'sweeps'), '5', 'five commits have begun none');
@@ -171,6 +178,19 @@ wait_until_gone(map { "$_:mine" } 1 .. 5);
 wait_until_idle();
 keys_are('6:mine', 'the worker drops what all of them have left, and what was written between them');
 is(SlateNode::counter($node, 'sweeps'), '6', 'in one pass');
+
+# What comes while a pass is under way waits for the next one.
+stop_worker();
+$session->query('INSERT INTO sale VALUES (1)');
+$redis->pause;
+continue_worker();
+SlateNode::wait_for($node, "SELECT state FROM pg_stat_activity WHERE pid = $pid", 'active');
+stop_worker_at_once();
+$redis->resume;
+$session->query('INSERT INTO sale VALUES (1)');
+continue_worker();
+SlateNode::wait_for($node, 'SELECT sweeps FROM slate_cache.stats', '8');
+pass('a pattern that is dropped again during a pass takes another one');
 
 # More than the queue holds: the commit has time to look for itself.
 stop_worker();
