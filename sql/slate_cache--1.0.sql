@@ -254,13 +254,13 @@ COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis some
 COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
 COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped';
 COMMENT ON COLUMN slate_cache.stats.keys_outdated IS 'values not written because a newer one was there';
-COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis';
+COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis all that they had changed';
 COMMENT ON COLUMN slate_cache.stats.keys_lost IS 'keys and patterns of those transactions';
 COMMENT ON COLUMN slate_cache.stats.sweeps IS 'walks through all keys of Redis for a pattern';
-COMMENT ON COLUMN slate_cache.stats.sweeps_unfinished IS 'of those, the ones that ran out of time';
+COMMENT ON COLUMN slate_cache.stats.sweeps_unfinished IS 'walks that found no time, or were refused, and that no worker took over';
 COMMENT ON COLUMN slate_cache.stats.keys_too_long IS 'rows without a key because it would exceed 1024 bytes';
 COMMENT ON COLUMN slate_cache.stats.values_too_large IS 'values larger than slate_cache.max_value; dropped instead of set';
-COMMENT ON COLUMN slate_cache.stats.fallbacks IS 'transactions that exceeded slate_cache.max_pending and dropped what they touched';
+COMMENT ON COLUMN slate_cache.stats.fallbacks IS 'transactions that exceeded slate_cache.max_pending, with their rows or with their JSON, and dropped keys instead of setting them';
 
 CREATE FUNCTION slate_cache_stats_reset() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -279,6 +279,6 @@ COMMENT ON FUNCTION slate_cache.read_health() IS 'what the view slate_cache.heal
 CREATE VIEW slate_cache.health AS SELECT * FROM slate_cache.read_health();
 COMMENT ON VIEW slate_cache.health IS
 'what an administrator should know; asks Redis.  Not for PUBLIC: it names the server';
-COMMENT ON COLUMN slate_cache.health."check" IS 'preload, redis, breaker, pushes';
+COMMENT ON COLUMN slate_cache.health."check" IS 'preload, worker, redis, breaker, pushes';
 COMMENT ON COLUMN slate_cache.health.ok IS 'whether all is well';
 COMMENT ON COLUMN slate_cache.health.detail IS 'what was found';

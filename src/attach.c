@@ -36,7 +36,6 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_attach);
 PG_FUNCTION_INFO_V1(slate_cache_detach);

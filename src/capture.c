@@ -33,7 +33,6 @@
 #include "pending.h"
 #include "rules.h"
 #include "stats.h"
-#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 

@@ -57,7 +57,6 @@
 /* How long to leave a Unix socket whose queue of connections is full, in ms. */
 #define FULL_QUEUE_PAUSE 5
 
-/* More addresses than this of one host name are not tried. */
 
 /*
  * How much to read at a time.  redisReader moves what is left in its buffer

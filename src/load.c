@@ -429,6 +429,19 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 	}
 }
 
+/* The ith row of SPI's result, whose one column is a row of the table. */
+static void
+tuple_of_row(uint64 i, HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
+									SPI_tuptable->tupdesc, 1, &isnull);
+
+	memset(tuple, 0, sizeof(*tuple));
+	tuple->t_data = DatumGetHeapTupleHeader(row);
+	tuple->t_len = HeapTupleHeaderGetDatumLength(tuple->t_data);
+}
+
 /* The rows of the query that has just been executed, in the caller's context */
 static void
 take_rows(LoadGroup *group, MemoryContext context)
@@ -444,13 +457,9 @@ take_rows(LoadGroup *group, MemoryContext context)
 		nestlevel = slate_rules_begin_settings();
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTupleData tuple = {0};
-		bool		isnull;
-		Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
-										SPI_tuptable->tupdesc, 1, &isnull);
+		HeapTupleData tuple;
 
-		tuple.t_data = DatumGetHeapTupleHeader(row);
-		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+		tuple_of_row(i, &tuple);
 		take_row(group, &tuple, &key, &json);
 	}
 	if (nestlevel > 0)
@@ -628,13 +637,9 @@ walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 			return;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			HeapTupleData tuple = {0};
-			bool		isnull;
-			Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
-											SPI_tuptable->tupdesc, 1, &isnull);
+			HeapTupleData tuple;
 
-			tuple.t_data = DatumGetHeapTupleHeader(row);
-			tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+			tuple_of_row(i, &tuple);
 			fn(rules, &tuple, arg);
 		}
 		SPI_freetuptable(SPI_tuptable);

@@ -34,7 +34,7 @@
  *	  versions put that right.
  *
  * 5. Sweep.  If globs were among it, keys that no index knows are looked for
- *	  with what is left of the time.
+ *	  with what is left of the time; the worker does the rest, see worker.c.
  *
  * Abort forgets everything.  PREPARE TRANSACTION is refused: nobody would
  * remember the changes when the transaction is committed by another session.
@@ -316,29 +316,35 @@ slate_pending_drop(const char *key, int keylen)
 	keep_within_limit();
 }
 
+/* A glob without wildcards is one key. */
+static void
+add_glob_or_key(const char *glob, int len)
+{
+	StringInfoData key;
+
+	if (slate_glob_is_pattern(glob, len))
+	{
+		add_glob(glob, len, NULL, true);
+		return;
+	}
+	initStringInfo(&key);
+	slate_glob_unescape(&key, glob, len);
+	(void) begin_op(key.data, key.len);
+	pfree(key.data);
+	keep_within_limit();
+}
+
 void
 slate_pending_glob(const char *glob, int globlen)
 {
 	refuse_more();
-	add_glob(glob, globlen, NULL, true);
+	add_glob_or_key(glob, globlen);
 }
 
 void
 slate_pending_drop_all(const char *wildcard)
 {
-	int			len = strlen(wildcard);
-	StringInfoData key;
-
-	if (slate_glob_is_pattern(wildcard, len))
-	{
-		add_glob(wildcard, len, NULL, true);
-		return;
-	}
-	initStringInfo(&key);
-	slate_glob_unescape(&key, wildcard, len);
-	(void) begin_op(key.data, key.len);
-	pfree(key.data);
-	keep_within_limit();
+	add_glob_or_key(wildcard, strlen(wildcard));
 }
 
 /* ------------------------------------------------------------------------

@@ -13,7 +13,6 @@
  */
 #include "compat.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "pause.h"
@@ -30,7 +29,7 @@
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16
 
-/* The time that a step of it must have left. */
+/* No step of a sweep begins with less time left until the deadline. */
 #define SWEEP_MARGIN_MS 50
 
 /* What is left to send, from prepare to forget; in TopTransactionContext. */

@@ -34,8 +34,6 @@
  */
 #include "compat.h"
 
-#include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "executor/spi.h"
@@ -105,9 +103,7 @@ slate_read_key_argument(text *argument)
 						   SLATE_KEY_MAX, key.len),
 				 errhint(key.len == 0 ? "Name a key, such as 'slate:project:42'."
 						 : "Use a shorter key, for instance a hash of a long part.")));
-	if (key.len >= strlen(SLATE_INTERNAL_PREFIX) &&
-		memcmp(key.start, SLATE_INTERNAL_PREFIX,
-			   strlen(SLATE_INTERNAL_PREFIX)) == 0)
+	if (slate_script_is_internal(key.start, key.len))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("cache key is reserved"),

@@ -21,7 +21,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/table.h"
 #include "access/xlog.h"
 #include "catalog/indexing.h"
@@ -338,8 +337,7 @@ parse_template(SlateRuleKind kind, const char *source)
 				 errmsg("invalid key template \"%s\"", source),
 				 errdetail("At byte %d: %s", position + 1, error),
 				 errhint("A template looks like \"shop:invoice:{id}\"; \"{{\" and \"}}\" stand for literal braces.")));
-	if (strncmp(source, SLATE_INTERNAL_PREFIX,
-				strlen(SLATE_INTERNAL_PREFIX)) == 0)
+	if (slate_script_is_internal(source, strlen(source)))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("invalid key template \"%s\"", source),
@@ -1143,15 +1141,6 @@ slate_rules_glob_families(const char *glob, int globlen,
  * ------------------------------------------------------------------------
  */
 
-/* A template may begin with a column, and its text be anything. */
-static bool
-is_reserved(StringInfo key)
-{
-	return key->len >= (int) strlen(SLATE_INTERNAL_PREFIX) &&
-		memcmp(key->data, SLATE_INTERNAL_PREFIX,
-			   strlen(SLATE_INTERNAL_PREFIX)) == 0;
-}
-
 bool
 slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 				   bool *too_long)
@@ -1174,7 +1163,9 @@ slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 		values[i].len = strlen(text);
 	}
 	*too_long = !slate_template_render(rule->template, values, out);
-	return !*too_long && !is_reserved(out);
+
+	/* a template may begin with a column, and its text be anything */
+	return !*too_long && !slate_script_is_internal(out->data, out->len);
 }
 
 /* The JSON of one column, by way of a row that has no other */

@@ -27,12 +27,13 @@
  *
  * Where the writers of a key did not wait for each other (a DROP of a list,
  * slate_cache_del(), a key on columns that nothing makes unique, two tables
- * whose rules give the same key) the versions prove nothing about the order of the commits.  Suppose T1 takes
- * version 5, T2 takes 7 and DROPs the key, a reader leases and loads the row
- * from before T1's commit and fills it; T1 commits, and its PUT finds version
- * 7.  "Newer, nothing to do" would leave the reader's old value for good.  So a
- * PUT that finds a newer version does nothing only if both have the same order,
- * and otherwise removes the value.
+ * whose rules give the same key) the versions prove nothing about the order of
+ * the commits.  Suppose T1 takes version 5, T2 takes 7 and DROPs the key, a
+ * reader leases and loads the row from before T1's commit and fills it; T1
+ * commits, and its PUT finds version 7.  "Newer, nothing to do" would leave the
+ * reader's old value for good.  So a PUT that finds a newer version does nothing
+ * only if both have the same order, and otherwise removes the value.  A fill
+ * takes the order from a guard: what it has loaded may be another rule's.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a
@@ -368,6 +369,20 @@ static Script *const scripts[] = {
 static SlateBatch load_all;
 
 static const char no_version[] = "000000000000000000000000000000";
+
+static bool
+starts_with(const char *name, int len, const char *prefix)
+{
+	int			prefix_len = strlen(prefix);
+
+	return len >= prefix_len && memcmp(name, prefix, prefix_len) == 0;
+}
+
+bool
+slate_script_is_internal(const char *name, int len)
+{
+	return starts_with(name, len, SLATE_INTERNAL_PREFIX);
+}
 
 /* ------------------------------------------------------------------------
  * Encoding
@@ -921,13 +936,6 @@ slate_script_sweep_init(void)
 	MemoryContextSwitchTo(old);
 }
 
-static bool
-starts_with(const char *name, int len, const char *prefix)
-{
-	int			prefix_len = strlen(prefix);
-
-	return len >= prefix_len && memcmp(name, prefix, prefix_len) == 0;
-}
 
 /* What a name is about: itself, or the key that it guards. */
 static bool
@@ -939,7 +947,7 @@ swept_key(const redisReply *name, SlateSlice *key)
 
 	key->start = name->str;
 	key->len = len;
-	if (!starts_with(name->str, len, SLATE_INTERNAL_PREFIX))
+	if (!slate_script_is_internal(name->str, len))
 		return true;
 	if (starts_with(name->str, len, tagged))
 	{

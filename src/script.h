@@ -29,6 +29,8 @@
 /* Keys of guards and indexes start so; nobody else's should. */
 #define SLATE_INTERNAL_PREFIX "slate_cache:"
 
+extern bool slate_script_is_internal(const char *name, int len);
+
 /*
  * How pushes to one key are ordered among themselves.  Whoever pushed with an
  * order other than SLATE_SHARED held a lock that a second writer of the same
@@ -179,7 +181,8 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
  * stamps are those of the globs, by their position in the set.  What was PUT
- * by the very transaction of the globs that match it stays.
+ * by the very transaction of the globs that match it stays, and so does what was
+ * PUT under an order with a newer version.
  *
  * Begins no step after stop_at; a step may take slate_cache.timeout, but not
  * past the deadline, which should be so much later than stop_at that running

@@ -4,8 +4,8 @@
  *	  The module: settings, hooks, and what an administrator looks at.
  *
  * Everything works without shared_preload_libraries, for each session by
- * itself; with it, sessions share the breaker and the counters, and a session
- * notices DROP and TRUNCATE even before it has used the extension.
+ * itself; with it, sessions share the breaker and the counters, there is a
+ * worker, and a session notices DROP and TRUNCATE even before it has used the extension.
  *
  *-------------------------------------------------------------------------
  */

@@ -31,7 +31,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -95,16 +94,10 @@ PGDLLEXPORT void slate_worker_main(Datum arg);
  * ------------------------------------------------------------------------
  */
 
-Size
-slate_worker_shmem_size(void)
-{
-	return MAXALIGN(sizeof(Queue));
-}
-
 void
 slate_worker_shmem_request(void)
 {
-	RequestAddinShmemSpace(slate_worker_shmem_size());
+	RequestAddinShmemSpace(MAXALIGN(sizeof(Queue)));
 	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
 }
 
@@ -384,7 +377,7 @@ forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	if (is_waiting)
 		ereport(LOG,
 				(errmsg("slate_cache worker ends before it has looked for all keys of dropped patterns"),
-				 errdetail("If the server stops now, what apps have SET under these patterns stays in Redis until it expires.")));
+				 errdetail("If the server stops now, what these patterns stand for stays in Redis until it expires.")));
 }
 
 /*

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker.h
- *	  What is done for the backends in the background: sweeps.
+ *	  What is done for the backends in the background: sweeps, and looking up
+ *	  the server's name.
  *
  * There is one worker a server, if the library is preloaded.  Backends hand it
  * the globs whose keys they have no time to look for; all that wait go in one
@@ -15,7 +16,6 @@
 #include "script.h"
 
 extern void slate_worker_register(void);	/* in _PG_init(), when preloaded */
-extern Size slate_worker_shmem_size(void);
 extern void slate_worker_shmem_request(void);
 extern void slate_worker_shmem_startup(void);	/* holds AddinShmemInitLock */
 

@@ -10,19 +10,15 @@
  */
 #include "compat.h"
 
-#include "access/relation.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "load.h"
 #include "pending.h"
 #include "read.h"
 #include "rules.h"
-#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_set);
 PG_FUNCTION_INFO_V1(slate_cache_mset);
@@ -145,23 +141,6 @@ slate_cache_del(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* A glob without wildcards is one key. */
-static void
-invalidate_glob(const char *glob, int len)
-{
-	StringInfoData key;
-
-	if (slate_glob_is_pattern(glob, len))
-	{
-		slate_pending_glob(glob, len);
-		return;
-	}
-	initStringInfo(&key);
-	slate_glob_unescape(&key, glob, len);
-	slate_pending_drop(key.data, key.len);
-	pfree(key.data);
-}
-
 Datum
 slate_cache_invalidate(PG_FUNCTION_ARGS)
 {
@@ -171,7 +150,7 @@ slate_cache_invalidate(PG_FUNCTION_ARGS)
 	require_value(PG_ARGISNULL(0), "pattern",
 				  "Pass a glob, such as 'slate:search:42:*'.");
 	glob = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
-	invalidate_glob(glob.start, glob.len);
+	slate_pending_glob(glob.start, glob.len);
 	PG_RETURN_VOID();
 }
 
