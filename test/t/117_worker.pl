@@ -48,7 +48,7 @@ sub stop_worker
 sub stop_worker_at_once
 {
     $stopped = kill 'STOP', $pid;
-    SlateRedis::wait_until(sub { `ps -o state= -p $pid` =~ /^T/ }, 'the worker has stopped');
+    SlateRedis::wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / }, 'the worker has stopped');
     return;
 }
 

@@ -54,7 +54,7 @@ sub leave_work
     wait_for_worker($idle, 't');
     $pid = worker('pid');
     $stopped = kill 'STOP', $pid;
-    SlateRedis::wait_until(sub { `ps -o state= -p $pid` =~ /^T/ }, 'the worker has stopped');
+    SlateRedis::wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / }, 'the worker has stopped');
     $redis->cli('MSET', "shop:search:$customer:mine", '1', 'shop:search:0:mine', '1');
     $session->query("INSERT INTO sale VALUES ($customer)");
     is(exists_key("shop:search:$customer:mine"), '1', 'a pattern waits');
