@@ -47,8 +47,8 @@
  * A transaction holds slate_cache.max_pending bytes here at most, give or take
  * an operation.  Past that it first gives up its values: every PUT becomes a
  * DROP, which needs the key only.  If the keys alone are too many, it gives up
- * the keys: each rule that was touched drops all its keys by a glob.  All of it
- * is below TopTransactionContext, so every way out of a transaction frees it.
+ * the keys: each rule that was touched drops all its keys by a glob; as it does
+ * with its own globs when there are more than MAX_GLOBS.  All of it is below TopTransactionContext, so every way out of a transaction frees it.
  *
  *-------------------------------------------------------------------------
  */

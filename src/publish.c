@@ -520,7 +520,12 @@ publish_batch(void)
 	else if (outcome.refused > 0)
 		slate_stats_lost(publish.nkeys, outcome.error);
 	else if (publish.sweep)
+	{
+		/* after several exchanges, the walk is one more */
+		if (publish.batch.ncuts > 0)
+			deadline = slate_link_now() + slate_redis_timeout;
 		publish_sweep(deadline);
+	}
 }
 
 void

@@ -112,7 +112,7 @@ define_connection_settings(void)
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.connect_timeout",
 							"Longest time that connecting to Redis may take.",
-							"It never exceeds slate_cache.timeout.",
+							"In a commit it never exceeds three quarters of slate_cache.timeout.",
 							&slate_redis_connect_timeout, 250, 1, 60000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
