@@ -21,6 +21,52 @@ COMMENT ON SCHEMA slate_cache IS 'views and internals of the extension slate_cac
 GRANT USAGE ON SCHEMA slate_cache TO PUBLIC;
 
 --
+-- The journal: see src/journal.c.  One statement each, so that the column is
+-- plain before a TOAST table is thought of.
+--
+
+CREATE TABLE slate_cache.journal_a () USING heap WITH (autovacuum_enabled = false);
+ALTER TABLE slate_cache.journal_a
+    ADD COLUMN lsn bigint NOT NULL,
+    ADD COLUMN nonce bigint NOT NULL,
+    ADD COLUMN since timestamptz NOT NULL,
+    ADD COLUMN timeline integer NOT NULL,
+    ADD COLUMN entries bytea NOT NULL,
+    ALTER COLUMN entries SET STORAGE PLAIN;
+COMMENT ON TABLE slate_cache.journal_a IS
+'what Redis must be told, one row a transaction; a generation of the journal.  Look at the view slate_cache.journal instead';
+
+CREATE TABLE slate_cache.journal_b () USING heap WITH (autovacuum_enabled = false);
+ALTER TABLE slate_cache.journal_b
+    ADD COLUMN lsn bigint NOT NULL,
+    ADD COLUMN nonce bigint NOT NULL,
+    ADD COLUMN since timestamptz NOT NULL,
+    ADD COLUMN timeline integer NOT NULL,
+    ADD COLUMN entries bytea NOT NULL,
+    ALTER COLUMN entries SET STORAGE PLAIN;
+COMMENT ON TABLE slate_cache.journal_b IS
+'the other generation of the journal';
+
+CREATE TABLE slate_cache.journal_prepared () USING heap WITH (autovacuum_enabled = false);
+ALTER TABLE slate_cache.journal_prepared
+    ADD COLUMN lsn bigint NOT NULL,
+    ADD COLUMN nonce bigint NOT NULL,
+    ADD COLUMN since timestamptz NOT NULL,
+    ADD COLUMN timeline integer NOT NULL,
+    ADD COLUMN entries bytea NOT NULL,
+    ALTER COLUMN entries SET STORAGE PLAIN;
+COMMENT ON TABLE slate_cache.journal_prepared IS
+'the part of the journal that belongs to prepared transactions';
+
+CREATE TABLE slate_cache.history (
+    number   bigint NOT NULL,
+    epoch    bigint NOT NULL,
+    identity bigint NOT NULL,
+    timeline integer NOT NULL) USING heap WITH (autovacuum_enabled = false);
+COMMENT ON TABLE slate_cache.history IS
+'epochs: which Redis this database has trusted; the one with the highest number counts.  See src/trust.c';
+
+--
 -- Capture: the functions of triggers that slate_cache_attach() makes
 --
 
@@ -40,13 +86,13 @@ CREATE FUNCTION slate_cache.on_ddl() RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'slate_cache_on_ddl' LANGUAGE C;
 REVOKE ALL ON FUNCTION slate_cache.on_ddl() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache.on_ddl() IS
-'event trigger: after ALTER TABLE and ALTER TYPE, checks that cache rules still fit and drops what is cached';
+'event trigger: after ALTER TABLE, ALTER TYPE and CREATE TRIGGER, checks that cache rules still fit and drops what is cached';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
-'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape';
+'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape, and what a restored table''s rules find';
 
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 
@@ -232,7 +278,11 @@ CREATE FUNCTION slate_cache.read_stats(
     OUT sweeps_unfinished bigint,
     OUT keys_too_long bigint,
     OUT values_too_large bigint,
-    OUT fallbacks bigint)
+    OUT fallbacks bigint,
+    OUT pushes_delayed bigint,
+    OUT keys_delayed bigint,
+    OUT replayed bigint,
+    OUT emptied bigint)
 RETURNS record
 AS 'MODULE_PATHNAME', 'slate_cache_stats' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION slate_cache.read_stats() IS 'what the view slate_cache.stats shows';
@@ -254,8 +304,12 @@ COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis some
 COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
 COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped';
 COMMENT ON COLUMN slate_cache.stats.keys_outdated IS 'values not written because a newer one was there';
-COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis all that they had changed';
+COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis all that they had changed, and had no journal';
 COMMENT ON COLUMN slate_cache.stats.keys_lost IS 'keys and patterns of those transactions';
+COMMENT ON COLUMN slate_cache.stats.pushes_delayed IS 'transactions that could not tell Redis at once, so that the worker replays them from the journal';
+COMMENT ON COLUMN slate_cache.stats.keys_delayed IS 'keys and patterns of those transactions';
+COMMENT ON COLUMN slate_cache.stats.replayed IS 'rows of the journal that the worker has replayed: after failures, after a restart of the server, of prepared transactions';
+COMMENT ON COLUMN slate_cache.stats.emptied IS 'how often the namespace was emptied, because the history of Redis or PostgreSQL was unknown, or on request';
 COMMENT ON COLUMN slate_cache.stats.sweeps IS 'walks through all keys of Redis for a pattern';
 COMMENT ON COLUMN slate_cache.stats.sweeps_unfinished IS 'walks that found no time, or were refused, and that no worker took over';
 COMMENT ON COLUMN slate_cache.stats.keys_too_long IS 'rows without a key because it would exceed 1024 bytes';
@@ -279,6 +333,46 @@ COMMENT ON FUNCTION slate_cache.read_health() IS 'what the view slate_cache.heal
 CREATE VIEW slate_cache.health AS SELECT * FROM slate_cache.read_health();
 COMMENT ON VIEW slate_cache.health IS
 'what an administrator should know; asks Redis.  Not for PUBLIC: it names the server';
-COMMENT ON COLUMN slate_cache.health."check" IS 'preload, worker, redis, breaker, pushes';
+COMMENT ON COLUMN slate_cache.health."check" IS 'preload, launcher, worker, redis, persistence, eviction, breaker, journal, history, pushes';
 COMMENT ON COLUMN slate_cache.health.ok IS 'whether all is well';
 COMMENT ON COLUMN slate_cache.health.detail IS 'what was found';
+
+CREATE FUNCTION slate_cache.read_journal(
+    OUT xid xid8,
+    OUT state text,
+    OUT since timestamptz,
+    OUT keys text[],
+    OUT patterns text[],
+    OUT bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'slate_cache_journal' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache.read_journal() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.read_journal() IS 'what the view slate_cache.journal shows';
+
+CREATE VIEW slate_cache.journal AS
+    SELECT xid, state, since,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) since AS age,
+           keys, patterns, bytes
+    FROM slate_cache.read_journal();
+COMMENT ON VIEW slate_cache.journal IS
+'what Redis may not have heard of, and will be told by the worker; empty when all is well.  Not for PUBLIC: it shows everybody''s keys';
+COMMENT ON COLUMN slate_cache.journal.xid IS 'the transaction; a large one has several rows';
+COMMENT ON COLUMN slate_cache.journal.state IS
+'failed: its keys will be dropped; patterns: its keys are told, its patterns are still to be looked for; prepared: neither committed nor rolled back yet; everything: the whole namespace will be emptied';
+COMMENT ON COLUMN slate_cache.journal.since IS 'when it was written down, just before the commit';
+COMMENT ON COLUMN slate_cache.journal.age IS 'how long ago that is';
+COMMENT ON COLUMN slate_cache.journal.keys IS 'keys that it changed';
+COMMENT ON COLUMN slate_cache.journal.patterns IS 'patterns that it dropped';
+COMMENT ON COLUMN slate_cache.journal.bytes IS 'size of their names in the journal';
+
+CREATE FUNCTION slate_cache_repair() RETURNS bigint
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache_repair() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_repair() IS
+'has the worker replay the journal now, and waits until nothing but prepared transactions is in doubt; returns how many rows were replayed meanwhile.  Needs the worker';
+
+CREATE FUNCTION slate_cache_flush() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache_flush() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_flush() IS
+'empties the namespace, all keys that rules of this database cover and those that were set by hand, at once, not at commit.  Needs the worker';

@@ -289,6 +289,47 @@ on_altered_relation(Oid relid)
 		on_altered_type(type);
 }
 
+/* The table of a capture trigger, or InvalidOid. */
+static Oid
+captured_table(Oid trigger_oid)
+{
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	Oid			relid = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger_oid));
+	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (OidIsValid(slate_rules_capture_oid()) &&
+			form->tgfoid == slate_rules_capture_oid())
+			relid = form->tgrelid;
+	}
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	return relid;
+}
+
+/*
+ * A dump that is restored makes its triggers so: rules without
+ * slate_cache_attach().  Redis may have something under their keys.
+ */
+static void
+on_created_trigger(Oid trigger_oid)
+{
+	Oid			relid = captured_table(trigger_oid);
+
+	if (OidIsValid(relid))
+		drop_all_of(relid);
+}
+
 /*
  * Run a query that gives the class and the OID of the objects that a command
  * has changed.  What the cache has of them may have the old shape.
@@ -316,6 +357,8 @@ look_at_changed(const char *query)
 			on_altered_relation(object_id);
 		else if (class_id == TypeRelationId)
 			on_altered_type(object_id);
+		else if (class_id == TriggerRelationId)
+			on_created_trigger(object_id);
 	}
 	SPI_finish();
 }
@@ -354,34 +397,6 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 
 	/* else: that this library is loaded; see slate_capture_object_access() */
 	PG_RETURN_NULL();
-}
-
-/* The table of a capture trigger, or InvalidOid. */
-static Oid
-captured_table(Oid trigger_oid)
-{
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	Oid			relid = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger_oid));
-	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (OidIsValid(slate_rules_capture_oid()) &&
-			form->tgfoid == slate_rules_capture_oid())
-			relid = form->tgrelid;
-	}
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-	return relid;
 }
 
 /*

@@ -64,6 +64,13 @@ compat_json_lexer(char *json, int len)
 	((attribute)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #endif
 
+/* 17: the number of a process has a name of its own */
+#if PG_VERSION_NUM < 170000
+#define compat_my_proc_number() (MyProc->pgprocno)
+#else
+#define compat_my_proc_number() MyProcNumber
+#endif
+
 /* hiredis 1.0: replies count their elements in size_t */
 #if HIREDIS_MAJOR >= 1
 typedef size_t compat_reply_count;

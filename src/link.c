@@ -115,6 +115,13 @@ slate_link_now(void)
 	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+bool
+slate_link_same_address(const SlateAddress *a, const SlateAddress *b)
+{
+	return a->is_unix == b->is_unix && a->port == b->port &&
+		strcmp(a->host, b->host) == 0;
+}
+
 /*
  * Wait until the socket is ready for one of the events, or in trouble; or, if
  * fd is -1, just until the time is over.  LINK_TIMEOUT and LINK_OK are the

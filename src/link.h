@@ -46,6 +46,9 @@ typedef struct SlateAddress
 	int			port;
 } SlateAddress;
 
+extern bool slate_link_same_address(const SlateAddress *a,
+									const SlateAddress *b);
+
 /*
  * How to wait for a socket.
  *

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * names.h
- *	  What the server's host name stands for, looked up ahead of need.
+ *	  What host names stand for, looked up ahead of need.
  *
  * getaddrinfo() has no deadline: with a name server that does not answer it
- * takes many seconds, and a commit must not.  So the worker looks the name up
+ * takes many seconds, and a commit must not.  So a worker looks the names up
  * now and then and notes the addresses in shared memory, where backends find
  * them.  Without a worker, or for another name, a backend looks for itself.
  *
@@ -27,8 +27,11 @@ extern bool slate_names_get(const SlateAddress *address,
 
 /*
  * Look the name up and note its addresses; what is known stays if that fails.
- * For the worker alone: there must be one writer.  May take long.
+ * For workers: there is room for SLATE_MAX_NAMES, and the one that was not
+ * looked up for longest makes room for another.  May take long.
  */
+#define SLATE_MAX_NAMES 32
+
 extern void slate_names_refresh(const SlateAddress *address);
 
 #endif							/* SLATE_NAMES_H */

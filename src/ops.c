@@ -274,7 +274,7 @@ slate_ops_drop_instead(SlateOp *op)
 	op->value = NULL;
 }
 
-void
+int
 slate_ops_note_glob(SlateOpList *list, SlateSlice text, uint64 sequence,
 					const char *wildcard, bool thorough)
 {
@@ -286,6 +286,7 @@ slate_ops_note_glob(SlateOpList *list, SlateSlice text, uint64 sequence,
 	glob->sequence = sequence;
 	glob->wildcard = wildcard;
 	glob->thorough |= thorough;
+	return glob - list->globs;
 }
 
 bool

@@ -94,8 +94,8 @@ extern SlateOp *slate_ops_find(const SlateOpList *list, SlateSlice key);
 extern SlateOp *slate_ops_begin(SlateOpList *list, SlateSlice key,
 								uint64 sequence);
 
-/* Note a glob, or that it was used again. */
-extern void slate_ops_note_glob(SlateOpList *list, SlateSlice glob,
+/* Note a glob, or that it was used again; returns its position. */
+extern int	slate_ops_note_glob(SlateOpList *list, SlateSlice glob,
 								uint64 sequence, const char *wildcard,
 								bool thorough);
 

@@ -26,6 +26,8 @@ static const struct config_enum_entry pause_points[] = {
 	{"before_publish", PAUSE_BEFORE_PUBLISH, false},
 	{"after_lease", PAUSE_AFTER_LEASE, false},
 	{"before_fill", PAUSE_BEFORE_FILL, false},
+	{"after_journal", PAUSE_AFTER_JOURNAL, false},
+	{"before_ack", PAUSE_BEFORE_ACK, false},
 	{NULL, 0, false}
 };
 

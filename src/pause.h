@@ -20,7 +20,9 @@ typedef enum SlatePausePoint
 	PAUSE_BEFORE_COMMIT = 1,	/* encoded, not yet committed */
 	PAUSE_BEFORE_PUBLISH = 2,	/* committed, locks released, nothing sent */
 	PAUSE_AFTER_LEASE = 3,		/* a reader has a lease and no snapshot */
-	PAUSE_BEFORE_FILL = 4		/* a reader has loaded and not filled */
+	PAUSE_BEFORE_FILL = 4,		/* a reader has loaded and not filled */
+	PAUSE_AFTER_JOURNAL = 5,	/* the journal is written, nothing encoded */
+	PAUSE_BEFORE_ACK = 6		/* published, not acknowledged */
 } SlatePausePoint;
 
 #ifdef SLATE_CACHE_TESTING

@@ -17,11 +17,11 @@
  *	  when the next operation is added, where memory may run out safely.
  *
  * 3. PRE_COMMIT.  Takes the version, under all locks that the transaction
- *	  holds; makes sure that there is a connection; renders the images as JSON;
- *	  encodes everything that will be sent.  May throw, and then the transaction
- *	  aborts and nothing is sent; but it avoids to: no connection means that the
- *	  push is lost, not that the commit fails, and rows that cannot be rendered
- *	  are dropped.  A transaction that pushes commits synchronously: Redis must
+ *	  holds; makes sure that there is a connection; writes the names of keys and
+ *	  patterns to the journal; renders the images as JSON; encodes everything
+ *	  that will be sent.  May throw, and then the transaction aborts and nothing
+ *	  is sent; but it avoids to: no connection means that the push comes later,
+ *	  not that the commit fails, and rows that cannot be rendered are dropped.  A transaction that pushes commits synchronously: Redis must
  *	  not know what a crash can take back.
  *
  * 4. Publish.  When the commit is visible and its locks are released, in the
@@ -36,11 +36,14 @@
  * 5. Sweep.  If globs were among it, keys that no index knows are looked for
  *	  with what is left of the time; the worker does the rest, see worker.c.
  *
- * Abort forgets everything.  PREPARE TRANSACTION is refused: nobody would
- * remember the changes when the transaction is committed by another session.
+ * 6. Acknowledge.  A transaction that has told all lets go of its place in the
+ *	  journal; of others the worker replays the row, as DROPs.
  *
- * A push that fails is lost: it is counted, and logged now and then.  There is
- * no journal yet that would repeat it.
+ * Abort forgets everything.  PREPARE TRANSACTION writes the journal and leaves
+ * the rest to the worker, which looks what becomes of the transaction.
+ *
+ * Without a journal (the library is not preloaded, or slate_cache.journal is
+ * off) a push that fails is lost: it is counted, and logged now and then.
  *
  * MEMORY
  *
@@ -449,18 +452,25 @@ slate_pending_lookup(const char *key, int keylen, const char **value)
  * ------------------------------------------------------------------------
  */
 
+/* All levels become one, and no more goes in. */
 static void
-pre_commit(void)
+close_list(void)
 {
-	slate_stats_log_losses();
-	if (pending.top == NULL)
-		return;
 	while (pending.top->parent)
 	{
 		CHECK_FOR_INTERRUPTS();
 		merge_top();
 	}
 	pending.closed = true;
+}
+
+static void
+pre_commit(void)
+{
+	slate_stats_log_losses();
+	if (pending.top == NULL)
+		return;
+	close_list();
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);
@@ -469,12 +479,15 @@ pre_commit(void)
 static void
 pre_prepare(void)
 {
-	if (pending.top != NULL)
+	if (pending.top == NULL)
+		return;
+	close_list();
+	if (!slate_publish_hand_over(pending.top->list))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has changed cached data"),
-				 errdetail("Its changes could not be told to Redis when it is committed by another session."),
-				 errhint("Commit without PREPARE TRANSACTION, or detach the table with slate_cache_detach().")));
+				 errmsg("cannot PREPARE a transaction that has changed cached data without a journal"),
+				 errdetail("Nobody would remember to tell Redis of its changes when another session commits it."),
+				 errhint("Add slate_cache to shared_preload_libraries and switch slate_cache.journal on, or commit without PREPARE TRANSACTION.")));
 }
 
 /* The lists themselves go with TopTransactionContext. */

@@ -3,8 +3,8 @@
  * publish.c
  *	  Telling Redis: steps 3 to 5 of the way of a change, see pending.c.
  *
- * Before the commit, slate_publish_prepare() renders and encodes all that will
- * be sent; it may throw.  After it, slate_publish_send() sends it and looks at
+ * Before the commit, slate_publish_prepare() writes the journal, and renders and
+ * encodes all that will be sent; it may throw.  After it, slate_publish_send() sends it and looks at
  * each reply.  It must not throw, since an ERROR would be a PANIC: it calls
  * nothing that uses palloc or ereport, waits by poll(2) under a deadline, and
  * leaves signals pending.
@@ -15,13 +15,14 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "journal.h"
 #include "pause.h"
 #include "publish.h"
 #include "stats.h"
+#include "trust.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "worker.h"
 
 /* How long a commit looks for keys by pattern, if a worker can do it instead. */
 #define SWEEP_AT_ONCE_MS 20
@@ -36,6 +37,7 @@
 static struct
 {
 	bool		ready;
+	const char *failure;		/* why nothing can be sent; NULL: it can */
 	SlateBatch	batch;
 	int			nkeys;
 	SlateStamp	stamp;
@@ -47,6 +49,9 @@ static struct
 	bool		thorough;		/* as long as the time allows */
 	int64		budget;			/* ms that the exchange may take */
 } publish;
+
+/* What Redis said, where it must outlive the outcome that it came with. */
+static char refusal[192];
 
 int			slate_publish_max_value = 1024;
 bool		slate_publish_sweep = true;
@@ -408,7 +413,6 @@ encode(SlateOpList *list, Size max_bytes)
 {
 	MemoryContext old = MemoryContextSwitchTo(list->context);
 
-	slate_script_stamp(&publish.stamp);
 	make_globset(list);
 	render_list(list, max_bytes);
 	slate_script_batch_init(&publish.batch);
@@ -416,8 +420,6 @@ encode(SlateOpList *list, Size max_bytes)
 	encode_globs(list, &publish.batch);
 	encode_registrations(list, &publish.batch);
 	encode_pushes(list, &publish.batch);
-	publish.nkeys = list->nops + list->nglobs;
-	publish.ready = true;
 	MemoryContextSwitchTo(old);
 }
 
@@ -429,14 +431,27 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 
 	/* a cancelled wait would be a commit that fails because of Redis */
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
-	{
-		slate_stats_lost(list->nops + list->nglobs, slate_redis_error());
-		slate_stats_log_losses();
-		return;
-	}
+		publish.failure = slate_redis_error();
 	publish.budget = Max(deadline - slate_link_now(), 1);
-	encode(list, max_bytes);
+	publish.nkeys = list->nops + list->nglobs;
+	slate_script_stamp(&publish.stamp);
+	if (publish.failure == NULL)
+		slate_trust_stamp(&publish.stamp, connected_by);
+	(void) slate_journal_append(list, &publish.stamp, false);
+	slate_pause(PAUSE_AFTER_JOURNAL);
+	if (publish.failure == NULL)
+		encode(list, max_bytes);
+	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
+}
+
+bool
+slate_publish_hand_over(SlateOpList *list)
+{
+	SlateStamp	stamp;
+
+	slate_script_stamp(&stamp);
+	return slate_journal_append(list, &stamp, true);
 }
 
 /* ------------------------------------------------------------------------
@@ -475,38 +490,34 @@ sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
  * Anything else, or without a worker: for as long as there is time; the worker
  * has the rest.
  */
-static void
+static SlateOutcomeKind
 publish_sweep(int64 deadline)
 {
-	bool		has_worker = slate_worker_serves_us();
+	bool		has_worker = slate_journal_has_worker();
 	int64		now = slate_link_now();
 	int64		end = deadline - SWEEP_MARGIN_MS;
 	int64		stop_at = end;
 	SlateOutcome outcome = {0};
 
 	if (has_worker && !publish.thorough)
-		stop_at = slate_worker_keyspace_is_large() ? now
+		stop_at = slate_journal_keyspace_is_large() ? now
 			: Min(end, now + SWEEP_AT_ONCE_MS);
 	if (sweep_until(stop_at, deadline, &outcome))
-		return;
-	if (has_worker && slate_worker_sweep(publish.globs, publish.nglobs,
-										 &publish.stamp))
-		return;
-	if (stop_at < end && outcome.refused == 0 && sweep_until(end, deadline, &outcome))
-		return;
-	slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
-	slate_stats_lost(publish.nglobs, outcome.refused > 0 ? outcome.error :
-					 "there was not enough time to look for keys by pattern");
+		return LEAVE_DELIVERED;
+	if (outcome.refused > 0)
+		strlcpy(refusal, outcome.error, sizeof(refusal));
+	publish.failure = outcome.refused > 0 ? refusal
+		: "there was not enough time to look for keys by pattern";
+	return LEAVE_UNSWEPT;
 }
 
-static void
+static SlateOutcomeKind
 publish_batch(void)
 {
 	SlateOutcome outcome = {0};
 	SlateRedisStatus status = REDIS_DONE;
 	int64		deadline;
 
-	slate_pause(PAUSE_BEFORE_PUBLISH);
 	deadline = slate_link_now() + publish.budget;
 	if (publish.batch.ncommands > 0)
 	{
@@ -516,28 +527,66 @@ publish_batch(void)
 		count_outcome(&outcome);
 	}
 	if (status != REDIS_DONE)
-		slate_stats_lost(publish.nkeys, slate_redis_error());
-	else if (outcome.refused > 0)
-		slate_stats_lost(publish.nkeys, outcome.error);
-	else if (publish.sweep)
 	{
-		/* after several exchanges, the walk is one more */
-		if (publish.batch.ncuts > 0)
-			deadline = slate_link_now() + slate_redis_timeout;
-		publish_sweep(deadline);
+		publish.failure = slate_redis_error();
+		return LEAVE_FAILED;
+	}
+	if (outcome.refused > 0)
+	{
+		strlcpy(refusal, outcome.error, sizeof(refusal));
+		publish.failure = refusal;
+		return LEAVE_FAILED;
+	}
+	if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
+	{
+		publish.failure = "this Redis is not known yet";
+		return LEAVE_FAILED;
+	}
+	if (!publish.sweep)
+		return LEAVE_DELIVERED;
+
+	/* after several exchanges, the walk is one more */
+	if (publish.batch.ncuts > 0)
+		deadline = slate_link_now() + slate_redis_timeout;
+	return publish_sweep(deadline);
+}
+
+/* Acknowledge in the journal, or leave it what is still to be done. */
+static void
+settle(SlateOutcomeKind kind)
+{
+	bool		remembered = slate_journal_leave(kind, true);
+
+	if (kind == LEAVE_FAILED && remembered)
+		slate_stats_delayed(publish.nkeys, publish.failure);
+	else if (kind == LEAVE_FAILED)
+		slate_stats_lost(publish.nkeys, publish.failure);
+	else if (kind == LEAVE_UNSWEPT && !remembered)
+	{
+		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
+		slate_stats_lost(publish.nglobs, publish.failure);
 	}
 }
 
 void
 slate_publish_send(void)
 {
+	SlateOutcomeKind kind = LEAVE_FAILED;
+
 	if (publish.ready)
-		publish_batch();
+	{
+		slate_pause(PAUSE_BEFORE_PUBLISH);
+		if (publish.failure == NULL)
+			kind = publish_batch();
+		slate_pause(PAUSE_BEFORE_ACK);
+		settle(kind);
+	}
 	slate_publish_forget();
 }
 
 void
 slate_publish_forget(void)
 {
+	(void) slate_journal_leave(LEAVE_DELIVERED, false);
 	memset(&publish, 0, sizeof(publish));
 }

@@ -15,12 +15,18 @@ extern int	slate_publish_max_value;
 extern bool slate_publish_sweep;
 
 /*
- * At PRE_COMMIT: connect, take the version, render, encode.  The list stays in
- * use until slate_publish_forget().  max_bytes bounds the JSON that is held;
- * what exceeds it is dropped instead of put.  Without a connection the push is
- * lost, and counted.  May throw.
+ * At PRE_COMMIT: connect, take the version, write the journal, render, encode.
+ * The list stays in use until slate_publish_forget().  max_bytes bounds the
+ * JSON that is held; what exceeds it is dropped instead of put.  Without a
+ * connection nothing will be sent; the worker replays the journal.  May throw.
  */
 extern void slate_publish_prepare(SlateOpList *list, Size max_bytes);
+
+/*
+ * At PRE_PREPARE: leave all of it to the worker.  False if there is no journal.
+ * May throw.
+ */
+extern bool slate_publish_hand_over(SlateOpList *list);
 
 /* After the commit: send what was prepared, if anything.  Never throws. */
 extern void slate_publish_send(void);

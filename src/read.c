@@ -22,7 +22,8 @@
  * the answer, unless this transaction is about to change it.
  *
  * Redis away is not an error here.  The table answers, after at most
- * slate_cache.timeout; the breaker spares the next reader the wait.
+ * slate_cache.timeout; the breaker spares the next reader the wait.  A Redis
+ * whose history is unknown (trust.c) is not asked either.
  *
  * Bytes that are not JSON count as a miss; they are dropped, so that they
  * hinder nobody twice.
@@ -36,6 +37,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "load.h"
@@ -46,6 +48,7 @@
 #include "read.h"
 #include "rules.h"
 #include "stats.h"
+#include "trust.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -200,6 +203,7 @@ exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 
 	slate_stats_log_losses();
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		slate_trust_reads() &&
 		slate_script_run(batch, reply_fn, arg, deadline,
 						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
 		return true;
@@ -819,6 +823,28 @@ query_arguments(FunctionCallInfo fcinfo, FetchQuery *query)
 	}
 }
 
+/*
+ * A query may read tables whose writers commit asynchronously.  What a crash can
+ * take back must not be cached.  (Writers of tables with rules do not.)
+ */
+static void
+flush_what_was_read(const Lookup *lookup)
+{
+	XLogRecPtr	end;
+
+	if (!lookup->leased || RecoveryInProgress())
+		return;
+
+	/* the position may be that of a record that is to come, on a new page */
+	end = GetXLogInsertRecPtr();
+	if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		end -= SizeOfXLogShortPHD;
+	else if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
+		end -= SizeOfXLogLongPHD;
+	if (XLogNeedsFlush(end))
+		XLogFlush(end);
+}
+
 Datum
 slate_cache_fetch(PG_FUNCTION_ARGS)
 {
@@ -857,6 +883,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	{
 		json = run_query(&query, &len);
 		lookup->value = json ? slate_value_from_json(json) : NULL;
+		flush_what_was_read(lookup);
 		slate_script_batch_init(&fill);
 		if (lookup->value)
 			add_fill(&fill, lookup, json, len, ttl);

@@ -22,13 +22,22 @@
  * the end of a longer rest; nothing is heard of it (its transaction failed for
  * another reason, its process died), and after next_try another has the turn.
  *
+ * Probing is best done by a process that keeps no client waiting.  Where there
+ * is one (a prober), backends leave the turn to it, unless it has let it pass
+ * for PROBER_GRACE_MS.
+ *
+ * Databases and roles may have urls of their own, and what is learnt of one
+ * says nothing about another (a wrong password, too, is one url's).  So there
+ * is a table of breakers: each url takes the first that is free, for good, and
+ * those that find none share the last.
+ *
  * One outage meets many backends at once.  Only the first of them to report it
  * is counted; to the others the breaker, open by then, says that it is known.
  *
  * How long a rest is depends on what trying costs: a server that refused at
  * once is asked again soon, one that let a deadline pass is not.
  *
- * The two atomics are not changed together.  That is fine: next_try alone
+ * The atomics are not changed together.  That is fine: next_try alone
  * decides, failures only makes rests longer.  So there are no locks here, and
  * a failure can be noted after a commit.
  *
@@ -47,11 +56,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "port/atomics.h"
 #include "redis.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 
 #define DEFAULT_PORT 6379
@@ -65,19 +76,40 @@
 /* How long a probe may take beyond both timeouts, in ms. */
 #define PROBE_GRACE 100
 
-/* When to ask for the server's clock again, in us. */
-#define CLOCK_MAX_AGE (INT64CONST(600) * 1000000)
+/* When to ask for the server's clock, identity and role again, in us. */
+#define ANSWERS_MAX_AGE (INT64CONST(60) * 1000000)
+
+/*
+ * When to ask a sentinel again: a backend, which relies on workers, and a
+ * worker, and for how long the latter does that at most; in ms.
+ */
+#define MASTER_MAX_AGE 2000
+#define MASTER_REFRESH 450
+#define REFRESH_TIMEOUT 500
 
 /* The handshake but for the preamble fits into this; AUTH is the longest. */
 #define HANDSHAKE_ROOM 1024
 
-static const char time_command[] = "*1\r\n$4\r\nTIME\r\n";
+/* What we want to know of a server, at first and then every minute. */
+static const char questions[] =
+"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n"
+"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
+"*1\r\n$4\r\nROLE\r\n"
+"*1\r\n$4\r\nTIME\r\n";
+
+#define NQUESTIONS 4
+
+/* How many breakers there are, and how long they leave a turn to a prober. */
+#define BREAKERS 32
+#define PROBER_GRACE_MS 1000
 
 /* See "The breaker" above. */
 typedef struct RedisBreaker
 {
+	pg_atomic_uint64 url;		/* a hash; 0: free, or the last of the table */
 	pg_atomic_uint64 next_try;	/* ms of CLOCK_MONOTONIC; 0: closed */
 	pg_atomic_uint32 failures;	/* in a row */
+	pg_atomic_uint32 probers;	/* processes that probe for the others */
 } RedisBreaker;
 
 /* Bytes to send, in RESP; malloc'ed. */
@@ -97,7 +129,9 @@ typedef struct Handshake
 	int			auth;
 	int			select;
 	int			set_name;
-	int			time;			/* the last */
+	int			first_question; /* in the order of questions[] */
+	int			nreplies;
+	uint64		run_id;			/* a hash */
 	bool		rejected;		/* the reason is in error_text */
 	bool		name_refused;	/* likewise, and no matter unless the server
 								 * hangs up: then it was about more */
@@ -114,6 +148,7 @@ int			slate_redis_connect_timeout = 500;
  * is set when it must be read again.
  */
 static SlateUrl server;
+static uint64 server_key;
 static bool settings_loaded = false;
 static bool settings_stale = false;
 
@@ -127,6 +162,19 @@ static SlateLink connection;
 static int64 clock_offset;
 static int64 clock_told_at;
 
+/* See slate_redis_identity(); valid while the connection is open. */
+static uint64 identity;
+
+/*
+ * Where the connection goes, or last went: the url's address, or what the
+ * sentinels said.  Then master_changes is slate_sentinel_changes() as it was,
+ * or 0 if they have not yet said anything; and distrusted_at is when something
+ * last spoke against it, or 0.
+ */
+static SlateAddress present;
+static uint64 master_changes;
+static int64 distrusted_at;
+
 /* What to send on each new connection; the caller's memory. */
 static const char *preamble_bytes = NULL;
 static size_t preamble_len = 0;
@@ -139,16 +187,24 @@ static int	preamble_replies = 0;
  */
 static Wire handshake_wire;
 
-/* In shared memory if we were preloaded, else in local_breaker. */
+/*
+ * The breaker of the url in use; NULL until there was a valid one.  It is in
+ * the shared table if we were preloaded, else it is local_breaker.
+ */
 static RedisBreaker *breaker = NULL;
+static RedisBreaker *shared_breakers = NULL;
 static RedisBreaker local_breaker;
 
 /* The value next_try had when it became this backend's turn to probe. */
 static uint64 my_turn = 0;
 
+/* Are we a prober, and which breaker counts us as one? */
+static bool is_prober = false;
+static RedisBreaker *probed = NULL;
+
 /* What slate_redis_error() and slate_redis_server_name() return. */
 static char error_text[1024];
-static char name_text[320];
+static char name_text[512];
 
 static void set_error(const char *format,...) pg_attribute_printf(1, 2);
 
@@ -298,13 +354,13 @@ parse_database(Span span, SlateUrl *url)
 }
 
 static const char *
-parse_port(Span span, SlateUrl *url)
+parse_port(Span span, SlateAddress *address)
 {
 	int64		number;
 
 	if (!parse_number(span.start, span.len, 65535, &number) || number == 0)
 		return "The port must be a number from 1 to 65535.";
-	url->address.port = (int) number;
+	address->port = (int) number;
 	return NULL;
 }
 
@@ -326,45 +382,52 @@ parse_credentials(Span user, SlateUrl *url)
 
 /* "[address]", without what follows the closing bracket. */
 static const char *
-parse_bracketed(Span span, SlateUrl *url)
+parse_bracketed(Span span, SlateAddress *address)
 {
 	struct in6_addr ignored;
 
 	if (span.len >= INET6_ADDRSTRLEN)
 		return "What stands in brackets is not an IPv6 address.";
-	memcpy(url->address.host, span.start, span.len);
-	url->address.host[span.len] = '\0';
-	if (inet_pton(AF_INET6, url->address.host, &ignored) != 1)
+	memcpy(address->host, span.start, span.len);
+	address->host[span.len] = '\0';
+	if (inet_pton(AF_INET6, address->host, &ignored) != 1)
 		return "What stands in brackets is not an IPv6 address.";
 	return NULL;
 }
 
-static const char *
-parse_host_name(Span span, SlateUrl *url)
+/* May a host or a sentinel's master be called that? */
+static bool
+is_plain_name(Span span)
 {
-	size_t		i;
-
-	if (span.len == 0)
-		return "The host is missing.";
-	if (span.len >= sizeof(url->address.host))
-		return "The host name is longer than 255 bytes.";
-
-	for (i = 0; i < span.len; i++)
+	for (size_t i = 0; i < span.len; i++)
 	{
 		char		c = span.start[i];
 
 		if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') &&
 			!(c >= '0' && c <= '9') && c != '.' && c != '-' && c != '_')
-			return "The host name may hold only letters, digits, dots, hyphens and underscores.";
-		url->address.host[i] = c;
+			return false;
 	}
-	url->address.host[span.len] = '\0';
+	return true;
+}
+
+static const char *
+parse_host_name(Span span, SlateAddress *address)
+{
+	if (span.len == 0)
+		return "The host is missing.";
+	if (span.len >= sizeof(address->host))
+		return "The host name is longer than 255 bytes.";
+	if (!is_plain_name(span))
+		return "The host name may hold only letters, digits, dots, hyphens and underscores.";
+
+	memcpy(address->host, span.start, span.len);
+	address->host[span.len] = '\0';
 	return NULL;
 }
 
 /* host[:port], where host may be [IPv6 address] */
 static const char *
-parse_host_and_port(Span host, SlateUrl *url)
+parse_host_and_port(Span host, SlateAddress *address)
 {
 	const char *error;
 	const char *colon;
@@ -378,7 +441,7 @@ parse_host_and_port(Span host, SlateUrl *url)
 		if (bracket == NULL)
 			return "The closing bracket of the IPv6 address is missing.";
 		inside.len = bracket - inside.start;
-		error = parse_bracketed(inside, url);
+		error = parse_bracketed(inside, address);
 		if (error != NULL)
 			return error;
 
@@ -389,18 +452,39 @@ parse_host_and_port(Span host, SlateUrl *url)
 			return "Only a colon and a port may follow the bracketed address.";
 		port.start++;
 		port.len--;
-		return parse_port(port, url);
+		return parse_port(port, address);
 	}
 
 	colon = find_in(host, ':');
 	if (colon == NULL)
-		return parse_host_name(host, url);
+		return parse_host_name(host, address);
 
 	port = cut_at(&host, colon);
 	if (find_in(port, ':') != NULL)
 		return "There is more than one colon after the host; an IPv6 address must stand in brackets.";
-	error = parse_host_name(host, url);
-	return (error != NULL) ? error : parse_port(port, url);
+	error = parse_host_name(host, address);
+	return (error != NULL) ? error : parse_port(port, address);
+}
+
+/*
+ * Take the credentials, if there are any, off what stands before the first
+ * slash.
+ */
+static const char *
+split_credentials(Span *host, SlateUrl *url)
+{
+	Span		credentials = *host;
+	const char *at = NULL;
+	size_t		i;
+
+	/* the last one: be kind to an @ that is not encoded in a password */
+	for (i = 0; i < host->len; i++)
+		if (host->start[i] == '@')
+			at = host->start + i;
+	if (at == NULL)
+		return NULL;
+	*host = cut_at(&credentials, at);
+	return parse_credentials(credentials, url);
 }
 
 /* What follows redis:// */
@@ -409,9 +493,7 @@ parse_redis_url(Span host, SlateUrl *url)
 {
 	Span		database = {"", 0};
 	const char *slash;
-	const char *at = NULL;
-	const char *error = NULL;
-	size_t		i;
+	const char *error;
 
 	if (find_in(host, '?') != NULL)
 		return "A redis:// url takes no parameters; a question mark in a password is written %3F.";
@@ -422,21 +504,82 @@ parse_redis_url(Span host, SlateUrl *url)
 	if (slash != NULL)
 		database = cut_at(&host, slash);
 
-	/* the last one: be kind to an @ that is not encoded in a password */
-	for (i = 0; i < host.len; i++)
-		if (host.start[i] == '@')
-			at = host.start + i;
-	if (at != NULL)
-	{
-		Span		credentials = host;
-
-		host = cut_at(&credentials, at);
-		error = parse_credentials(credentials, url);
-	}
-
+	error = split_credentials(&host, url);
 	url->address.port = DEFAULT_PORT;
 	if (error == NULL)
-		error = parse_host_and_port(host, url);
+		error = parse_host_and_port(host, &url->address);
+	if (error == NULL && database.len > 0)
+		error = parse_database(database, url);
+	return error;
+}
+
+/* host[:port][,host[:port]...] */
+static const char *
+parse_sentinels(Span hosts, SlateSentinels *sentinels)
+{
+	const char *comma;
+	const char *error;
+
+	do
+	{
+		Span		rest = {"", 0};
+		SlateAddress *address = &sentinels->address[sentinels->count];
+
+		if (sentinels->count == SLATE_MAX_SENTINELS)
+			return "There are more than 8 sentinels.";
+		comma = find_in(hosts, ',');
+		if (comma != NULL)
+			rest = cut_at(&hosts, comma);
+		address->port = SLATE_SENTINEL_PORT;
+		error = parse_host_and_port(hosts, address);
+		if (error != NULL)
+			return error;
+		sentinels->count++;
+		hosts = rest;
+	} while (comma != NULL);
+	return NULL;
+}
+
+static const char *
+parse_master(Span name, SlateSentinels *sentinels)
+{
+	if (name.len == 0)
+		return "The name of the master is missing, as in sentinel://host1,host2,host3/mymaster.";
+	if (name.len >= sizeof(sentinels->master))
+		return "The name of the master is longer than 127 bytes.";
+	if (!is_plain_name(name))
+		return "The name of the master may hold only letters, digits, dots, hyphens and underscores.";
+	memcpy(sentinels->master, name.start, name.len);
+	sentinels->master[name.len] = '\0';
+	return NULL;
+}
+
+/* What follows sentinel:// */
+static const char *
+parse_sentinel_url(Span hosts, SlateUrl *url)
+{
+	Span		master = {"", 0};
+	Span		database = {"", 0};
+	const char *slash;
+	const char *error;
+
+	if (find_in(hosts, '?') != NULL)
+		return "A sentinel:// url takes no parameters; a question mark in a password is written %3F.";
+	if (find_in(hosts, '#') != NULL)
+		return "A url has no fragment here; a number sign in a password is written %23.";
+
+	slash = find_in(hosts, '/');
+	if (slash != NULL)
+		master = cut_at(&hosts, slash);
+	slash = find_in(master, '/');
+	if (slash != NULL)
+		database = cut_at(&master, slash);
+
+	error = split_credentials(&hosts, url);
+	if (error == NULL)
+		error = parse_sentinels(hosts, &url->sentinels);
+	if (error == NULL)
+		error = parse_master(master, &url->sentinels);
 	if (error == NULL && database.len > 0)
 		error = parse_database(database, url);
 	return error;
@@ -478,13 +621,13 @@ parse_unix_url(Span path, SlateUrl *url)
 
 /* If the text starts with the scheme, leave what follows it in *rest. */
 static bool
-has_scheme(const char *text, const char *scheme, Span *rest)
+has_scheme(const char *url, const char *scheme, Span *rest)
 {
 	size_t		len = strlen(scheme);
 
-	if (pg_strncasecmp(text, scheme, len) != 0)
+	if (pg_strncasecmp(url, scheme, len) != 0)
 		return false;
-	rest->start = text + len;
+	rest->start = url + len;
 	rest->len = strlen(rest->start);
 	return true;
 }
@@ -505,13 +648,13 @@ parse_any_url(const char *text, SlateUrl *url)
 		return parse_redis_url(rest, url);
 	if (has_scheme(text, "unix://", &rest))
 		return parse_unix_url(rest, url);
+	if (has_scheme(text, "sentinel://", &rest))
+		return parse_sentinel_url(rest, url);
 	if (has_scheme(text, "rediss://", &rest))
 		return "TLS (rediss://) is not supported by this version.";
-	if (has_scheme(text, "sentinel://", &rest))
-		return "Sentinel (sentinel://) is not supported by this version.";
 	if (has_scheme(text, "cluster://", &rest))
 		return "Redis Cluster (cluster://) is not supported by this version.";
-	return "The url must begin with redis:// or unix://.";
+	return "The url must begin with redis://, unix:// or sentinel://.";
 }
 
 bool
@@ -531,14 +674,17 @@ slate_redis_parse_url(const char *text, SlateUrl *url, const char **error)
 static void
 init_breaker(RedisBreaker *fresh)
 {
+	pg_atomic_init_u64(&fresh->url, 0);
 	pg_atomic_init_u64(&fresh->next_try, 0);
 	pg_atomic_init_u32(&fresh->failures, 0);
+	pg_atomic_init_u32(&fresh->probers, 0);
 }
 
 Size
 slate_redis_shmem_size(void)
 {
-	return MAXALIGN(sizeof(RedisBreaker));
+	return add_size(MAXALIGN(BREAKERS * sizeof(RedisBreaker)),
+					slate_sentinel_shmem_size());
 }
 
 void
@@ -546,53 +692,91 @@ slate_redis_shmem_startup(void)
 {
 	bool		found;
 
-	breaker = ShmemInitStruct("slate_cache redis", slate_redis_shmem_size(),
-							  &found);
-	if (!found)
-		init_breaker(breaker);
+	slate_sentinel_shmem_startup();
+	shared_breakers = ShmemInitStruct("slate_cache redis",
+									  BREAKERS * sizeof(RedisBreaker), &found);
+	for (int i = 0; !found && i < BREAKERS; i++)
+		init_breaker(&shared_breakers[i]);
 }
 
+/* Two of one url always meet: breakers are taken in order, and never freed. */
 static RedisBreaker *
-get_breaker(void)
+find_shared_breaker(uint64 url)
 {
-	if (breaker == NULL)
+	for (int i = 0; i < BREAKERS - 1; i++)
+	{
+		RedisBreaker *b = &shared_breakers[i];
+		uint64		owner = pg_atomic_read_u64(&b->url);
+
+		if (owner == 0 && pg_atomic_compare_exchange_u64(&b->url, &owner, url))
+			return b;
+		if (owner == url)
+			return b;
+	}
+	return &shared_breakers[BREAKERS - 1];
+}
+
+/* Be counted by the breaker in use, if we are a prober. */
+static void
+register_prober(void)
+{
+	if (!is_prober || probed == breaker)
+		return;
+	if (probed != NULL)
+		pg_atomic_fetch_sub_u32(&probed->probers, 1);
+	probed = breaker;
+	pg_atomic_fetch_add_u32(&probed->probers, 1);
+}
+
+/* The url in use is another than before. */
+static void
+choose_breaker(void)
+{
+	uint64		url = hash_bytes_extended((const unsigned char *) &server,
+										  sizeof(server), 0);
+
+	if (shared_breakers != NULL)
+		breaker = find_shared_breaker(Max(url, 1));
+	else
 	{
 		init_breaker(&local_breaker);
 		breaker = &local_breaker;
 	}
-	return breaker;
+	my_turn = 0;
+	register_prober();
 }
 
 static void
 close_breaker(void)
 {
-	RedisBreaker *b = get_breaker();
-
 	/* the usual case must not touch a cache line that others read */
-	if (pg_atomic_read_u64(&b->next_try) == 0)
+	if (pg_atomic_read_u64(&breaker->next_try) == 0)
 		return;
 
-	pg_atomic_write_u32(&b->failures, 0);
-	pg_atomic_write_u64(&b->next_try, 0);
+	pg_atomic_write_u32(&breaker->failures, 0);
+	pg_atomic_write_u64(&breaker->next_try, 0);
 }
 
 /* May this backend try now?  If the rest is over, that takes the turn. */
 static bool
 take_turn(void)
 {
-	RedisBreaker *b = get_breaker();
-	uint64		next_try = pg_atomic_read_u64(&b->next_try);
+	uint64		next_try = pg_atomic_read_u64(&breaker->next_try);
 	uint64		now = slate_link_now();
+	uint64		turn_begins = next_try;
 	uint64		turn_ends;
 
 	if (next_try == 0)
 		return true;
-	if (now < next_try)
+	if (!is_prober && pg_atomic_read_u32(&breaker->probers) > 0)
+		turn_begins += PROBER_GRACE_MS;
+	if (now < turn_begins)
 		return next_try == my_turn;
 
 	turn_ends = now + slate_redis_connect_timeout + slate_redis_timeout +
 		PROBE_GRACE;
-	if (!pg_atomic_compare_exchange_u64(&b->next_try, &next_try, turn_ends))
+	if (!pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
+										turn_ends))
 		return next_try == 0;	/* another was faster, or even done */
 
 	my_turn = turn_ends;
@@ -618,28 +802,40 @@ choose_rest(uint32 failures, int64 base, int64 cap)
 static void
 open_breaker(int64 base, int64 cap)
 {
-	RedisBreaker *b = get_breaker();
-	uint64		next_try = pg_atomic_read_u64(&b->next_try);
+	uint64		next_try = pg_atomic_read_u64(&breaker->next_try);
 	uint64		now = slate_link_now();
 	int64		rest;
 
 	if (now < next_try && next_try != my_turn)
 		return;
 
-	rest = choose_rest(pg_atomic_read_u32(&b->failures), base, cap);
-	if (pg_atomic_compare_exchange_u64(&b->next_try, &next_try, now + rest))
-		pg_atomic_fetch_add_u32(&b->failures, 1);
+	rest = choose_rest(pg_atomic_read_u32(&breaker->failures), base, cap);
+	if (pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
+									   now + rest))
+		pg_atomic_fetch_add_u32(&breaker->failures, 1);
 	my_turn = 0;
 }
 
 void
 slate_redis_breaker(int *failures, int64 *rests_for)
 {
-	RedisBreaker *b = get_breaker();
-	int64		next_try = pg_atomic_read_u64(&b->next_try);
+	int64		next_try;
 
-	*failures = (int) pg_atomic_read_u32(&b->failures);
-	*rests_for = (next_try == 0) ? 0 : Max(next_try - slate_link_now(), 0);
+	*failures = 0;
+	*rests_for = 0;
+	if (breaker == NULL)
+		return;
+	*failures = (int) pg_atomic_read_u32(&breaker->failures);
+	next_try = pg_atomic_read_u64(&breaker->next_try);
+	if (next_try != 0)
+		*rests_for = Max(next_try - slate_link_now(), 0);
+}
+
+/* Something speaks against the server: perhaps it is no longer the master. */
+static void
+distrust(void)
+{
+	distrusted_at = slate_link_now();
 }
 
 /*
@@ -650,6 +846,7 @@ static SlateRedisStatus
 link_failed(SlateLinkStatus status, int timeout)
 {
 	set_error("%s", connection.error);
+	distrust();
 
 	switch (status)
 	{
@@ -691,11 +888,31 @@ read_url(SlateUrl *url, const char **error)
 	return slate_redis_parse_url(slate_redis_url, url, error);
 }
 
-/*
- * Make the settings' present values those in use.  What was learnt of one
- * server says nothing about another: so the breaker closes, but not for a
- * backend that merely read its settings for the first time.
- */
+/* A hash of what a url asks for. */
+static uint64
+hash_service(const SlateUrl *url)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) url,
+										   offsetof(SlateUrl, user), 0);
+
+	return Max(hash, 1);
+}
+
+/* Make another url the one in use. */
+static void
+take_url(const SlateUrl *fresh)
+{
+	memcpy(&server, fresh, sizeof(server));
+	server_key = hash_service(&server);
+	present = server.address;
+	master_changes = 0;
+	distrusted_at = 0;
+	if (server.sentinels.count > 0)
+		slate_sentinel_choose(&server.sentinels);
+	choose_breaker();
+}
+
+/* Make the settings' present values those in use. */
 static bool
 load_settings(void)
 {
@@ -713,18 +930,31 @@ load_settings(void)
 		return false;
 	}
 
-	if (settings_loaded && memcmp(&fresh, &server, sizeof(server)) != 0)
-		close_breaker();
-
-	memcpy(&server, &fresh, sizeof(server));
+	if (!settings_loaded || memcmp(&fresh, &server, sizeof(server)) != 0)
+		take_url(&fresh);
 	settings_loaded = true;
 	settings_stale = false;
 	return true;
 }
 
+/* "host:port", or "" if it is not known. */
+static void
+write_address(char *text, size_t size, const SlateAddress *address)
+{
+	if (address->host[0] == '\0')
+		text[		0] = '\0';
+
+	else if (address->is_unix)
+		snprintf(text, size, "unix:%s", address->host);
+	else
+		snprintf(text, size, strchr(address->host, ':') ? "[%s]:%d" : "%s:%d",
+				 address->host, address->port);
+}
+
 const char *
 slate_redis_server_name(void)
 {
+	char		address[sizeof(present.host) + 16];
 	SlateUrl	url;
 	const char *error;
 
@@ -732,15 +962,28 @@ slate_redis_server_name(void)
 		memcpy(&url, &server, sizeof(url));
 	else if (!read_url(&url, &error))
 		return "(no valid url)";
+	write_address(address, sizeof(address),
+				  settings_loaded ? &present : &url.address);
 
-	if (url.address.is_unix)
-		snprintf(name_text, sizeof(name_text), "unix:%s db %d",
-				 url.address.host, url.database);
+	if (url.sentinels.count == 0)
+		snprintf(name_text, sizeof(name_text), "%s db %d", address,
+				 url.database);
 	else
-		snprintf(name_text, sizeof(name_text),
-				 strchr(url.address.host, ':') ? "[%s]:%d db %d" : "%s:%d db %d",
-				 url.address.host, url.address.port, url.database);
+		snprintf(name_text, sizeof(name_text), "sentinel master %s%s%s db %d",
+				 url.sentinels.master, address[0] != '\0' ? " at " : "",
+				 address, url.database);
 	return name_text;
+}
+
+uint64
+slate_redis_server_key(void)
+{
+	SlateUrl	url;
+	const char *error;
+
+	if (settings_loaded && !settings_stale)
+		return server_key;
+	return read_url(&url, &error) ? hash_service(&url) : 0;
 }
 
 void
@@ -913,15 +1156,21 @@ wire_put_set_name(Wire *wire)
 	wire_put_argument(wire, "slate_cache");
 }
 
+/* For no commands. */
+static void
+init_handshake(Handshake *handshake)
+{
+	memset(handshake, 0, sizeof(*handshake));
+	handshake->auth = handshake->select = handshake->set_name = -1;
+}
+
 /* Write the whole handshake, noting which reply will be whose. */
 static void
 compose_handshake(Wire *wire, Handshake *handshake, const char *password)
 {
 	int			next = 0;
 
-	memset(handshake, 0, sizeof(*handshake));
-	handshake->auth = handshake->select = -1;
-
+	init_handshake(handshake);
 	if (server.user[0] != '\0' || password[0] != '\0')
 	{
 		wire_put_auth(wire, server.user, password);
@@ -934,13 +1183,13 @@ compose_handshake(Wire *wire, Handshake *handshake, const char *password)
 	}
 	wire_put_set_name(wire);
 	handshake->set_name = next++;
+	handshake->first_question = next;
+	wire_put(wire, questions, sizeof(questions) - 1);
+	next += NQUESTIONS;
 
 	if (preamble_len > 0)
 		wire_put(wire, preamble_bytes, preamble_len);
-	next += preamble_replies;
-
-	wire_put(wire, time_command, sizeof(time_command) - 1);
-	handshake->time = next;
+	handshake->nreplies = next + preamble_replies;
 }
 
 /* The command that a reply of the handshake answers, in words. */
@@ -953,9 +1202,18 @@ handshake_command(const Handshake *handshake, int index)
 		return "SELECT";
 	if (index == handshake->set_name)
 		return "CLIENT SETNAME";
-	if (index == handshake->time)
-		return "TIME";
-	return "a script";
+	switch (index - handshake->first_question)
+	{
+		case 0:
+		case 1:
+			return "INFO";
+		case 2:
+			return "ROLE";
+		case 3:
+			return "TIME";
+		default:
+			return "a script";
+	}
 }
 
 /*
@@ -1010,6 +1268,101 @@ take_time(const redisReply *reply)
 	return true;
 }
 
+/* The value of a field of INFO, or NULL; it ends before CR or LF. */
+static const char *
+find_field(const redisReply *reply, const char *field, size_t *len)
+{
+	const char *value;
+
+	/* hiredis ends each string with a null byte */
+	value = (reply->type == REDIS_REPLY_STRING) ? strstr(reply->str, field)
+		: NULL;
+	if (value == NULL)
+		return NULL;
+	value += strlen(field);
+	*len = strcspn(value, "\r\n");
+	return value;
+}
+
+/* Learn from INFO server which start of a server this is. */
+static bool
+take_run_id(const redisReply *reply, Handshake *handshake)
+{
+	size_t		len = 0;
+	const char *run_id = find_field(reply, "\nrun_id:", &len);
+
+	if (len == 0)
+		return false;
+	handshake->run_id = hash_bytes_extended((const unsigned char *) run_id,
+											(int) len, 0);
+	return true;
+}
+
+/*
+ * Learn from INFO replication whether it was promoted since, from being a
+ * replica that took over another's data.  (The replication id would tell as
+ * well, but changes also when the first replica comes, and after the last has
+ * gone.)
+ */
+static bool
+take_promotion(const redisReply *reply, const Handshake *handshake)
+{
+	size_t		len = 0;
+	const char *offset = find_field(reply, "\nsecond_repl_offset:", &len);
+
+	if (reply->type != REDIS_REPLY_STRING)
+		return false;
+	identity = handshake->run_id;
+	if (len > 0 && strncmp(offset, "-1", len) != 0)
+		identity = hash_bytes_extended((const unsigned char *) offset,
+									   (int) len, identity);
+	identity = Max(identity, 1);
+	return true;
+}
+
+/* Only a master will do: a replica loses what is written to it. */
+static bool
+take_role(const redisReply *reply, Handshake *handshake)
+{
+	const redisReply *role;
+
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 1)
+		return false;
+	role = reply->element[0];
+	if (role->type != REDIS_REPLY_STRING)
+		return false;
+	if (strcmp(role->str, "master") == 0)
+		return true;
+
+	if (strcmp(role->str, "slave") == 0)
+		set_error("the server is a replica");
+	else if (strcmp(role->str, "sentinel") == 0)
+		set_error("the server is a sentinel");
+	else
+		return false;
+	handshake->rejected = true;
+	return true;
+}
+
+/* Look at the answer to one of the questions; false if it makes no sense. */
+static bool
+take_answer(int which, const redisReply *reply, Handshake *handshake)
+{
+	switch (which)
+	{
+		case 0:
+			return take_run_id(reply, handshake);
+		case 1:
+			return take_promotion(reply, handshake);
+		case 2:
+			return take_role(reply, handshake);
+		case 3:
+			return take_time(reply);
+		default:
+			return true;
+	}
+}
+
 /*
  * SlateReplyFn: look at one reply of the handshake.  The first error counts,
  * but for the name's, which is only for those who look at CLIENT LIST.  Even
@@ -1037,10 +1390,9 @@ take_handshake_reply(int index, const redisReply *reply, void *arg)
 
 	if (index == handshake->auth || index == handshake->select)
 		as_expected = (reply->type == REDIS_REPLY_STATUS);
-	else if (index == handshake->time)
-		as_expected = take_time(reply);
 	else
-		as_expected = true;
+		as_expected = take_answer(index - handshake->first_question, reply,
+								  handshake);
 
 	if (!as_expected)
 	{
@@ -1075,61 +1427,169 @@ prepare_handshake(Handshake *handshake)
 	return REDIS_DONE;
 }
 
+/* Send what was composed, and see what the server makes of it. */
+static SlateRedisStatus
+run_handshake(Handshake *handshake, const char *bytes, size_t len,
+			  int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status;
+
+	status = slate_link_exchange(&connection, bytes, len, handshake->nreplies,
+								 take_handshake_reply, handshake,
+								 deadline, wait);
+
+	/* first of all: a server that rejects us may hang up right afterwards */
+	if (handshake->rejected ||
+		(handshake->name_refused && status == LINK_BROKEN))
+	{
+		slate_link_close(&connection);
+		distrust();
+		open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+		return REDIS_REJECTED;
+	}
+	if (status != LINK_OK)
+		return link_failed(status, slate_redis_connect_timeout);
+	return REDIS_DONE;
+}
+
 /* Introduce ourselves on a connection that was just made. */
 static SlateRedisStatus
 shake_hands(int64 deadline, SlateWait wait)
 {
 	Handshake	handshake;
-	SlateLinkStatus link_status;
 	SlateRedisStatus status = prepare_handshake(&handshake);
 
-	if (status != REDIS_DONE)
-		return status;
-
-	link_status = slate_link_exchange(&connection, handshake_wire.bytes,
-									  handshake_wire.len, handshake.time + 1,
-									  take_handshake_reply, &handshake,
-									  deadline, wait);
-	explicit_bzero(handshake_wire.bytes, handshake_wire.len);
-
-	/* first of all: a server that rejects us may hang up right afterwards */
-	if (handshake.rejected ||
-		(handshake.name_refused && link_status == LINK_BROKEN))
+	if (status == REDIS_DONE)
 	{
-		open_breaker(REFUSED_REST, REFUSED_REST_CAP);
-		return REDIS_REJECTED;
+		status = run_handshake(&handshake, handshake_wire.bytes,
+							   handshake_wire.len, deadline, wait);
+		explicit_bzero(handshake_wire.bytes, handshake_wire.len);
 	}
-	if (link_status != LINK_OK)
-		return link_failed(link_status, slate_redis_connect_timeout);
-	return REDIS_DONE;
+	if (status != REDIS_DONE)
+		slate_link_close(&connection);
+	return status;
+}
+
+/* Ask the questions again, if what we know has become old. */
+static SlateRedisStatus
+refresh_answers(int64 deadline, SlateWait wait)
+{
+	Handshake	handshake;
+
+	if (monotonic_us() - clock_told_at < ANSWERS_MAX_AGE)
+		return REDIS_DONE;
+
+	init_handshake(&handshake);
+	handshake.nreplies = NQUESTIONS;
+	return run_handshake(&handshake, questions, sizeof(questions) - 1,
+						 deadline, wait);
 }
 
 /*
- * Connect and shake hands.  Where the worker has not looked the name up, we
- * must, and that knows no deadline; if it took longer than it should have, it
- * counts as a timeout, whatever came of it.
+ * Connect and shake hands.  Where no worker has looked the name up, we must,
+ * and that knows no deadline; if it took longer than it should have, it counts
+ * as a timeout, whatever came of it.
  */
 static SlateRedisStatus
 connect_to_server(int64 deadline, SlateWait wait)
 {
 	SlateAddressList known;
-	bool		is_known = slate_names_get(&server.address, &known);
-	SlateRedisStatus status;
-	SlateLinkStatus link_status;
+	bool		is_known = slate_names_get(&present, &known);
+	SlateLinkStatus status;
 
-	link_status = slate_link_open(&connection, &server.address,
-								  is_known ? &known : NULL, deadline, wait);
-	if (link_status != LINK_OK)
+	status = slate_link_open(&connection, &present, is_known ? &known : NULL,
+							 deadline, wait);
+	if (status == LINK_UNREACHABLE && slate_link_now() >= deadline)
+		status = LINK_TIMEOUT;
+	if (status != LINK_OK)
+		return link_failed(status, slate_redis_connect_timeout);
+	return shake_hands(deadline, wait);
+}
+
+/* ----------
+ * The master
+ * ----------
+ */
+
+/* On failure the reason is noted, but no failure of the server. */
+static SlateLinkStatus
+ask_sentinels(bool another, int64 deadline, SlateWait wait)
+{
+	static char password[sizeof(server.password)];	/* a throw leaks nothing */
+	SlateLinkStatus status;
+
+	if (!get_password(password, sizeof(password)))
+		return LINK_UNREACHABLE;
+	status = slate_sentinel_ask(server.user, password, another, deadline,
+								wait);
+	explicit_bzero(password, sizeof(password));
+	if (status != LINK_OK)
+		set_error("no sentinel could be asked: %s", slate_sentinel_error());
+	return status;
+}
+
+/*
+ * Make present the master's address, and drop a connection to another.  What
+ * is known will do where the sentinels do not answer: they may be down, and the
+ * master not.
+ */
+static SlateRedisStatus
+find_master(int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status = LINK_UNREACHABLE;
+	int64		now = slate_link_now();
+	SlateMaster master;
+
+	if (slate_sentinel_should_ask(distrusted_at, MASTER_MAX_AGE))
+		status = ask_sentinels(distrusted_at != 0, now + (deadline - now) / 2,
+							   wait);
+	distrusted_at = 0;
+
+	if (!slate_sentinel_known(&master))
 	{
-		if (link_status == LINK_UNREACHABLE && slate_link_now() >= deadline)
-			link_status = LINK_TIMEOUT;
-		return link_failed(link_status, slate_redis_connect_timeout);
+		if (master_changes != 0)
+			return REDIS_DONE;
+		if (status == LINK_TIMEOUT)
+			open_breaker((int64) TIMEOUT_REST_FACTOR *
+						 slate_redis_connect_timeout, TIMEOUT_REST_CAP);
+		else
+			open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+		return (status == LINK_TIMEOUT) ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
 	}
 
-	status = shake_hands(deadline, wait);
-	if (status != REDIS_DONE)
+	if (master.changes != master_changes)
+	{
 		slate_link_close(&connection);
-	return status;
+		present = master.address;
+		master_changes = master.changes;
+	}
+	return REDIS_DONE;
+}
+
+/* Has anybody heard of another master than the one we are connected to? */
+static bool
+master_has_changed(void)
+{
+	return server.sentinels.count > 0 &&
+		slate_sentinel_changes() != master_changes;
+}
+
+void
+slate_redis_refresh(void)
+{
+	static uint64 seen = 0;
+
+	if (!load_settings() || server.sentinels.count == 0)
+		return;
+	if (slate_sentinel_should_ask(0, MASTER_REFRESH))
+		(void) ask_sentinels(true, slate_link_now() +
+							 Min(slate_redis_connect_timeout, REFRESH_TIMEOUT),
+							 LINK_WAIT_INTERRUPTIBLE);
+
+	/* what was learnt of one server says nothing about another */
+	if (slate_sentinel_changes() != seen)
+		close_breaker();
+	seen = slate_sentinel_changes();
 }
 
 /* ----------
@@ -1137,43 +1597,81 @@ connect_to_server(int64 deadline, SlateWait wait)
  * ----------
  */
 
-/* SlateReplyFn: the clock asked for by itself. */
+/* shmem_exit callback: nobody need wait for us any more. */
 static void
-take_time_reply(int index, const redisReply *reply, void *arg)
+retire_prober(int code, Datum arg)
 {
-	bool	   *told = arg;
-
-	if (index == 0)
-		*told = take_time(reply);
+	is_prober = false;
+	if (probed != NULL)
+		pg_atomic_fetch_sub_u32(&probed->probers, 1);
+	probed = NULL;
 }
 
-/* Ask for the server's clock again, if what we know has become old. */
-static SlateRedisStatus
-refresh_clock(int64 deadline, SlateWait wait)
+void
+slate_redis_become_prober(void)
 {
-	bool		told = false;
-	SlateRedisStatus status;
+	if (is_prober)
+		return;
+	on_shmem_exit(retire_prober, (Datum) 0);
+	is_prober = true;
+	if (load_settings())
+		register_prober();
+}
 
-	if (monotonic_us() - clock_told_at < CLOCK_MAX_AGE)
-		return REDIS_DONE;
+int64
+slate_redis_next_try(void)
+{
+	uint64		next_try;
 
-	status = slate_redis_run(time_command, sizeof(time_command) - 1, 1,
-							 take_time_reply, &told, deadline, wait);
-	if (status != REDIS_DONE || told)
-		return status;
+	if (!load_settings())
+		return 0;
+	next_try = pg_atomic_read_u64(&breaker->next_try);
+	if (next_try == 0 || next_try == my_turn)
+		return 0;
+	return Max((int64) next_try - slate_link_now(), 0);
+}
 
-	set_error("the server's reply to TIME makes no sense");
-	slate_link_close(&connection);
-	return REDIS_REJECTED;
+/* Say that we did not try, and why. */
+static SlateRedisStatus
+resting(void)
+{
+	int			failures;
+	int64		rests_for;
+
+	slate_redis_breaker(&failures, &rests_for);
+	if (rests_for > 0)
+		set_error("not asked for another %d ms, after %d failures in a row",
+				  (int) rests_for, failures);
+	else
+		set_error("not asked until the worker has tried, after %d failures in a row",
+				  failures);
+	return REDIS_RESTING;
+}
+
+static bool
+look_up(const SlateAddress *address)
+{
+	if (!slate_names_is_name(address))
+		return false;
+	slate_names_refresh(address);
+	return true;
 }
 
 bool
 slate_redis_look_up(void)
 {
-	if (!load_settings() || !slate_names_is_name(&server.address))
+	bool		has_names = false;
+	SlateMaster master;
+
+	if (!load_settings())
 		return false;
-	slate_names_refresh(&server.address);
-	return true;
+	if (server.sentinels.count == 0)
+		return look_up(&server.address);
+	for (int i = 0; i < server.sentinels.count; i++)
+		has_names |= look_up(&server.sentinels.address[i]);
+	if (slate_sentinel_known(&master))
+		has_names |= look_up(&master.address);
+	return has_names;
 }
 
 SlateRedisStatus
@@ -1192,26 +1690,67 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 	deadline = Min(deadline, now + slate_redis_connect_timeout);
 
 	if (!take_turn())
-	{
-		int			failures;
-		int64		rests_for;
+		return resting();
 
-		slate_redis_breaker(&failures, &rests_for);
-		set_error("not asked for another %d ms, after %d failures in a row",
-				  (int) rests_for, failures);
-		return REDIS_RESTING;
+	/* who closes an idle connection may not be the master for much longer */
+	if (slate_link_is_open(&connection) && !slate_link_usable(&connection))
+		distrust();
+	if (server.sentinels.count > 0)
+	{
+		SlateRedisStatus status = find_master(deadline, wait);
+
+		if (status != REDIS_DONE)
+			return status;
 	}
 
-	if (slate_link_usable(&connection))
-		return refresh_clock(deadline, wait);
+	if (slate_link_is_open(&connection))
+		return refresh_answers(deadline, wait);
 	return connect_to_server(deadline, wait);
 }
 
+/* What slate_redis_run() puts between the replies and the caller. */
+typedef struct Watch
+{
+	SlateReplyFn reply_fn;
+	void	   *arg;
+	bool		read_only;		/* a reply was READONLY */
+} Watch;
+
+static bool
+is_read_only(const redisReply *reply)
+{
+	if (reply->type == REDIS_REPLY_ERROR)
+		return strncmp(reply->str, "READONLY", 8) == 0;
+	if (reply->type == REDIS_REPLY_ARRAY)
+		for (size_t i = 0; i < reply->elements; i++)
+			if (is_read_only(reply->element[i]))
+				return true;
+	return false;
+}
+
+/* SlateReplyFn */
+static void
+watch_reply(int index, const redisReply *reply, void *arg)
+{
+	Watch	   *watch = arg;
+
+	if (is_read_only(reply))
+		watch->read_only = true;
+	if (watch->reply_fn != NULL)
+		watch->reply_fn(index, reply, watch->arg);
+}
+
+/*
+ * The last look at the master is what makes REDIS_DONE worth something: who
+ * empties a new master before trusting it has told of the change before, so
+ * that what came too late for that does not count as delivered.
+ */
 SlateRedisStatus
 slate_redis_run(const char *bytes, size_t len, int nreplies,
 				SlateReplyFn reply_fn, void *arg,
 				int64 deadline, SlateWait wait)
 {
+	Watch		watch = {reply_fn, arg, false};
 	SlateLinkStatus status;
 
 	if (!slate_link_is_open(&connection))
@@ -1225,13 +1764,31 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 		return REDIS_TIMEOUT;
 	}
 
-	status = slate_link_exchange(&connection, bytes, len, nreplies, reply_fn, arg,
-								 deadline, wait);
+	status = slate_link_exchange(&connection, bytes, len, nreplies,
+								 watch_reply, &watch, deadline, wait);
 	if (status != LINK_OK)
 		return link_failed(status, slate_redis_timeout);
 
+	if (master_has_changed())
+	{
+		slate_link_close(&connection);
+		set_error("another server has become the master");
+		return REDIS_UNREACHABLE;
+	}
+	if (watch.read_only)
+	{
+		slate_link_close(&connection);
+		distrust();
+		return REDIS_DONE;
+	}
 	close_breaker();
 	return REDIS_DONE;
+}
+
+uint64
+slate_redis_identity(void)
+{
+	return slate_link_is_open(&connection) ? identity : 0;
 }
 
 int64

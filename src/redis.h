@@ -7,7 +7,8 @@
  * Runs batches of commands that are already encoded.  Nothing here throws,
  * except where the caller asks for interruptible waits (see link.h).  After a
  * commit only slate_redis_run() may be called, and what merely looks:
- * slate_redis_server_clock(), slate_redis_error(), slate_redis_breaker().
+ * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error(),
+ * slate_redis_breaker().
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,7 @@
 #define SLATE_REDIS_H
 
 #include "link.h"
+#include "sentinel.h"
 
 typedef enum SlateRedisStatus
 {
@@ -22,29 +24,32 @@ typedef enum SlateRedisStatus
 	REDIS_TIMEOUT,				/* no answer within the deadline */
 	REDIS_UNREACHABLE,			/* connection refused, broken, or not RESP */
 	REDIS_REJECTED,				/* the handshake got an error reply: a wrong
-								 * password, no such database, ...; or it
-								 * could not be begun: a password file that
-								 * cannot be read */
+								 * password, no such database, ...; or the
+								 * server is no master; or the handshake could
+								 * not be begun: a password file that cannot
+								 * be read */
 	REDIS_RESTING				/* not tried: the breaker is open */
 } SlateRedisStatus;
 
-/* A parsed slate_cache.url. */
+/* A parsed slate_cache.url: first what is asked for, then by whom. */
 typedef struct SlateUrl
 {
-	SlateAddress address;
+	SlateAddress address;		/* of the server, unless there are sentinels */
+	SlateSentinels sentinels;
+	int			database;
 	char		user[128];		/* "" for none */
 	char		password[256];	/* "" for none; password_file overrides it */
-	int			database;
 } SlateUrl;
 
 /*
- * Parse redis://[user[:password]@]host[:port][/db] or unix:///path[?db=n].
+ * Parse redis://[user[:password]@]host[:port][/db], unix:///path[?db=n], or
+ * sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db].
  * Percent escapes are decoded in user, password and path; an IPv6 address
  * stands in brackets.  redis://:password@host gives a password without a
- * user.  rediss://, sentinel:// and cluster:// are recognised and refused as
- * not supported by this version.  On failure return false and set *error to a
- * constant message, worded as an errdetail sentence, which never repeats the
- * url (it may hold a password); *url is then undefined.
+ * user.  rediss:// and cluster:// are recognised and refused as not supported
+ * by this version.  On failure return false and set *error to a constant
+ * message, worded as an errdetail sentence, which never repeats the url (it
+ * may hold a password); *url is then undefined.
  */
 extern bool slate_redis_parse_url(const char *text, SlateUrl *url,
 								  const char **error);
@@ -62,8 +67,9 @@ extern int	slate_redis_connect_timeout;	/* ms */
 extern void slate_redis_reconfigure(void);
 
 /*
- * Shared state: the breaker, so that what one backend learns all know.
- * Without shared_preload_libraries each backend has a breaker of its own.
+ * Shared state: the breakers, one for each url (of the first 31; the rest have
+ * one together), so that what one backend learns all know.  Without
+ * shared_preload_libraries each backend has a breaker of its own.
  */
 extern Size slate_redis_shmem_size(void);
 extern void slate_redis_shmem_startup(void);	/* holds AddinShmemInitLock */
@@ -77,15 +83,24 @@ extern void slate_redis_set_preamble(const char *bytes, size_t len,
 									 int nreplies);
 
 /*
- * For the worker: look the server's name up for all backends, see names.h.
- * False if there is no name to look up.
+ * For workers: look the names of the server, or of the sentinels and the
+ * master, up for all backends, see names.h.  False if there is no name to look
+ * up.
  */
 extern bool slate_redis_look_up(void);
 
 /*
+ * For workers: ask a sentinel which server is the master, unless somebody has
+ * within the last half second; so call it about that often.  Without sentinels
+ * does nothing.  Waits interruptibly, half a second at most.
+ */
+extern void slate_redis_refresh(void);
+
+/*
  * Make sure that there is a usable connection: reuse, or connect and shake
- * hands, within min(connect_timeout, deadline).  For use before a commit and
- * in reads.  While the breaker is open returns REDIS_RESTING at once, unless
+ * hands, within min(connect_timeout, deadline).  With sentinels, the
+ * connection is to what they last said is the master; they are asked here, and
+ * only here, if no worker has done it.  For use before a commit and in reads.  While the breaker is open returns REDIS_RESTING at once, unless
  * it is this backend's turn to probe.  A probe is over when
  * slate_redis_run() has succeeded or something has failed; a backend that
  * does neither gives its turn away after a time.
@@ -100,6 +115,10 @@ extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
  * connection the status is REDIS_UNREACHABLE.  A timeout or a broken
  * connection opens the breaker; success closes it.  A deadline that is over
  * already is nobody's failure: REDIS_TIMEOUT, with nothing sent.
+ *
+ * With sentinels, REDIS_DONE also means that when all replies had come, no
+ * process of ours had heard of another master.  After a READONLY among the
+ * replies, also within an array, the connection is gone.
  */
 extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
 										int nreplies,
@@ -109,11 +128,20 @@ extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
 /*
  * The server's clock now, in ms since the epoch, as far as its last TIME
  * tells: never ahead of the server, unless that has set its clock back since.
- * slate_redis_prepare() asks anew after ten minutes; in between the estimate
+ * slate_redis_prepare() asks anew after a minute; in between the estimate
  * falls behind by a thousandth, which is more than two clocks drift apart.  0
  * when there is no connection.
  */
 extern int64 slate_redis_server_clock(void);
+
+/*
+ * Which server the open connection goes to: a hash of its run_id, which each
+ * start of a Redis chooses anew, and, if it was once promoted from a replica,
+ * of the offset at which that was: as a replica it has taken over another's
+ * data.  Never 0, unless there is no connection, or an exchange on it is under
+ * way.  slate_redis_prepare() learns it anew each minute.
+ */
+extern uint64 slate_redis_identity(void);
 
 /*
  * What the last failure was: server and reason, never a password.  Valid until
@@ -122,13 +150,34 @@ extern int64 slate_redis_server_clock(void);
 extern const char *slate_redis_error(void);
 
 /*
- * "unix:/path db 0", "host:6379 db 0" or "[::1]:6379 db 0", without
- * credentials: the server of the last slate_redis_prepare(), or, before the
- * first, the one it will try.
+ * "unix:/path db 0", "host:6379 db 0", "[::1]:6379 db 0", or "sentinel master
+ * mymaster at host:6379 db 0", without credentials: the server of the last
+ * slate_redis_prepare(), or, before the first, the one it will try.
  */
 extern const char *slate_redis_server_name(void);
 
-/* How the breaker stands: failures in a row, and ms until the next try. */
+/*
+ * A hash of what the url asks for, never 0 if that is valid: processes with the
+ * same key use the same service.  It depends neither on credentials nor on
+ * which server is the master at the moment; and it is that of the url that is
+ * set, even if no slate_redis_prepare() has taken it up yet.
+ */
+extern uint64 slate_redis_server_key(void);
+
+/*
+ * How the breaker of the last slate_redis_prepare() stands: failures in a row,
+ * and ms until the next try.
+ */
 extern void slate_redis_breaker(int *failures, int64 *rests_for);
+
+/*
+ * For workers.  From now on, until this process ends, it is the one that tries
+ * again for all that use its url: it calls slate_redis_next_try(), waits for
+ * so many ms (0: no longer; the breaker is closed, or a try is due), and has
+ * slate_redis_prepare() and slate_redis_run() succeed or fail.  Backends try
+ * only when it has let a second pass.  There may be several.
+ */
+extern void slate_redis_become_prober(void);
+extern int64 slate_redis_next_try(void);
 
 #endif							/* SLATE_REDIS_H */

@@ -1103,12 +1103,13 @@ slate_rules_ttl(const char *key, int keylen)
 }
 
 /* Call fn for each pattern's family of a text: of a key, or of a glob. */
-static void
+static int
 visit_families(const char *text, int len, bool is_glob,
 			   SlateFamilyFn fn, void *arg)
 {
 	RuleSet    *set = current_rules();
 	StringInfoData family;
+	int			nfamilies = 0;
 
 	initStringInfo(&family);
 	for (int i = 0; i < set->npatterns; i++)
@@ -1118,22 +1119,27 @@ visit_families(const char *text, int len, bool is_glob,
 		resetStringInfo(&family);
 		if ((is_glob || slate_template_covers(template, text, len)) &&
 			slate_template_family(template, text, len, is_glob, &family))
+		{
 			fn(family.data, family.len, arg);
+			nfamilies++;
+		}
 	}
 	pfree(family.data);
+	return nfamilies;
 }
 
 void
 slate_rules_families(const char *key, int keylen, SlateFamilyFn fn, void *arg)
 {
-	visit_families(key, keylen, false, fn, arg);
+	if (visit_families(key, keylen, false, fn, arg) == 0)
+		fn(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY), arg);
 }
 
 void
 slate_rules_glob_families(const char *glob, int globlen,
 						  SlateFamilyFn fn, void *arg)
 {
-	visit_families(glob, globlen, true, fn, arg);
+	(void) visit_families(glob, globlen, true, fn, arg);
 }
 
 /* ------------------------------------------------------------------------

@@ -114,7 +114,10 @@ extern bool slate_rules_match(const char *key, int keylen, SlateMatch *match);
 /* TTL in ms of a key's rule or of SLATE's own families; -1 if none knows it. */
 extern int64 slate_rules_ttl(const char *key, int keylen);
 
-/* Patterns of all rules that cover a key: their families need its name. */
+/*
+ * Patterns of all rules that cover a key: their families need its name.  A key
+ * of no family belongs to SLATE_LOOSE_FAMILY.
+ */
 typedef void (*SlateFamilyFn) (const char *family, int familylen, void *arg);
 extern void slate_rules_families(const char *key, int keylen,
 								 SlateFamilyFn fn, void *arg);

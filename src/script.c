@@ -45,9 +45,12 @@
  * half that life after its version was taken, and past it becomes a DROP.
  * So a PUT that a proxy held back for an hour finds no guard, but cannot set.
  *
- * What this cannot do: a guard that Redis loses (FLUSHALL, eviction) in the
- * very moment in which two pushes of its key are swapped is not missed by the
- * later one.
+ * All this relies on the memory of Redis.  If Redis has lost it as a whole
+ * (FLUSHALL, a restart, an older dump, another server) it has also lost the
+ * epoch, a text that our worker has left there and that each PUT repeats; a PUT
+ * that finds another one is a DROP.  See trust.c.  What this cannot do: a single
+ * guard that is evicted in the very moment in which two pushes of its key are
+ * swapped is not missed by the later one.
  *
  * A family is a set of keys that are dropped together by a glob.  Keys that no
  * rule can enumerate (searches, whatever apps put with slate_cache_set() or
@@ -196,20 +199,22 @@ LUA_FLOOR
 "return {0, 0, 0}\n";
 
 /*
- * ARGV: version, nonce, guard life, deadline; then two a key: an operation
- * ('+' or '-', the order, TTL in ms) and the value.
+ * ARGV: version, nonce, guard life, deadline, the epoch's key and the epoch;
+ * then two a key: an operation ('+' or '-', the order, TTL in ms) and the
+ * value.
  */
 static const char publish_source[] =
 LUA_PUSH
 LUA_FLOOR
 LUA_BELOW
-"local late = now > tonumber(ARGV[4])\n"
+"local strange = ARGV[5] ~= '' and redis.pcall('GET', ARGV[5]) ~= ARGV[6]\n"
+"local late = strange or now > tonumber(ARGV[4])\n"
 "local stored, dropped, outdated = 0, 0, 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
 "  local top, by, older = newest(look(g), order)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
-"    note(key, g, top, by)\n"
+"    redis.call('PEXPIRE', g, life)\n"
 "    outdated = outdated + 1\n"
 "  elseif older or below(key) then\n"
 "    drop(key, order)\n"
@@ -222,7 +227,7 @@ LUA_BELOW
 "  end\n"
 "end\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local operation, value = ARGV[3 + 2 * i], ARGV[4 + 2 * i]\n"
+"  local operation, value = ARGV[5 + 2 * i], ARGV[6 + 2 * i]\n"
 "  local order = string.sub(operation, 2, 9)\n"
 "  if string.sub(operation, 1, 1) == '+' and not late then\n"
 "    put(key, order, string.sub(operation, 10), value)\n"
@@ -231,7 +236,7 @@ LUA_BELOW
 "    dropped = dropped + 1\n"
 "  end\n"
 "end\n"
-"return failure or {stored, dropped, outdated}\n";
+"return failure or {stored, dropped, outdated, strange and 1 or 0}\n";
 
 /*
  * KEYS: the index.  ARGV: version, nonce, guard life, glob.  ZSCAN matches as
@@ -346,6 +351,22 @@ LUA_GUARD
 "else redis.call('SET', key, value, 'PX', ttl) end\n"
 "return 1\n";
 
+/*
+ * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
+ * A DROP without a version: a guard that is there keeps the one it has, since
+ * pushes of its key may be under way, and leases are void.  Without a guard there
+ * is no lease.
+ */
+static const char forget_source[] =
+LUA_GUARD
+"for i, key in ipairs(KEYS) do\n"
+"  local g = guard(key)\n"
+"  local known = look(g)\n"
+"  redis.call('UNLINK', key)\n"
+"  if known then redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2], 'PX', ARGV[1]) end\n"
+"end\n"
+"return {0, #KEYS, 0}\n";
+
 typedef struct Script
 {
 	const char *source;
@@ -359,10 +380,11 @@ static Script drop_swept_script = {drop_swept_source, ""};
 static Script register_script = {register_source, ""};
 static Script lease_script = {lease_source, ""};
 static Script fill_script = {fill_source, ""};
+static Script forget_script = {forget_source, ""};
 
 static Script *const scripts[] = {
 	&publish_script, &floor_script, &drop_family_script, &drop_swept_script, &register_script,
-	&lease_script, &fill_script
+	&lease_script, &fill_script, &forget_script
 };
 
 /* SCRIPT LOAD of all of them; lives as long as the backend. */
@@ -548,6 +570,14 @@ slate_script_stamp(SlateStamp *stamp)
 			 (unsigned long long) GetXLogInsertRecPtr());
 	make_nonce(stamp->nonce);
 	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
+	stamp->epoch_key = "";
+	stamp->epoch[0] = '\0';
+}
+
+void
+slate_script_refresh_nonce(SlateStamp *stamp)
+{
+	make_nonce(stamp->nonce);
 }
 
 void
@@ -622,11 +652,13 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = pushes_for_call(pushes, npushes);
 
-		append_call(batch, &publish_script, n, 4 + 2 * n);
+		append_call(batch, &publish_script, n, 6 + 2 * n);
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
 		append_push_arguments(batch, stamp);
 		append_number(batch, stamp->deadline);
+		append_text(batch, stamp->epoch_key);
+		append_text(batch, stamp->epoch);
 		for (int i = 0; i < n; i++)
 			append_push(batch, &pushes[i]);
 		count_keys(batch, n);
@@ -639,7 +671,7 @@ void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 {
 	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
-	SlateStamp	stamp = {0};
+	SlateStamp	stamp = {.epoch_key = ""};
 
 	strlcpy(stamp.version, no_version, sizeof(stamp.version));
 	make_nonce(stamp.nonce);
@@ -699,6 +731,16 @@ slate_script_add_get(SlateBatch *batch, const char *key, int keylen)
 }
 
 void
+slate_script_add_note(SlateBatch *batch, const char *key, const char *value)
+{
+	append_array(batch, value ? 3 : 2);
+	append_text(batch, value ? "SET" : "UNLINK");
+	append_text(batch, key);
+	if (value)
+		append_text(batch, value);
+}
+
+void
 slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
 	append_array(batch, 1 + nkeys);
@@ -740,7 +782,8 @@ typedef struct RunState
 {
 	SlateReplyFn reply_fn;
 	void	   *arg;
-	bool		forgotten;		/* a reply was NOSCRIPT */
+	int			first;			/* index of the first reply of this exchange */
+	int			forgotten;		/* index of the first NOSCRIPT; -1: none */
 } RunState;
 
 static bool
@@ -755,9 +798,37 @@ watch_for_noscript(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
 
-	if (is_error(reply, "NOSCRIPT"))
-		state->forgotten = true;
-	state->reply_fn(index, reply, state->arg);
+	if (state->forgotten < 0 && is_error(reply, "NOSCRIPT"))
+		state->forgotten = index;
+	if (state->forgotten < 0)
+		state->reply_fn(index, reply, state->arg);
+}
+
+static void
+on_later_reply(int index, const redisReply *reply, void *arg)
+{
+	RunState   *state = arg;
+
+	state->reply_fn(state->first + index, reply, state->arg);
+}
+
+/* Where the nth command of a batch begins: arrays of bulk strings, all of it. */
+static const char *
+find_command(const char *at, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		long		nelements = strtol(at + 1, NULL, 10);
+
+		at = strchr(at, '\n') + 1;
+		for (long j = 0; j < nelements; j++)
+		{
+			long		len = strtol(at + 1, NULL, 10);
+
+			at = strchr(at, '\n') + 1 + len + 2;
+		}
+	}
+	return at;
 }
 
 static void
@@ -771,22 +842,28 @@ static SlateRedisStatus
 run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 		  void *arg, int64 deadline, SlateWait wait)
 {
-	RunState	state = {reply_fn, arg, false};
+	RunState	state = {reply_fn, arg, 0, -1};
 	SlateRedisStatus status;
+	const char *rest;
 
 	status = slate_redis_run(bytes, len, ncommands, watch_for_noscript, &state,
 							 deadline, wait);
-	if (status != REDIS_DONE || !state.forgotten)
+	if (status != REDIS_DONE || state.forgotten < 0)
 		return status;
 
-	/* SCRIPT FLUSH, or a server that has never seen them */
+	/*
+	 * SCRIPT FLUSH, or a server that has never seen them.  What it has done is
+	 * not sent again: its nonces would come twice.
+	 */
 	status = slate_redis_run(load_all.bytes.data, load_all.bytes.len,
 							 load_all.ncommands, ignore_reply, NULL,
 							 deadline, wait);
 	if (status != REDIS_DONE)
 		return status;
-	return slate_redis_run(bytes, len, ncommands, reply_fn, arg, deadline,
-						   wait);
+	rest = find_command(bytes, state.forgotten);
+	state.first = state.forgotten;
+	return slate_redis_run(rest, bytes + len - rest, ncommands - state.first,
+						   on_later_reply, &state, deadline, wait);
 }
 
 SlateRedisStatus
@@ -814,8 +891,10 @@ reply_number(const redisReply *reply, size_t element)
 static void
 count_push_reply(SlateOutcome *outcome, const redisReply *reply)
 {
-	if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3)
+	if (reply->type == REDIS_REPLY_ARRAY &&
+		(reply->elements == 3 || reply->elements == 4))
 	{
+		outcome->strange |= reply_number(reply, 3) != 0;
 		outcome->stored += reply_number(reply, 0);
 		outcome->dropped += reply_number(reply, 1);
 		outcome->outdated += reply_number(reply, 2);
@@ -844,6 +923,7 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 	sum->stored += outcome->stored;
 	sum->dropped += outcome->dropped;
 	sum->outdated += outcome->outdated;
+	sum->strange |= outcome->strange;
 	if (sum->refused == 0)
 		memcpy(sum->error, outcome->error, sizeof(sum->error));
 	sum->refused += outcome->refused;
@@ -892,7 +972,8 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 typedef struct Sweep
 {
 	const SlateGlobSet *globs;
-	const SlateStamp *const *stamps;	/* of the globs, by position */
+	const SlateStamp *const *stamps;	/* of the globs, by position; NULL:
+										 * forget what matches */
 	SlateOutcome *outcome;
 	SlateOutcome before;		/* the outcome when the step began */
 	char		cursor[24];		/* where the next SCAN begins */
@@ -907,7 +988,8 @@ typedef struct Sweep
 typedef struct MatchedStamps
 {
 	const Sweep *sweep;
-	const SlateStamp *highest;	/* NULL: none matches */
+	bool		any;			/* one matches */
+	const SlateStamp *highest;	/* NULL: none matches, or there are none */
 	bool		differ;			/* they are of several transactions */
 } MatchedStamps;
 
@@ -969,8 +1051,12 @@ static bool
 note_stamp(int position, void *arg)
 {
 	MatchedStamps *matched = arg;
-	const SlateStamp *stamp = matched->sweep->stamps[position];
+	const SlateStamp *stamp;
 
+	matched->any = true;
+	if (matched->sweep->stamps == NULL)
+		return true;
+	stamp = matched->sweep->stamps[position];
 	if (matched->highest && strcmp(stamp->nonce, matched->highest->nonce) != 0)
 		matched->differ = true;
 	if (matched->highest == NULL ||
@@ -1003,11 +1089,13 @@ sweep_remember(Sweep *sweep, const SlateSlice *key,
 		sweep->overflow = true;
 		return;
 	}
+	remember_bytes(&sweep_names, key->start, key->len);
+	sweep->nfound++;
+	if (matched->highest == NULL)
+		return;
 	snprintf(stamp, sizeof(stamp), "%s%s%s", matched->highest->version,
 			 matched->highest->nonce, matched->differ ? "" : "=");
-	remember_bytes(&sweep_names, key->start, key->len);
 	remember_bytes(&sweep_stamps, stamp, strlen(stamp));
-	sweep->nfound++;
 }
 
 static void
@@ -1020,7 +1108,7 @@ sweep_look(Sweep *sweep, const redisReply *name)
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
 							   note_stamp, &matched);
-	if (matched.highest)
+	if (matched.any)
 		sweep_remember(sweep, &key, &matched);
 }
 
@@ -1079,7 +1167,16 @@ sweep_encode(Sweep *sweep, bool scan)
 	resetStringInfo(&sweep_send.bytes);
 	sweep_send.ncommands = 0;
 	sweep->scan_reply = -1;
-	if (sweep->nfound > 0)
+	if (sweep->nfound > 0 && sweep->stamps == NULL)
+	{
+		append_call(&sweep_send, &forget_script, sweep->nfound, 2);
+		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
+							   sweep_names.len);
+		make_nonce(nonce);
+		append_number(&sweep_send, guard_life_ms());
+		append_bytes(&sweep_send, nonce, SLATE_TOKEN_LEN);
+	}
+	else if (sweep->nfound > 0)
 	{
 		append_call(&sweep_send, &drop_swept_script, sweep->nfound,
 					2 + sweep->nfound);

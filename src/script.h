@@ -26,6 +26,12 @@
 /* A nonce, or the token of a lease: 16 hexadecimal digits. */
 #define SLATE_TOKEN_LEN 16
 
+/* An epoch: ten digits of timeline, 16 hexadecimal digits; see trust.h. */
+#define SLATE_EPOCH_LEN 26
+
+/* The family of keys that were set by hand and belong to no other. */
+#define SLATE_LOOSE_FAMILY "*"
+
 /* Keys of guards and indexes start so; nobody else's should. */
 #define SLATE_INTERNAL_PREFIX "slate_cache:"
 
@@ -48,6 +54,8 @@ typedef struct SlateStamp
 	char		version[SLATE_VERSION_LEN + 1];
 	char		nonce[SLATE_TOKEN_LEN + 1];
 	int64		deadline;		/* past it a PUT is a DROP; server's clock */
+	const char *epoch_key;		/* "": the epoch is not looked at */
+	char		epoch[SLATE_EPOCH_LEN + 1]; /* of the Redis that we trust */
 } SlateStamp;
 
 /* What a transaction says about one key. */
@@ -85,6 +93,7 @@ typedef struct SlateOutcome
 	int64		stored;			/* values set */
 	int64		dropped;		/* DROPs done, PUTs that became one included */
 	int64		outdated;		/* PUTs for which a newer one was there */
+	bool		strange;		/* Redis has another epoch: no value was set */
 	int64		refused;		/* commands answered by an error */
 	char		error[192];		/* the first of those errors */
 } SlateOutcome;
@@ -98,8 +107,11 @@ extern int	slate_script_guard_life;
  */
 extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
-/* The stamp of changes made now; only on a primary. */
+/* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
+
+/* Another nonce for what is sent under a stamp that was sent before. */
+extern void slate_script_refresh_nonce(SlateStamp *stamp);
 
 extern void slate_script_batch_init(SlateBatch *batch);
 
@@ -127,6 +139,10 @@ extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const SlateStamp *stamp,
 										 const char *family, int familylen,
 										 const char *glob, int globlen);
+
+/* Plain SET of a key of our own, or, if there is no value, UNLINK. */
+extern void slate_script_add_note(SlateBatch *batch, const char *key,
+								  const char *value);
 
 /* Plain reads: GET, MGET. */
 extern void slate_script_add_get(SlateBatch *batch,
@@ -158,10 +174,7 @@ extern void slate_script_add_drop(SlateBatch *batch,
 
 /*
  * Send a batch and hand on the replies.  If Redis has forgotten the scripts
- * they are loaded again and the whole batch is sent once more (what was done
- * of it already is done again, with the same nonce, which is safe unless in
- * between another push and a lease come to the same key); the callback then
- * starts over with index 0.
+ * they are loaded again, and what it has not done is sent once more.
  * Server errors other than NOSCRIPT are handed on.
  */
 extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
@@ -182,7 +195,8 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
  * values that apps have SET themselves, and guards of keys without a value.
  * stamps are those of the globs, by their position in the set.  What was PUT
  * by the very transaction of the globs that match it stays, and so does what was
- * PUT under an order with a newer version.
+ * PUT under an order with a newer version.  Without stamps (NULL) all that
+ * matches goes, whatever its version is.
  *
  * Begins no step after stop_at; a step may take slate_cache.timeout, but not
  * past the deadline, which should be so much later than stop_at that running

@@ -1,21 +1,27 @@
 /*-------------------------------------------------------------------------
  *
  * slate_cache.c
- *	  The module: settings, hooks, and what an administrator looks at.
+ *	  The module: settings, hooks, shared memory.
  *
- * Everything works without shared_preload_libraries, for each session by
- * itself; with it, sessions share the breaker and the counters, there is a
- * worker, and a session notices DROP and TRUNCATE even before it has used the extension.
+ * Everything but the journal works without shared_preload_libraries, for each
+ * session by itself; with it, sessions share the breaker and the counters, there
+ * are a journal and workers, and a session notices DROP and TRUNCATE even before
+ * it has used the extension.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
+#include "access/xact.h"
 #include "capture.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
 #include "fmgr.h"
-#include "funcapi.h"
+#include "journal.h"
 #include "miscadmin.h"
 #include "names.h"
+#include "nodes/parsenodes.h"
 #include "pause.h"
 #include "pending.h"
 #include "publish.h"
@@ -27,21 +33,21 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
-#include "utils/builtins.h"
+#include "tcop/utility.h"
 #include "utils/guc.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
-
-PG_FUNCTION_INFO_V1(slate_cache_stats);
-PG_FUNCTION_INFO_V1(slate_cache_stats_reset);
-PG_FUNCTION_INFO_V1(slate_cache_health);
 
 void		_PG_init(void);
 
 static object_access_hook_type prev_object_access = NULL;
 static shmem_request_hook_type prev_shmem_request = NULL;
 static shmem_startup_hook_type prev_shmem_startup = NULL;
+static ProcessUtility_hook_type prev_utility = NULL;
+
+/* This transaction creates or drops an extension. */
+static SlateDatabase *extension_changes = NULL;
 
 static int	mode = MODE_COMMIT;
 
@@ -150,6 +156,16 @@ define_cache_settings(void)
 							 "Without it, patterns of rules do not drop keys that apps have SET themselves.",
 							 &slate_publish_sweep, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("slate_cache.journal",
+							 "Write down in PostgreSQL what Redis must be told.",
+							 "Without it, what Redis is not told at once is lost.",
+							 &slate_journal_enabled, true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("slate_cache.max_journal",
+							"Size of a database's journal from which on the namespace is emptied instead of replaying it.",
+							"Reached only while Redis is away, or a transaction stays prepared.",
+							&slate_journal_max, 256 * 1024, 1024, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------
@@ -164,6 +180,90 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 	slate_capture_object_access(access, class_id, object_id);
+
+	/* the worker comes, or goes, when that is committed */
+	if (class_id == ExtensionRelationId &&
+		(access == OAT_POST_CREATE || access == OAT_DROP))
+		extension_changes = slate_database_mine();
+}
+
+static void
+on_transaction(XactEvent event, void *arg pg_attribute_unused())
+{
+	if (extension_changes && event == XACT_EVENT_COMMIT)
+		slate_database_wake(extension_changes);
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		extension_changes = NULL;
+}
+
+/* The database that nobody may be connected to for this command, or NULL. */
+static const char *
+database_wanted_alone(Node *statement)
+{
+	List	   *options = NIL;
+	const char *option = NULL;
+	const char *name = NULL;
+	ListCell   *lc;
+
+	switch (nodeTag(statement))
+	{
+		case T_DropdbStmt:
+			return ((DropdbStmt *) statement)->dbname;
+		case T_RenameStmt:
+			return ((RenameStmt *) statement)->renameType == OBJECT_DATABASE
+				? ((RenameStmt *) statement)->subname : NULL;
+		case T_CreatedbStmt:
+			options = ((CreatedbStmt *) statement)->options;
+			option = "template";
+			name = "template1";
+			break;
+		case T_AlterDatabaseStmt:
+			options = ((AlterDatabaseStmt *) statement)->options;
+			option = "tablespace";
+			break;
+		default:
+			return NULL;
+	}
+	foreach(lc, options)
+	{
+		DefElem    *element = lfirst(lc);
+
+		if (strcmp(element->defname, option) == 0 && element->arg)
+			name = IsA(statement, CreatedbStmt) ? defGetString(element)
+				: ((AlterDatabaseStmt *) statement)->dbname;
+	}
+	return name;
+}
+
+/* Our worker must not hinder commands that want a database for themselves. */
+static void
+on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
+		   ProcessUtilityContext context, ParamListInfo params,
+		   QueryEnvironment *environment, DestReceiver *receiver,
+		   QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next = prev_utility ? prev_utility
+		: standard_ProcessUtility;
+	const char *name = database_wanted_alone(statement->utilityStmt);
+	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
+
+	if (!OidIsValid(oid))
+	{
+		next(statement, query, read_only_tree, context, params, environment,
+			 receiver, completion);
+		return;
+	}
+	slate_worker_leave(oid, true);
+	PG_TRY();
+	{
+		next(statement, query, read_only_tree, context, params, environment,
+			 receiver, completion);
+	}
+	PG_FINALLY();
+	{
+		slate_worker_leave(oid, false);
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -174,7 +274,8 @@ on_shmem_request(void)
 	RequestAddinShmemSpace(slate_names_shmem_size());
 	RequestAddinShmemSpace(slate_redis_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
-	slate_worker_shmem_request();
+	RequestAddinShmemSpace(slate_doubt_shmem_size());
+	slate_database_shmem_request();
 }
 
 static void
@@ -186,7 +287,8 @@ on_shmem_startup(void)
 	slate_names_shmem_startup();
 	slate_redis_shmem_startup();
 	slate_stats_shmem_startup();
-	slate_worker_shmem_startup();
+	slate_database_shmem_startup();
+	slate_doubt_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -209,111 +311,9 @@ _PG_init(void)
 		shmem_request_hook = on_shmem_request;
 		prev_shmem_startup = shmem_startup_hook;
 		shmem_startup_hook = on_shmem_startup;
+		prev_utility = ProcessUtility_hook;
+		ProcessUtility_hook = on_utility;
+		RegisterXactCallback(on_transaction, NULL);
 		slate_worker_register();
 	}
-}
-
-/* ------------------------------------------------------------------------
- * Views
- * ------------------------------------------------------------------------
- */
-
-Datum
-slate_cache_stats(PG_FUNCTION_ARGS)
-{
-	TupleDesc	desc;
-	Datum		row[1 + STAT_COUNT];
-	bool		nulls[1 + STAT_COUNT] = {false};
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-		desc->natts != lengthof(row))
-		elog(ERROR, "unexpected result type of slate_cache.read_stats()");
-	row[0] = CStringGetTextDatum(slate_stats_shared() ? "server" : "session");
-	for (int i = 0; i < STAT_COUNT; i++)
-		row[1 + i] = Int64GetDatum((int64) slate_stats_get(i));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  row, nulls)));
-}
-
-Datum
-slate_cache_stats_reset(PG_FUNCTION_ARGS)
-{
-	(void) fcinfo;
-	slate_stats_reset();
-	PG_RETURN_VOID();
-}
-
-static void
-put_check(ReturnSetInfo *result, const char *name, bool ok, const char *detail)
-{
-	Datum		row[3];
-	bool		nulls[3] = {false};
-
-	row[0] = CStringGetTextDatum(name);
-	row[1] = BoolGetDatum(ok);
-	row[2] = CStringGetTextDatum(detail);
-	tuplestore_putvalues(result->setResult, result->setDesc, row, nulls);
-}
-
-static void
-take_pong(int index pg_attribute_unused(), const redisReply *reply, void *arg)
-{
-	StringInfo	answer = arg;
-
-	if (reply->type == REDIS_REPLY_STATUS || reply->type == REDIS_REPLY_ERROR)
-		appendBinaryStringInfo(answer, reply->str, reply->len);
-}
-
-static void
-check_redis(ReturnSetInfo *result)
-{
-	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
-	int64		deadline = slate_link_now() + slate_redis_timeout;
-	StringInfoData answer;
-
-	initStringInfo(&answer);
-	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		slate_redis_run(ping, strlen(ping), 1, take_pong, &answer, deadline,
-						LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
-		put_check(result, "redis", strcmp(answer.data, "PONG") == 0,
-				  psprintf("%s answers %s", slate_redis_server_name(),
-						   answer.data));
-	else
-		put_check(result, "redis", false, slate_redis_error());
-}
-
-static void
-check_breaker(ReturnSetInfo *result)
-{
-	int			failures;
-	int64		rests_for;
-
-	slate_redis_breaker(&failures, &rests_for);
-	put_check(result, "breaker", failures == 0,
-			  failures == 0 ? "closed" :
-			  psprintf("%d failures in a row; next try in " INT64_FORMAT " ms",
-					   failures, rests_for));
-}
-
-Datum
-slate_cache_health(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		preloaded = slate_stats_shared();
-	uint64		lost = slate_stats_get(STAT_PUSHES_LOST);
-
-	InitMaterializedSRF(fcinfo, 0);
-	put_check(result, "preload", preloaded, preloaded
-			  ? "loaded by shared_preload_libraries"
-			  : "not in shared_preload_libraries: breaker and counters are this session's own");
-	put_check(result, "worker", slate_worker_is_there(),
-			  slate_worker_is_there() ? "running" : preloaded ?
-			  "not running; the server starts it again after 5 s" :
-			  "there is none without preload: patterns are looked for within slate_cache.timeout");
-	check_redis(result);
-	check_breaker(result);
-	put_check(result, "pushes", lost == 0, lost == 0 ? "none lost"
-			  : psprintf(UINT64_FORMAT " transactions could not be told to Redis; copies of their rows may be stale until they expire",
-						 lost));
-	return (Datum) 0;
 }

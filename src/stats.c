@@ -32,11 +32,12 @@ typedef struct StatsState
 static StatsState own_state;
 static StatsState *state = &own_state;
 
-/* Losses of this backend that have not been logged. */
+/* Failures of this backend that have not been logged. */
 static struct
 {
-	int64		npushes;
+	int64		npushes;		/* lost */
 	int64		nkeys;
+	int64		ndelayed;		/* in the journal */
 	char		reason[256];	/* of the last one */
 }			loss;
 
@@ -95,15 +96,25 @@ slate_stats_lost(int64 nkeys, const char *reason)
 	strlcpy(loss.reason, reason, sizeof(loss.reason));
 }
 
+void
+slate_stats_delayed(int64 nkeys, const char *reason)
+{
+	slate_stats_add(STAT_PUSHES_DELAYED, 1);
+	slate_stats_add(STAT_KEYS_DELAYED, nkeys);
+	loss.ndelayed++;
+	strlcpy(loss.reason, reason, sizeof(loss.reason));
+}
+
 static void
 log_losses(void)
 {
 	int64		npushes = loss.npushes;
 	int64		nkeys = loss.nkeys;
+	int64		ndelayed = loss.ndelayed;
 	uint64		now;
 	uint64		next;
 
-	if (npushes == 0)
+	if (npushes == 0 && ndelayed == 0)
 		return;
 	now = slate_link_now();
 	next = pg_atomic_read_u64(&state->next_log);
@@ -114,6 +125,17 @@ log_losses(void)
 
 	loss.npushes = 0;
 	loss.nkeys = 0;
+	loss.ndelayed = 0;
+	if (npushes == 0)
+	{
+		ereport(LOG_SERVER_ONLY,
+				(errmsg("could not deliver cache changes to Redis yet: %s",
+						loss.reason),
+				 errdetail("In the journal since this session's last such message: " INT64_FORMAT " transactions.",
+						   ndelayed),
+				 errhint("The view slate_cache.journal shows what waits for Redis.")));
+		return;
+	}
 	ereport(LOG_SERVER_ONLY,
 			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
 			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions.  Cached copies of them may be stale until they expire.",

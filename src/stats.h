@@ -32,10 +32,14 @@ typedef enum SlateCounter
 	STAT_SWEEPS_UNFINISHED,
 	STAT_KEYS_TOO_LONG,
 	STAT_VALUES_TOO_LARGE,
-	STAT_FALLBACKS
+	STAT_FALLBACKS,
+	STAT_PUSHES_DELAYED,
+	STAT_KEYS_DELAYED,
+	STAT_REPLAYED,
+	STAT_EMPTIED
 } SlateCounter;
 
-#define STAT_COUNT (STAT_FALLBACKS + 1)
+#define STAT_COUNT (STAT_EMPTIED + 1)
 
 extern Size slate_stats_shmem_size(void);
 extern void slate_stats_shmem_startup(void);	/* holds AddinShmemInitLock */
@@ -46,9 +50,11 @@ extern uint64 slate_stats_get(SlateCounter counter);
 extern void slate_stats_reset(void);
 
 /*
- * A transaction's push did not arrive.  Only notes it; safe after a commit.
+ * A transaction's push did not arrive: it is lost, or the journal has it.  Only
+ * notes it; safe after a commit.
  */
 extern void slate_stats_lost(int64 nkeys, const char *reason);
+extern void slate_stats_delayed(int64 nkeys, const char *reason);
 
 /*
  * Write to the server log what was noted and not yet logged, at most once in

@@ -1,45 +1,64 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *	  What is done for the backends in the background: sweeps.
+ *	  A database's worker: replays the journal, sweeps, keeps watch on Redis.
  *
- * Shared memory has a queue of globs, a run of entries in a buffer of fixed
- * size.  Backends append, the worker works on what is there and removes it when
- * it is done, so that its successor finds it after an ERROR.  A stop or a crash
- * of the server forgets it, until there is a journal.  A glob that waits already
- * is not appended again.  If the queue is full, the backend is told so.
+ * ITS ROUND
  *
- * The worker is connected to no database, and so hinders none from being
- * dropped.  It begins no transaction.
+ * 1. Is the extension still here?  Does somebody want the database for himself?
+ *	  Then it leaves; the launcher sends another one when it is asked.
+ * 2. Is it still the Redis that we know?  See trust.c.  If not, or if the
+ *	  journal was full, or on request, the namespace is emptied: all keys that
+ *	  rules cover, with their guards, in steps of a SCAN.
+ * 3. What is in doubt?  See doubt.c.  One step of a pass over the journal: in a
+ *	  transaction it reads some pages and encodes DROPs of what the rows in doubt
+ *	  name; after the transaction it sends them.  It goes on when all of them have
+ *	  arrived, and otherwise repeats the step.  Patterns are gathered, and looked
+ *	  for in one walk over the keyspace at the end.
+ * 4. Generations: see journal.c.
  *
- * Locks: the queue's LWLock guards all of it but the two fields that say so.
+ * While Redis is away the worker is the one that tries it (the breaker, see
+ * redis.c), and so knows first that it is back.  It then works as long as it rests:
+ * half of Redis' time is for the others.
+ *
+ * DROPs are sent with the highest version among their rows; higher than that of
+ * their own transaction does no harm: a PUT that comes later than such a DROP
+ * and is older becomes a DROP too.
+ *
+ * No transaction is open during I/O.  The worker may die at any place: what is
+ * in doubt is in shared memory, and a pass begins anew.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
-#include <poll.h>
-
+#include "access/transam.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
+#include "commands/extension.h"
+#include "journal.h"
 #include "pgstat.h"
-#include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "publish.h"
+#include "rules.h"
 #include "script.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "tcop/tcopprot.h"
+#include "trust.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "worker.h"
 
-#define TRANCHE_NAME "slate_cache worker"
-#define QUEUE_BYTES (64 * 1024)
+/* How often to look around when nothing is to be done. */
+#define ROUND_MS 1000
+
+/* How often while transactions are prepared. */
+#define UNDECIDED_MS 200
 
 /* A keyspace is large if a pass over it takes longer than this. */
 #define LARGE_PASS_MS 50
@@ -48,199 +67,597 @@
 #define LARGE_FOR_MS 60000
 
 /* How long to wait after a failure, at first and at most. */
-#define MIN_RETRY_MS 500
-#define MAX_RETRY_MS 30000
+#define MIN_RETRY_MS 100
+#define MAX_RETRY_MS 5000
 
-/* How often to look the server's name up. */
-#define LOOK_UP_MS 10000
+/* How long to wait before the namespace is emptied again, at most. */
+#define MAX_EMPTY_REST_MS 60000
 
-/* If that takes longer than this, it is left alone for a while. */
-#define SLOW_LOOK_UP_MS 1000
-#define LOOK_UP_REST_MS 120000
+/* Pages of the journal in one step. */
+#define STEP_BLOCKS 16
 
-/* How often, a millisecond apart, a commit tries to get the lock. */
-#define LOCK_TRIES 5
+/* Patterns in one walk over the keyspace. */
+#define GLOBS_PER_SWEEP 512
 
-/* One glob; its text follows. */
-typedef struct QueueEntry
+/* A generation has served when it holds so much, or for so long. */
+#define ROTATE_BYTES (256 * 1024)
+#define ROTATE_MS 5000
+
+/* How often to connect anew, to meet the server that others would meet. */
+#define RECONNECT_MS 10000
+
+/* How long it rests after a step, at most. */
+#define MAX_REST_MS 100
+
+static SlateDatabase *database = NULL;
+static Oid	extension_oid = InvalidOid;
+
+/* The pass that is under way. */
+static struct
 {
-	SlateStamp	stamp;
-	uint32		server;			/* of the backend, see my_server() */
-	int			len;
-} QueueEntry;
+	bool		open;
+	int			nth;			/* of the generations */
+	int			generations[SLATE_GENERATIONS];
+	BlockNumber block;			/* where the next step begins */
+	BlockNumber end;			/* where the generation ended */
+	MemoryContext context;		/* patterns are in it */
+	SlateOpList *globs;			/* as a list of globs */
+	int			maxstamps;
+	SlateStamp *stamps;			/* theirs, by position */
+	uint64		nsteps;			/* a pattern's sequence is its last step */
+}			pass;
 
-typedef struct Queue
+/* What one step has read. */
+typedef struct Step
 {
-	LWLock	   *lock;
-	pg_atomic_uint64 large_until;	/* clock of slate_link_now(); no lock */
-	Latch	   *volatile latch; /* of the worker; NULL: there is none; may be
-								 * read without the lock */
-	pg_atomic_uint32 server;	/* which Redis it sweeps, see my_server(); no
-								 * lock */
-	int			used;			/* bytes */
-	int			taken;			/* of those, what the present pass works on */
-	char		bytes[QUEUE_BYTES] pg_attribute_aligned(MAXIMUM_ALIGNOF);
-} Queue;
+	SlateOpList *list;			/* keys */
+	SlateStamp	stamp;			/* the highest */
+	int64		nrows;
+}			Step;
 
-static Queue *queue = NULL;
+/* Transactions before this had their "everything" by an emptying. */
+static uint64 emptied_for = 0;
 
-/* The worker's: when to look the server's name up again; slate_link_now() */
-static int64 next_look_up = 0;
+static int64 next_rotation = 0;
+static int64 next_empty = 0;
+static int64 empty_rest = ROUND_MS;
 
 PGDLLEXPORT void slate_worker_main(Datum arg);
 
 /* ------------------------------------------------------------------------
- * Shared memory
+ * Reading a step
  * ------------------------------------------------------------------------
  */
 
-void
-slate_worker_shmem_request(void)
+static bool
+is_in_doubt(SlateDoubtKind kind, uint64 xid)
 {
-	RequestAddinShmemSpace(MAXALIGN(sizeof(Queue)));
-	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
+	return slate_doubt_contains(&database->active[kind], xid);
 }
 
-void
-slate_worker_shmem_startup(void)
+/* Add a pattern to the pass, or raise its stamp. */
+static void
+gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry)
 {
-	bool		found;
+	int			known = pass.globs->nglobs;
+	int			position = slate_ops_note_glob(pass.globs, entry->name,
+											   pass.nsteps, NULL,
+											   entry->is_thorough);
+	SlateStamp *stamp;
 
-	queue = ShmemInitStruct("slate_cache worker", sizeof(Queue), &found);
-	if (found)
+	if (position >= pass.maxstamps)
+	{
+		pass.maxstamps *= 2;
+		pass.stamps = repalloc_array(pass.stamps, SlateStamp, pass.maxstamps);
+	}
+	stamp = &pass.stamps[position];
+	if (pass.globs->nglobs > known)
+	{
+		*stamp = row->stamp;
 		return;
-	memset(queue, 0, offsetof(Queue, bytes));
-	queue->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
-	pg_atomic_init_u64(&queue->large_until, 0);
-	pg_atomic_init_u32(&queue->server, 0);
+	}
+	if (strcmp(stamp->nonce, row->stamp.nonce) == 0)
+		return;
+
+	/* of two transactions now: it spares neither's own keys */
+	if (strcmp(row->stamp.version, stamp->version) > 0)
+		strlcpy(stamp->version, row->stamp.version, sizeof(stamp->version));
+	memset(stamp->nonce, '-', SLATE_TOKEN_LEN);
+}
+
+static void
+take_entry(Step *step, const SlateJournalRow *row,
+		   const SlateJournalEntry *entry, bool keys)
+{
+	if (entry->is_everything && row->xid < emptied_for)
+		return;
+	if (entry->is_everything)
+		pg_atomic_write_u32(&database->must_empty, 1);
+	else if (!entry->is_glob && keys)
+		(void) slate_ops_begin(step->list, entry->name, 1);
+	else if (entry->is_glob)
+		gather_glob(row, entry);
+}
+
+static void
+take_row(const SlateJournalRow *row, void *arg)
+{
+	Step	   *step = arg;
+	bool		keys = is_in_doubt(DOUBT_ALL, row->xid);
+	SlateJournalEntry entry;
+	int			offset = 0;
+
+	if (!keys && !is_in_doubt(DOUBT_PATTERNS, row->xid))
+		return;
+	if (row->state == ROW_UNDER_WAY)
+	{
+		slate_doubt_add_undecided(database, row->xid, row->generation);
+		return;
+	}
+	while (slate_journal_next(row, &offset, &entry))
+		take_entry(step, row, &entry, keys);
+	if (strcmp(row->stamp.version, step->stamp.version) > 0)
+		strlcpy(step->stamp.version, row->stamp.version,
+				sizeof(step->stamp.version));
+	step->nrows++;
 }
 
 /* ------------------------------------------------------------------------
- * Backends
+ * Encoding a step
  * ------------------------------------------------------------------------
  */
 
-bool
-slate_worker_is_there(void)
+typedef struct FamilyState
 {
-	return queue && queue->latch != NULL;
+	SlateBatch *batch;
+	const SlateStamp *stamp;
+	const SlateGlobOp *glob;
+} FamilyState;
+
+static void
+drop_from_family(const char *family, int familylen, void *arg)
+{
+	FamilyState *state = arg;
+
+	slate_script_add_drop_family(state->batch, state->stamp, family,
+								 familylen, state->glob->glob,
+								 state->glob->len);
 }
 
-/* A database or a role may have another Redis than the worker. */
-static uint32
-my_server(void)
+/* The floor first, then what indexes know. */
+static void
+encode_glob(SlateBatch *batch, int position)
 {
-	const char *name = slate_redis_server_name();
+	const SlateGlobOp *glob = &pass.globs->globs[position];
+	FamilyState state = {batch, &pass.stamps[position], glob};
+	SlateSlice	prefix = {glob->glob,
+	slate_glob_prefix_len(glob->glob, glob->len)};
 
-	return hash_bytes((const unsigned char *) name, strlen(name));
-}
-
-bool
-slate_worker_serves_us(void)
-{
-	return slate_worker_is_there() &&
-		pg_atomic_read_u32(&queue->server) == my_server();
-}
-
-bool
-slate_worker_keyspace_is_large(void)
-{
-	return queue && slate_link_now() <
-		(int64) pg_atomic_read_u64(&queue->large_until);
-}
-
-static Size
-entry_size(int len)
-{
-	return MAXALIGN(sizeof(QueueEntry) + len);
+	slate_script_add_floor(batch, state.stamp, &prefix, 1);
+	slate_rules_glob_families(glob->glob, glob->len, drop_from_family, &state);
 }
 
 static void
-append_entry(const SlateSlice *glob, const SlateStamp *stamp, uint32 server)
+encode_keys(SlateBatch *batch, const Step *step)
 {
-	QueueEntry *entry = (QueueEntry *) (queue->bytes + queue->used);
+	SlateOpList *list = step->list;
+	SlatePush  *pushes = palloc0_array(SlatePush, list->nops + 1);
 
-	entry->stamp = *stamp;
-	entry->server = server;
-	entry->len = glob->len;
-	memcpy(entry + 1, glob->start, glob->len);
-	queue->used += entry_size(glob->len);
-}
-
-/* A commit must not wait for whoever may have been stopped with the lock. */
-static bool
-lock_within_reason(void)
-{
-	for (int i = 0; i < LOCK_TRIES; i++)
+	for (int i = 0; i < list->nops; i++)
 	{
-		if (LWLockConditionalAcquire(queue->lock, LW_EXCLUSIVE))
-			return true;
-		(void) poll(NULL, 0, 1);
+		pushes[i].key = list->ops[i].key;
+		pushes[i].keylen = list->ops[i].keylen;
+		pushes[i].order = SLATE_SHARED;
 	}
-	return false;
+	slate_script_add_pushes(batch, &step->stamp, pushes, list->nops);
+	pfree(pushes);
 }
 
-/* An entry for the glob that no pass has taken yet, or NULL. */
-static QueueEntry *
-waiting_entry(const SlateSlice *glob, uint32 server)
-{
-	int			offset = queue->taken;
-
-	while (offset < queue->used)
-	{
-		QueueEntry *entry = (QueueEntry *) (queue->bytes + offset);
-
-		if (entry->len == glob->len && entry->server == server &&
-			memcmp(entry + 1, glob->start, glob->len) == 0)
-			return entry;
-		offset += entry_size(entry->len);
-	}
-	return NULL;
-}
-
-/* The entry is of two transactions now, and so spares neither's own keys. */
+/* In a transaction of its own; what it makes is in the current context. */
 static void
-raise_entry(QueueEntry *entry, const SlateStamp *stamp)
+read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 {
-	if (strcmp(stamp->version, entry->stamp.version) > 0)
-		strlcpy(entry->stamp.version, stamp->version,
-				sizeof(entry->stamp.version));
-	memset(entry->stamp.nonce, '-', SLATE_TOKEN_LEN);
+	BlockNumber nblocks = Min(STEP_BLOCKS, pass.end - pass.block);
+
+	memset(step, 0, sizeof(*step));
+	step->list = slate_ops_create(CurrentMemoryContext);
+	step->stamp.epoch_key = "";
+	pass.nsteps++;
+	slate_script_refresh_nonce(&step->stamp);
+	slate_script_batch_init(batch);
+
+	slate_database_begin();
+	*block = pass.block;
+	(void) slate_journal_read(pass.generations[pass.nth], block, nblocks,
+							  take_row, step);
+	for (int i = 0; i < pass.globs->nglobs; i++)
+	{
+		if (pass.globs->globs[i].sequence == pass.nsteps)
+			encode_glob(batch, i);
+	}
+	encode_keys(batch, step);
+	slate_database_commit();
 }
 
-/* False if it does not fit. */
-static bool
-add_glob(const SlateSlice *glob, const SlateStamp *stamp, uint32 server)
-{
-	QueueEntry *entry = waiting_entry(glob, server);
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
 
-	if (entry)
-		raise_entry(entry, stamp);
-	else if (queue->used + entry_size(glob->len) <= QUEUE_BYTES)
-		append_entry(glob, stamp, server);
-	else
+static bool
+is_connected(void)
+{
+	return slate_script_prepare(slate_link_now() + slate_redis_timeout,
+								LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+}
+
+static bool
+send_batch(const SlateBatch *batch)
+{
+	SlateOutcome outcome = {0};
+
+	if (batch->ncommands == 0)
+		return true;
+	if (!is_connected() ||
+		slate_script_publish(batch, &outcome,
+							 slate_link_now() + slate_redis_timeout,
+							 slate_redis_timeout) != REDIS_DONE)
 		return false;
+	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
+	return outcome.refused == 0;
+}
+
+/* A walk over the keyspace; stamps: see slate_script_sweep(). */
+static bool
+walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
+{
+	int64		start = slate_link_now();
+	SlateOutcome outcome = {0};
+	bool		finished = false;
+
+	slate_script_sweep_init();
+	if (!is_connected())
+		return false;
+	(void) slate_script_sweep(slate_globset_make(globs, nglobs), stamps,
+							  &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
+							  LINK_WAIT_INTERRUPTIBLE);
+	slate_stats_add(STAT_SWEEPS, 1);
+	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
+	if (!finished || outcome.refused > 0)
+		return false;
+	if (slate_link_now() - start > LARGE_PASS_MS)
+		pg_atomic_write_u64(&database->large_until,
+							slate_link_now() + LARGE_FOR_MS);
 	return true;
 }
 
-bool
-slate_worker_sweep(const SlateSlice *globs, int nglobs,
-				   const SlateStamp *stamp)
+/* Forget the patterns that were gathered. */
+static void
+begin_gathering(void)
 {
-	uint32		server = my_server();
-	bool		takes;
+	MemoryContext old;
 
-	if (!lock_within_reason())
+	MemoryContextReset(pass.context);
+	old = MemoryContextSwitchTo(pass.context);
+	pass.globs = slate_ops_create(pass.context);
+	pass.maxstamps = GLOBS_PER_SWEEP;
+	pass.stamps = palloc_array(SlateStamp, pass.maxstamps);
+	MemoryContextSwitchTo(old);
+}
+
+/* Look for what the pass has gathered. */
+static bool
+sweep_pass(void)
+{
+	SlateSlice *globs = palloc_array(SlateSlice, pass.globs->nglobs + 1);
+	const SlateStamp **stamps = palloc_array(const SlateStamp *,
+											 pass.globs->nglobs + 1);
+	int			nglobs = 0;
+
+	for (int i = 0; i < pass.globs->nglobs; i++)
+	{
+		const SlateGlobOp *glob = &pass.globs->globs[i];
+
+		/* without slate_cache.sweep rules drop what indexes know */
+		if (!slate_publish_sweep && !glob->thorough)
+			continue;
+		globs[nglobs].start = glob->glob;
+		globs[nglobs].len = glob->len;
+		stamps[nglobs++] = &pass.stamps[i];
+	}
+	if (nglobs == 0)
+		return true;
+	pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
+	return walk(globs, nglobs, stamps);
+}
+
+/* ------------------------------------------------------------------------
+ * A pass over the journal
+ * ------------------------------------------------------------------------
+ */
+
+static void
+open_generation(void)
+{
+	slate_database_begin();
+	pass.end = slate_journal_size(pass.generations[pass.nth]) / BLCKSZ;
+	slate_database_commit();
+	pass.block = 0;
+}
+
+/* The older generation comes first. */
+static void
+open_pass(void)
+{
+	pass.nth = 0;
+	pass.generations[1] = pg_atomic_read_u32(&database->current);
+	pass.generations[0] = 1 - pass.generations[1];
+	pass.generations[2] = SLATE_PREPARED_GENERATION;
+	open_generation();
+	begin_gathering();
+	pass.open = true;
+}
+
+typedef enum Progress
+{
+	PROGRESS_IDLE,				/* there is nothing to be done */
+	PROGRESS_STEP,				/* something was done; there may be more */
+	PROGRESS_FAILED				/* Redis did not take it */
+} Progress;
+
+static Progress
+replay_pages(void)
+{
+	Step		step;
+	SlateBatch	batch;
+	BlockNumber block;
+
+	pgstat_report_activity(STATE_RUNNING, "replaying the journal");
+	read_step(&step, &batch, &block);
+	if (!send_batch(&batch))
+		return PROGRESS_FAILED; /* patterns gathered twice are there once */
+	slate_stats_add(STAT_REPLAYED, step.nrows);
+	pass.block = block;
+	return PROGRESS_STEP;
+}
+
+static Progress
+replay(void)
+{
+	if (!pass.open)
+	{
+		if (!slate_doubt_begin_pass(database))
+			return PROGRESS_IDLE;
+		open_pass();
+	}
+	if (pass.globs->nglobs >= GLOBS_PER_SWEEP)
+	{
+		if (!sweep_pass())
+			return PROGRESS_FAILED;
+		begin_gathering();
+	}
+	if (pass.block < pass.end)
+		return replay_pages();
+	if (pass.nth + 1 < SLATE_GENERATIONS)
+	{
+		pass.nth++;
+		open_generation();
+		return PROGRESS_STEP;
+	}
+	if (!sweep_pass())
+		return PROGRESS_FAILED;
+	slate_doubt_end_pass(database);
+	pass.open = false;
+	return PROGRESS_STEP;
+}
+
+/* ------------------------------------------------------------------------
+ * Emptying the namespace
+ * ------------------------------------------------------------------------
+ */
+
+/* The patterns that all keys of all rules match, in the current context. */
+static List *
+namespace_globs(void)
+{
+	List	   *globs = NIL;
+	ListCell   *lc;
+
+	slate_database_begin();
+	foreach(lc, slate_rules_all())
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		for (int i = 0; i < relation->nrules; i++)
+			globs = lappend(globs, pstrdup(relation->rules[i].wildcard));
+	}
+	slate_database_commit();
+	return globs;
+}
+
+/* Keys that were set by hand, under no rule. */
+static bool
+drop_loose_keys(void)
+{
+	SlateBatch	batch;
+	SlateStamp	stamp;
+
+	slate_script_batch_init(&batch);
+	slate_script_stamp(&stamp);
+	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
+								 strlen(SLATE_LOOSE_FAMILY), "*", 1);
+	return send_batch(&batch);
+}
+
+static bool
+forget_namespace(void)
+{
+	List	   *patterns = namespace_globs();
+	SlateSlice *globs = palloc_array(SlateSlice, list_length(patterns) + 1);
+	int			nglobs = 0;
+	ListCell   *lc;
+
+	foreach(lc, patterns)
+	{
+		globs[nglobs].start = lfirst(lc);
+		globs[nglobs].len = strlen(lfirst(lc));
+		nglobs++;
+	}
+	return drop_loose_keys() && (nglobs == 0 || walk(globs, nglobs, NULL));
+}
+
+/*
+ * Empty it, and begin a new epoch.  If the journal was full, there is room from
+ * now on; transactions that still rely on the entry "everything" of another
+ * are seen by their failure.  What has rows is replayed nevertheless.
+ */
+static bool
+empty_namespace(const char *reason)
+{
+	uint32		flush = pg_atomic_read_u32(&database->flush);
+	bool		all = pg_atomic_read_u32(&database->must_empty) != 0;
+	uint64		identity;
+	uint64		next_xid;
+
+	ereport(LOG,
+			(errmsg("slate_cache empties its namespace in %s",
+					slate_redis_server_name()),
+			 errdetail("%s.", reason)));
+	pgstat_report_activity(STATE_RUNNING, "emptying the namespace");
+	if (!slate_trust_withdraw(database))
 		return false;
+	identity = slate_redis_identity();
+	next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	if (all)
+	{
+		uint32		full = SLATE_JOURNAL_FULL;
 
-	/* what was added before one does not fit does no harm */
-	takes = slate_worker_serves_us();
-	for (int i = 0; takes && i < nglobs; i++)
-		takes = add_glob(&globs[i], stamp, server);
-	if (takes)
-		SetLatch(queue->latch);
-	LWLockRelease(queue->lock);
-	return takes;
+		/* what is there has yet to be replayed */
+		pg_atomic_write_u64(&database->forgiven,
+							pg_atomic_read_u64(&database->bytes[0]) +
+							pg_atomic_read_u64(&database->bytes[1]));
+		pg_atomic_write_u32(&database->must_empty, 0);
+		(void) pg_atomic_compare_exchange_u32(&database->full, &full,
+											  SLATE_JOURNAL_ROOM);
+		pg_memory_barrier();
+	}
+	if (!forget_namespace() || identity != slate_redis_identity() ||
+		!slate_trust_establish(database))
+	{
+		if (all)
+			pg_atomic_write_u32(&database->must_empty, 1);
+		return false;
+	}
+	emptied_for = next_xid;
+	slate_stats_add(STAT_EMPTIED, 1);
+	pg_atomic_write_u32(&database->flushed, flush);
+	return true;
+}
+
+/* Why should it be emptied?  NULL: it should not. */
+static const char *
+reason_to_empty(void)
+{
+	const char *reason = NULL;
+	SlateTrust	trust = slate_trust_examine(database, &reason);
+
+	if (pg_atomic_read_u32(&database->flush) !=
+		pg_atomic_read_u32(&database->flushed))
+		return "It was asked for by slate_cache_flush()";
+	if (trust != TRUST_HELD && trust != TRUST_EMPTYING)
+		return NULL;
+	if (pg_atomic_read_u32(&database->must_empty) != 0)
+		return "The journal was full while Redis was away";
+	return trust == TRUST_EMPTYING ? reason : NULL;
+}
+
+/* False if there is no Redis to work with, or no trust in it. */
+static bool
+watch(void)
+{
+	static int64 next_reconnect = 0;
+	int64		now = slate_link_now();
+	const char *reason;
+
+	/* is it still the same server that others meet? */
+	if (now >= next_reconnect ||
+		pg_atomic_read_u32(&database->look) == SLATE_LOOK_SERVER)
+	{
+		slate_redis_reconfigure();
+		next_reconnect = now + RECONNECT_MS;
+	}
+	if (!is_connected())
+	{
+		uint32		unknown = TRUST_UNKNOWN;
+
+		(void) pg_atomic_compare_exchange_u32(&database->trust, &unknown,
+											  TRUST_WAITING);
+		return false;
+	}
+	pg_atomic_write_u32(&database->look, 0);
+	reason = reason_to_empty();
+	if (reason == NULL)
+	{
+		if (now > next_empty)
+			empty_rest = ROUND_MS;
+		return pg_atomic_read_u32(&database->trust) == TRUST_HELD;
+	}
+
+	/* two servers that take the epoch from each other leave it some time */
+	if (now < next_empty && slate_trust_is_contested())
+		return false;
+	if (!empty_namespace(reason))
+		return false;
+	if (slate_trust_is_contested())
+	{
+		next_empty = slate_link_now() + empty_rest;
+		empty_rest = Min(2 * empty_rest, MAX_EMPTY_REST_MS);
+	}
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * Generations
+ * ------------------------------------------------------------------------
+ */
+
+static void
+truncate_generation(int generation)
+{
+	bool		done;
+
+	slate_database_begin();
+	done = slate_journal_truncate(database, generation);
+	slate_database_commit();
+	if (!done)
+		return;
+	pg_atomic_write_u64(&database->bytes[generation], 0);
+	pg_atomic_write_u64(&database->forgiven, 0);
+}
+
+static void
+rotate(void)
+{
+	int			current = pg_atomic_read_u32(&database->current);
+	int			other = 1 - current;
+	uint64		bytes = pg_atomic_read_u64(&database->bytes[current]);
+	int64		now = slate_link_now();
+
+	if (pg_atomic_read_u64(&database->bytes[SLATE_PREPARED_GENERATION]) > 0)
+		truncate_generation(SLATE_PREPARED_GENERATION);
+	if (pg_atomic_read_u64(&database->bytes[other]) > 0)
+	{
+		truncate_generation(other);
+		return;
+	}
+	if (bytes == 0)
+		next_rotation = now + ROTATE_MS;
+	else if (bytes >= ROTATE_BYTES || now >= next_rotation)
+	{
+		pg_atomic_write_u32(&database->current, other);
+		pg_memory_barrier();
+		next_rotation = now + ROTATE_MS;
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -248,227 +665,215 @@ slate_worker_sweep(const SlateSlice *globs, int nglobs,
  * ------------------------------------------------------------------------
  */
 
-/* A copy of what waited when a pass began. */
-typedef struct Work
-{
-	int			nbytes;
-	char	   *bytes;
-	int			nglobs;
-	SlateSlice *globs;
-	const SlateStamp **stamps;
-	int			nforeign;		/* globs of another server: the url has changed
-								 * since */
-} Work;
-
-static void
-take_work(Work *work)
-{
-	int			offset = 0;
-
-	/* an error under the lock would leave it locked */
-	work->bytes = palloc(QUEUE_BYTES);
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
-	work->nbytes = queue->taken = queue->used;
-	memcpy(work->bytes, queue->bytes, queue->used);
-	LWLockRelease(queue->lock);
-
-	work->nglobs = 0;
-	work->nforeign = 0;
-	work->globs = palloc_array(SlateSlice, work->nbytes / sizeof(QueueEntry) + 1);
-	work->stamps = palloc_array(const SlateStamp *,
-								work->nbytes / sizeof(QueueEntry) + 1);
-	while (offset < work->nbytes)
-	{
-		QueueEntry *entry = (QueueEntry *) (work->bytes + offset);
-
-		offset += entry_size(entry->len);
-		if (entry->server != my_server())
-		{
-			work->nforeign++;
-			continue;
-		}
-		work->globs[work->nglobs].start = (char *) (entry + 1);
-		work->globs[work->nglobs].len = entry->len;
-		work->stamps[work->nglobs++] = &entry->stamp;
-	}
-}
-
-/* Others have only been appended since. */
-static void
-remove_work(const Work *work)
-{
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
-	queue->used -= work->nbytes;
-	queue->taken = 0;
-	memmove(queue->bytes, queue->bytes + work->nbytes, queue->used);
-	LWLockRelease(queue->lock);
-	if (work->nforeign > 0)
-		slate_stats_lost(work->nforeign,
-						 "patterns were dropped on a server that slate_cache.url no longer names");
-}
-
-/* One pass over the keyspace for all that waits; false if it did not succeed */
 static bool
-sweep_once(const Work *work)
+is_told_to_leave(void)
 {
-	int64		start = slate_link_now();
-	SlateOutcome outcome = {0};
-	bool		finished;
+	return slate_link_now() <
+		(int64) pg_atomic_read_u64(&database->leave_until);
+}
 
-	slate_script_sweep_init();
-	if (slate_script_prepare(start + slate_redis_timeout,
-							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+/* Nothing of it is left: whoever creates it again begins anew. */
+static void
+forget_extension(void)
+{
+	slate_doubt_forget(database);
+	pg_atomic_write_u32(&database->trust, TRUST_UNKNOWN);
+	pg_atomic_write_u64(&database->epoch, 0);
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+		pg_atomic_write_u64(&database->bytes[i], 0);
+	pg_atomic_write_u32(&database->full, SLATE_JOURNAL_ROOM);
+	pg_atomic_write_u32(&database->must_empty, 0);
+}
+
+/* The extension's OID; what it had when it was created. */
+static Oid
+look_for_extension(void)
+{
+	Oid			oid;
+
+	slate_database_begin();
+	oid = get_extension_oid("slate_cache", true);
+	slate_database_commit();
+	return oid;
+}
+
+static void
+leave(int code, Datum arg pg_attribute_unused())
+{
+	database->latch = NULL;
+	pg_write_barrier();
+	pg_atomic_write_u32(&database->worker, 0);
+
+	/* another one, but where there is nothing to do */
+	if (OidIsValid(extension_oid))
+		slate_database_wake(database);
+}
+
+/* False if another worker is there, or there is nothing for one. */
+static bool
+enter(void)
+{
+	uint32		nobody = 0;
+
+	extension_oid = look_for_extension();
+	if (!OidIsValid(extension_oid))
 		return false;
-	(void) slate_script_sweep(slate_globset_make(work->globs, work->nglobs),
-							  work->stamps, &outcome, &finished, PG_INT64_MAX,
-							  PG_INT64_MAX, LINK_WAIT_INTERRUPTIBLE);
-	slate_stats_add(STAT_SWEEPS, 1);
-	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	if (!finished || outcome.refused > 0)
+	database = slate_database_mine();
+	if (database == NULL || is_told_to_leave() ||
+		!pg_atomic_compare_exchange_u32(&database->worker, &nobody, MyProcPid))
 		return false;
-	if (slate_link_now() - start > LARGE_PASS_MS)
-		pg_atomic_write_u64(&queue->large_until,
-							slate_link_now() + LARGE_FOR_MS);
+	before_shmem_exit(leave, (Datum) 0);
+	database->latch = MyLatch;
+	pg_atomic_write_u32(&database->unavailable, 0);
+	pg_atomic_write_u64(&database->server, slate_redis_server_key());
+	slate_redis_become_prober();
+
+	/* what was there before us */
+	slate_database_begin();
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+		pg_atomic_write_u64(&database->bytes[i],
+							Max(pg_atomic_read_u64(&database->bytes[i]),
+								slate_journal_size(i)));
+	slate_database_commit();
 	return true;
 }
 
-/* Returns for how long to wait if nothing new comes; -1 for ever. */
-static long
-sweep(MemoryContext context)
-{
-	static long retry = MIN_RETRY_MS / 2;
-	MemoryContext old = MemoryContextSwitchTo(context);
-	Work		work;
-	bool		done = true;
-
-	take_work(&work);
-	if (work.nglobs == 0)
-		remove_work(&work);
-	else
-	{
-		SetCurrentStatementStartTimestamp();
-		pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
-		done = sweep_once(&work);
-		if (done)
-			remove_work(&work);
-		pgstat_report_activity(STATE_IDLE, NULL);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(context);
-	if (done)
-	{
-		retry = MIN_RETRY_MS / 2;
-		return -1;
-	}
-	retry = Min(2 * retry, MAX_RETRY_MS);
-	return retry;
-}
-
+/* Another url is another history. */
 static void
-forget_worker(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+reload(void)
 {
-	bool		is_waiting;
+	uint64		server;
 
-	LWLockAcquire(queue->lock, LW_EXCLUSIVE);
-	queue->latch = NULL;
-	queue->taken = 0;
-	is_waiting = queue->used > 0;
-	LWLockRelease(queue->lock);
-	if (is_waiting)
-		ereport(LOG,
-				(errmsg("slate_cache worker ends before it has looked for all keys of dropped patterns"),
-				 errdetail("If the server stops now, what these patterns stand for stays in Redis until it expires.")));
+	ProcessConfigFile(PGC_SIGHUP);
+	server = slate_redis_server_key();
+	if (server == pg_atomic_read_u64(&database->server))
+		return;
+	pg_atomic_write_u32(&database->trust, TRUST_WAITING);
+	pg_atomic_write_u64(&database->epoch, 0);
+	pg_atomic_write_u64(&database->server, server);
 }
 
 /*
- * Backends that use another Redis must look for themselves.  Looking the name
- * up, so that who connects finds it, also takes up a url that has changed.
+ * Whatever comes meanwhile: during an outage each commit has something to tell
+ * us.  But who asks for a look at Redis is heard.
  */
 static void
-announce_server(void)
+take_a_rest(int64 rest)
 {
-	(void) slate_redis_look_up();
-	next_look_up = slate_link_now() + LOOK_UP_MS;
-	pg_atomic_write_u32(&queue->server, my_server());
+	int64		end = slate_link_now() + rest;
+	int64		now;
+	bool		was_open = slate_redis_next_try() > 0;
+
+	pgstat_report_activity(STATE_IDLE, "resting");
+	while ((now = slate_link_now()) < end)
+	{
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(end - now, 50), PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+
+		/* sentinels may name another server meanwhile */
+		slate_redis_refresh();
+		if (ConfigReloadPending || is_told_to_leave() ||
+			(was_open && slate_redis_next_try() == 0) ||
+			pg_atomic_read_u32(&database->flush) !=
+			pg_atomic_read_u32(&database->flushed))
+			break;
+	}
 }
 
-static void
-announce(void)
+/* Does all that can be done now; returns how long it may wait for more. */
+static long
+go_round(void)
 {
-	before_shmem_exit(forget_worker, (Datum) 0);
-	announce_server();
-	queue->latch = MyLatch;
-}
-
-/* Every now and then; false if there is no name. */
-static bool
-look_up_name(void)
-{
+	static long retry = MIN_RETRY_MS;
+	static int64 next_watch = 0;
 	int64		start = slate_link_now();
+	bool		can_work = true;
+	Progress	progress = PROGRESS_IDLE;
+	int			nundecided;
 
-	if (start < next_look_up)
-		return true;
-	if (!slate_redis_look_up())
-		return false;
+	slate_redis_refresh();
+	slate_doubt_collect(database);
+	nundecided = slate_doubt_decide(database);
+	if (start >= next_watch || pg_atomic_read_u32(&database->look) != 0 ||
+		pg_atomic_read_u32(&database->must_empty) != 0 ||
+		pg_atomic_read_u32(&database->flush) !=
+		pg_atomic_read_u32(&database->flushed))
+	{
+		can_work = watch();
+		next_watch = can_work ? start + ROUND_MS : 0;
+	}
+	if (can_work)
+		progress = replay();
+	rotate();
 
-	/* a name server that hangs makes us deaf meanwhile */
-	next_look_up = slate_link_now() +
-		(slate_link_now() - start < SLOW_LOOK_UP_MS ? LOOK_UP_MS
-		 : LOOK_UP_REST_MS);
-	return true;
+	if (!can_work || progress == PROGRESS_FAILED)
+	{
+		long		rest = slate_redis_next_try();
+
+		/* an open breaker knows when; otherwise it was not the connection */
+		retry = Min(2 * retry, MAX_RETRY_MS);
+		take_a_rest(Min(rest > 0 ? rest : retry, MAX_RETRY_MS));
+		return 0;
+	}
+	retry = MIN_RETRY_MS;
+	if (progress == PROGRESS_STEP)
+	{
+		take_a_rest(Min(slate_link_now() - start, MAX_REST_MS));
+		return 0;
+	}
+	return nundecided > 0 ? UNDECIDED_MS : ROUND_MS;
 }
 
 void
-slate_worker_main(Datum arg pg_attribute_unused())
+slate_worker_main(Datum arg)
 {
 	MemoryContext context;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
+											  InvalidOid, 0);
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "slate_cache worker");
+	if (!enter())
+		proc_exit(0);
 	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",
 									ALLOCSET_DEFAULT_SIZES);
-	announce();
-
+	pass.context = AllocSetContextCreate(TopMemoryContext, "slate_cache pass",
+										 ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		long		wait_for;
-		bool		has_name;
+		long		rest;
 
 		/* first of all: what comes from here on sets it again */
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(context);
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			announce_server();
+			reload();
 		}
-		has_name = look_up_name();
-		wait_for = sweep(context);
+		if (is_told_to_leave())
+			proc_exit(0);
+		if (look_for_extension() != extension_oid)
+		{
+			forget_extension();
+			extension_oid = InvalidOid;
+			proc_exit(0);
+		}
+		MemoryContextSwitchTo(context);
+		SetCurrentStatementStartTimestamp();
+		rest = go_round();
 		slate_stats_log_losses();
-		if (has_name)
-			wait_for = wait_for < 0 ? LOOK_UP_MS : Min(wait_for, LOOK_UP_MS);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						 (wait_for >= 0 ? WL_TIMEOUT : 0),
-						 wait_for, PG_WAIT_EXTENSION);
+		MemoryContextSwitchTo(TopMemoryContext);
+		MemoryContextReset(context);
+		pgstat_report_activity(STATE_IDLE, "waiting for something to do");
+		(void) pgstat_report_stat(false);
+		if (rest > 0)
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 rest, PG_WAIT_EXTENSION);
 	}
-}
-
-void
-slate_worker_register(void)
-{
-	BackgroundWorker worker = {
-		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
-		.bgw_start_time = BgWorkerStart_ConsistentState,
-		.bgw_restart_time = 5
-	};
-
-	strlcpy(worker.bgw_name, "slate_cache worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "slate_cache worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "slate_worker_main", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
 }

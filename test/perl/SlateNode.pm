@@ -48,8 +48,12 @@ sub start
         $node->append_conf('postgresql.conf', "$setting = " . quote($conf{$setting}));
     }
     $node->start;
-    $node->safe_psql('postgres', 'CREATE EXTENSION slate_cache')
-      unless defined $args{extension} && !$args{extension};
+    return $node if defined $args{extension} && !$args{extension};
+    $node->safe_psql('postgres', 'CREATE EXTENSION slate_cache');
+
+    # The first commit waits for the worker's first look, but not for ever.
+    wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'})
+      if ref $args{redis} && $args{redis}->pid && $conf{shared_preload_libraries} =~ /slate_cache/;
     return $node;
 }
 

@@ -174,15 +174,29 @@ FROM unnest(ARRAY['', ' ', 'localhost', 'localhost:6379', 'http://localhost',
                   'unix:///tmp/x?db=', 'unix:///tmp/x?db=one',
                   'unix:///tmp/x?database=1', 'unix:///tmp/x#y',
                   'unix:///' || repeat('x', 200),
-                  'rediss://host', 'sentinel://host/master', 'cluster://host',
-                  E'redis://host\n']) AS url;
+                  'rediss://host', 'cluster://host',
+                  E'redis://host\n',
+                  'sentinel://', 'sentinel:///master', 'sentinel://host',
+                  'sentinel://host/', 'sentinel://host//0',
+                  'sentinel://h1,,h3/master', 'sentinel://h1,h2,/master',
+                  'sentinel://h1,h2:/master', 'sentinel://h1:0,h2/master',
+                  'sentinel://h1,[::1/master', 'sentinel://h1 ,h2/master',
+                  'sentinel://h1,h2,h3,h4,h5,h6,h7,h8,h9/master',
+                  'sentinel://host/my master', 'sentinel://host/m%61ster',
+                  'sentinel://host/' || repeat('m', 128),
+                  'sentinel://host/master/x', 'sentinel://host/master/0/1',
+                  'sentinel://host/master?db=1', 'sentinel://host/master#x',
+                  'sentinel://u:%zz@host/master']) AS url;
 -- good ones; nothing is connected to
 SELECT url, try(format('SET LOCAL slate_cache.url = %L', url))
 FROM unnest(ARRAY['redis://host', 'redis://host/', 'REDIS://host:6379/15',
                   'redis://user@host', 'redis://:p%40ss@host:1', 'redis://u:p@ss@host',
                   'redis://[::1]:6379/0', 'redis://10.0.0.1', 'redis://my_host-1.example',
                   'unix:///run/redis.sock', 'unix:///run/redis.sock?db=1',
-                  'unix:///run/my%20redis.sock']) AS url;
+                  'unix:///run/my%20redis.sock', 'sentinel://host/master',
+                  'sentinel://h1,h2:26380,[::1]:26381/my-master_1.x/15',
+                  'SENTINEL://u:p@ss@h1,h2,h3,h4,h5,h6,h7,h8/master/',
+                  'sentinel://:p%2Css@host/' || repeat('m', 127)]) AS url;
 
 -- other settings
 SELECT try('SET slate_cache.mode = strict');

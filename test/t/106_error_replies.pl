@@ -73,13 +73,14 @@ $redis->config('replica-serve-stale-data' => 'yes');
 $redis->cli('REPLICAOF', 'NO', 'ONE');
 recovers('a replica');
 
-# Who ends right after a loss has no next statement to log it with.
+# Who ends right after a loss has no next statement to log it with.  New
+# connections are not even begun to be used.
 begin();
 $redis->cli('REPLICAOF', '127.0.0.1', '1');
 my $log = SlateNode::log_size($node);
 $node->safe_psql('postgres', "UPDATE item SET name = 'short $_' WHERE id = 1") foreach 1 .. 3;
 SlateNode::wait_for($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'", '2');
-is(scalar(() = SlateNode::messages($node, qr/could not deliver .*READONLY/, $log)), 1,
+is(scalar(() = SlateNode::messages($node, qr/could not deliver .*: the server is a replica/, $log)), 1,
     'short sessions: the log says it once');
 $redis->cli('REPLICAOF', 'NO', 'ONE');
 $session->query("UPDATE item SET name = 'stale' WHERE id = 1");
@@ -97,6 +98,17 @@ is($redis->cli('ACL', 'SETUSER', 'default', '-evalsha'), 'OK', 'a user loses a r
 loses(qr/NOPERM/, 'no permission');
 $redis->cli('ACL', 'SETUSER', 'default', '+@all');
 recovers('no permission');
+
+# What a new connection asks first.
+foreach my $command ('info', 'role')
+{
+    begin();
+    is($redis->cli('ACL', 'SETUSER', 'default', "-$command"), 'OK', "a user may not call $command");
+    $redis->cli('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+    loses(qr/the server rejected \U$command\E: NOPERM/, "no permission for $command");
+    $redis->cli('ACL', 'SETUSER', 'default', '+@all');
+    recovers("no permission for $command");
+}
 
 begin();
 $redis->config(requirepass => 'secret');

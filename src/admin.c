@@ -1,0 +1,561 @@
+/*-------------------------------------------------------------------------
+ *
+ * admin.c
+ *	  What an administrator looks at, and asks for: slate_cache.stats, health,
+ *	  journal; slate_cache_repair(), slate_cache_flush().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "journal.h"
+#include "pending.h"
+#include "pgstat.h"
+#include "redis.h"
+#include "rules.h"
+#include "script.h"
+#include "stats.h"
+#include "storage/latch.h"
+#include "trust.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* How often to look whether the worker has done what it was asked for. */
+#define LOOK_MS 20
+
+/* How long Redis must not answer before nobody waits for the worker any more. */
+#define GIVE_UP_MS 5000
+
+/* More doubt than this is a sign of an outage. */
+#define OLD_DOUBT_MS 60000
+
+PG_FUNCTION_INFO_V1(slate_cache_stats);
+PG_FUNCTION_INFO_V1(slate_cache_stats_reset);
+PG_FUNCTION_INFO_V1(slate_cache_health);
+PG_FUNCTION_INFO_V1(slate_cache_journal);
+PG_FUNCTION_INFO_V1(slate_cache_repair);
+PG_FUNCTION_INFO_V1(slate_cache_flush);
+
+/* ------------------------------------------------------------------------
+ * slate_cache.stats
+ * ------------------------------------------------------------------------
+ */
+
+Datum
+slate_cache_stats(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		row[1 + STAT_COUNT];
+	bool		nulls[1 + STAT_COUNT] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts != lengthof(row))
+		elog(ERROR, "unexpected result type of slate_cache.read_stats()");
+	row[0] = CStringGetTextDatum(slate_stats_shared() ? "server" : "session");
+	for (int i = 0; i < STAT_COUNT; i++)
+		row[1 + i] = Int64GetDatum((int64) slate_stats_get(i));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  row, nulls)));
+}
+
+Datum
+slate_cache_stats_reset(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	slate_stats_reset();
+	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------------
+ * slate_cache.journal
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct JournalView
+{
+	ReturnSetInfo *result;
+	SlateDoubtCopy *doubt;		/* NULL: all that is there */
+} JournalView;
+
+static bool
+is_undecided(const SlateDoubtCopy *doubt, uint64 xid)
+{
+	for (int i = 0; i < doubt->nundecided; i++)
+	{
+		if (doubt->undecided[i].xid == xid)
+			return true;
+	}
+	return false;
+}
+
+/* The state of a row that is in doubt; NULL if it is not. */
+static const char *
+doubt_about(const SlateDoubtCopy *doubt, const SlateJournalRow *row)
+{
+	bool		patterns = false;
+
+	if (doubt == NULL)
+		return "failed";
+	if (is_undecided(doubt, row->xid))
+		return row->state == ROW_UNDER_WAY ? "prepared" : "failed";
+	for (int i = 0; i < 2 * SLATE_DOUBT_KINDS; i++)
+	{
+		if (!slate_doubt_contains(&doubt->ranges[i], row->xid) &&
+			!slate_doubt_contains(&doubt->left[i % SLATE_DOUBT_KINDS],
+								  row->xid))
+			continue;
+		if (i % SLATE_DOUBT_KINDS == DOUBT_ALL)
+			return row->state == ROW_UNDER_WAY ? "prepared" : "failed";
+		patterns = true;
+	}
+	return patterns ? "patterns" : NULL;
+}
+
+/* The names of a row, keys or patterns, as an array; sees "everything". */
+static Datum
+name_array(const SlateJournalRow *row, bool globs, bool *everything)
+{
+	ArrayBuildState *names = initArrayResult(TEXTOID, CurrentMemoryContext,
+											 true);
+	SlateJournalEntry entry;
+	int			offset = 0;
+
+	while (slate_journal_next(row, &offset, &entry))
+	{
+		if (entry.is_everything)
+			*everything = true;
+		else if (entry.is_glob == globs)
+			(void) accumArrayResult(names,
+									PointerGetDatum(cstring_to_text_with_len(entry.name.start,
+																			 entry.name.len)),
+									false, TEXTOID, CurrentMemoryContext);
+	}
+	return makeArrayResult(names, CurrentMemoryContext);
+}
+
+static void
+put_row(const SlateJournalRow *row, void *arg)
+{
+	JournalView *view = arg;
+	const char *state = doubt_about(view->doubt, row);
+	MemoryContext context;
+	MemoryContext old;
+	bool		everything = false;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	if (state == NULL)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "slate_cache row",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	values[0] = UInt64GetDatum(row->xid);
+	values[2] = TimestampTzGetDatum(row->since);
+	values[3] = name_array(row, false, &everything);
+	values[4] = name_array(row, true, &everything);
+	values[5] = Int64GetDatum(row->nbytes);
+	values[1] = CStringGetTextDatum(everything ? "everything" : state);
+	tuplestore_putvalues(view->result->setResult, view->result->setDesc,
+						 values, nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+Datum
+slate_cache_journal(PG_FUNCTION_ARGS)
+{
+	SlateDatabase *database = slate_database_mine();
+	JournalView view = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
+	int			first = 0;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (database)
+	{
+		view.doubt = palloc(sizeof(SlateDoubtCopy));
+		slate_doubt_copy(database, view.doubt);
+		first = 1 - pg_atomic_read_u32(&database->current);
+	}
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+	{
+		BlockNumber block = 0;
+
+		(void) slate_journal_read(i == 0 ? first : i == 1 ? 1 - first : i,
+								  &block, MaxBlockNumber, put_row, &view);
+	}
+	return (Datum) 0;
+}
+
+/* ------------------------------------------------------------------------
+ * Asking the worker
+ * ------------------------------------------------------------------------
+ */
+
+static SlateDatabase *
+database_with_worker(void)
+{
+	SlateDatabase *database;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot change the cache during recovery"),
+				 errdetail("A standby writes nothing to Redis."),
+				 errhint("Ask the primary.")));
+	database = slate_database_mine();
+	if (database && pg_atomic_read_u32(&database->worker) == 0)
+		slate_database_wake(database);
+	if (database == NULL || (pg_atomic_read_u32(&database->worker) == 0 &&
+							 pg_atomic_read_u32(&database->unavailable) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no slate_cache worker"),
+				 database == NULL
+				 ? errdetail("The library is not preloaded, or too many databases use it.")
+				 : errdetail("The server has no room for one more background worker."),
+				 database == NULL
+				 ? errhint("Add slate_cache to shared_preload_libraries and restart the server.")
+				 : errhint("Raise max_worker_processes and restart the server.")));
+	return database;
+}
+
+/* Look again in a moment; ERROR if Redis has not answered for long. */
+static void
+wait_for_worker(SlateDatabase *database, int64 *since)
+{
+	int			failures;
+	int64		rests_for;
+
+	slate_redis_breaker(&failures, &rests_for);
+	if (failures == 0)
+		*since = slate_link_now();
+	if (slate_link_now() - *since > GIVE_UP_MS)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("Redis does not answer"),
+				 errdetail("%s", slate_script_prepare(slate_link_now() + 1,
+													  LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE
+						   ? "It has failed again and again."
+						   : slate_redis_error()),
+				 errhint("The worker does it when Redis is back; slate_cache.journal shows what waits.")));
+	slate_database_wake(database);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 LOOK_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+Datum
+slate_cache_repair(PG_FUNCTION_ARGS)
+{
+	SlateDatabase *database = database_with_worker();
+	uint64		before = slate_stats_get(STAT_REPLAYED);
+	int64		since = slate_link_now();
+
+	(void) fcinfo;
+	while (slate_doubt_exists(database))
+		wait_for_worker(database, &since);
+	PG_RETURN_INT64((int64) (slate_stats_get(STAT_REPLAYED) - before));
+}
+
+Datum
+slate_cache_flush(PG_FUNCTION_ARGS)
+{
+	SlateDatabase *database = database_with_worker();
+	uint32		mine = pg_atomic_add_fetch_u32(&database->flush, 1);
+	int64		since = slate_link_now();
+
+	(void) fcinfo;
+	while ((int32) (pg_atomic_read_u32(&database->flushed) - mine) < 0)
+		wait_for_worker(database, &since);
+	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------------
+ * slate_cache.health
+ * ------------------------------------------------------------------------
+ */
+
+static void
+put_check(ReturnSetInfo *result, const char *name, bool ok, const char *detail)
+{
+	Datum		row[3];
+	bool		nulls[3] = {false};
+
+	row[0] = CStringGetTextDatum(name);
+	row[1] = BoolGetDatum(ok);
+	row[2] = CStringGetTextDatum(detail);
+	tuplestore_putvalues(result->setResult, result->setDesc, row, nulls);
+}
+
+static void
+check_preload(ReturnSetInfo *result)
+{
+	bool		preloaded = slate_stats_shared();
+
+	put_check(result, "preload", preloaded, preloaded
+			  ? "loaded by shared_preload_libraries"
+			  : "not in shared_preload_libraries: no journal, no worker; pushes that fail are lost; breaker and counters are this session's own");
+	put_check(result, "launcher", slate_database_has_launcher(),
+			  slate_database_has_launcher() ? "running" : preloaded ?
+			  "not running; the server starts it again after 5 s" :
+			  "there is none without preload");
+}
+
+static void
+check_worker(ReturnSetInfo *result, SlateDatabase *database)
+{
+	if (database == NULL)
+		put_check(result, "worker", RecoveryInProgress(),
+				  RecoveryInProgress() ? "a standby needs none" :
+				  slate_stats_shared() ? psprintf("more than %d databases use slate_cache: no journal here",
+												  SLATE_MAX_DATABASES) :
+				  "there is none without preload: what fails is lost, and patterns are looked for within slate_cache.timeout");
+	else if (pg_atomic_read_u32(&database->worker) != 0)
+		put_check(result, "worker", true,
+				  psprintf("running, process %u",
+						   pg_atomic_read_u32(&database->worker)));
+	else
+	{
+		slate_database_wake(database);
+		put_check(result, "worker", false,
+				  pg_atomic_read_u32(&database->unavailable) != 0
+				  ? "there is no room for it: raise max_worker_processes"
+				  : "not running; the launcher starts it within seconds");
+	}
+}
+
+static void
+take_pong(int index pg_attribute_unused(), const redisReply *reply, void *arg)
+{
+	StringInfo	answer = arg;
+
+	if (reply->type == REDIS_REPLY_STATUS || reply->type == REDIS_REPLY_ERROR)
+		appendBinaryStringInfo(answer, reply->str, reply->len);
+}
+
+static bool
+ask(const char *command, SlateReplyFn fn, void *arg)
+{
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+
+	return slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		slate_redis_run(command, strlen(command), 1, fn, arg, deadline,
+						LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+}
+
+static bool
+check_redis(ReturnSetInfo *result)
+{
+	StringInfoData answer;
+
+	initStringInfo(&answer);
+	if (!ask("*1\r\n$4\r\nPING\r\n", take_pong, &answer))
+	{
+		put_check(result, "redis", false, slate_redis_error());
+		return false;
+	}
+	put_check(result, "redis", strcmp(answer.data, "PONG") == 0,
+			  psprintf("%s answers %s", slate_redis_server_name(),
+					   answer.data));
+	return true;
+}
+
+static void
+check_breaker(ReturnSetInfo *result)
+{
+	int			failures;
+	int64		rests_for;
+
+	slate_redis_breaker(&failures, &rests_for);
+	put_check(result, "breaker", failures == 0,
+			  failures == 0 ? "closed" :
+			  psprintf("%d failures in a row; next try in " INT64_FORMAT " ms",
+					   failures, rests_for));
+}
+
+/* A look at the journal: how much is in doubt, and since when? */
+typedef struct Backlog
+{
+	SlateDoubtCopy *doubt;
+	int64		nrows;
+	TimestampTz since;
+} Backlog;
+
+static void
+count_row(const SlateJournalRow *row, void *arg)
+{
+	Backlog    *backlog = arg;
+
+	if (row->state == ROW_UNDER_WAY || !doubt_about(backlog->doubt, row))
+		return;
+	if (backlog->nrows++ == 0 || row->since < backlog->since)
+		backlog->since = row->since;
+}
+
+static void
+check_journal(ReturnSetInfo *result, SlateDatabase *database)
+{
+	Backlog		backlog = {0};
+	uint64		bytes = 0;
+
+	if (database == NULL || !slate_journal_enabled)
+	{
+		put_check(result, "journal", RecoveryInProgress(),
+				  slate_journal_enabled ? "there is none"
+				  : "switched off by slate_cache.journal");
+		return;
+	}
+	backlog.doubt = palloc(sizeof(SlateDoubtCopy));
+	slate_doubt_copy(database, backlog.doubt);
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+	{
+		BlockNumber block = 0;
+
+		bytes += slate_journal_size(i);
+		(void) slate_journal_read(i, &block, MaxBlockNumber, count_row,
+								  &backlog);
+	}
+	if (pg_atomic_read_u32(&database->full) != SLATE_JOURNAL_ROOM)
+		put_check(result, "journal", false,
+				  "full: when Redis is back, the namespace is emptied");
+	else
+		put_check(result, "journal", backlog.nrows == 0 ||
+				  !TimestampDifferenceExceeds(backlog.since,
+											  GetCurrentTimestamp(),
+											  OLD_DOUBT_MS),
+				  psprintf(INT64_FORMAT " rows wait for Redis; " UINT64_FORMAT " kB on disk",
+						   backlog.nrows, bytes / 1024));
+}
+
+static void
+check_history(ReturnSetInfo *result, SlateDatabase *database)
+{
+	static const char *const words[] = {
+		[TRUST_UNKNOWN] = "the worker has not looked yet",
+		[TRUST_WAITING] = "Redis has not answered the worker yet",
+		[TRUST_EMPTYING] = "unknown: the namespace is being emptied",
+		[TRUST_HELD] = "known",
+		[TRUST_STANDING_BACK] = "a server with a later timeline of this cluster uses this Redis; slate_cache_flush() takes it over"
+	};
+	uint32		trust;
+
+	if (database == NULL)
+	{
+		put_check(result, "history", RecoveryInProgress(),
+				  "nobody compares it");
+		return;
+	}
+	trust = pg_atomic_read_u32(&database->trust);
+	put_check(result, "history", trust == TRUST_HELD, words[trust]);
+}
+
+/* One line of INFO's answer. */
+static char *
+info_field(const char *info, const char *name)
+{
+	const char *at = strstr(info, psprintf("\n%s:", name));
+
+	if (at == NULL)
+		return NULL;
+	at += strlen(name) + 2;
+	return pnstrdup(at, strcspn(at, "\r\n"));
+}
+
+static void
+take_info(int index pg_attribute_unused(), const redisReply *reply, void *arg)
+{
+	StringInfo	answer = arg;
+
+	if (reply->type == REDIS_REPLY_STRING)
+		appendBinaryStringInfo(answer, reply->str, reply->len);
+}
+
+/* CONFIG GET's answer: a name and a value; an error if we may not ask. */
+static void
+take_save(int index pg_attribute_unused(), const redisReply *reply, void *arg)
+{
+	bool	   *saves = arg;
+
+	*saves = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+		reply->element[1]->type == REDIS_REPLY_STRING &&
+		reply->element[1]->len > 0;
+}
+
+/*
+ * A Redis that saves comes back from a restart with what it had some time ago.
+ * That is noticed, and costs a cold cache; but until then apps read it.
+ */
+static void
+check_persistence(ReturnSetInfo *result)
+{
+	StringInfoData info;
+	char	   *aof;
+	bool		saves = false;
+
+	initStringInfo(&info);
+	if (!ask("*2\r\n$4\r\nINFO\r\n$11\r\npersistence\r\n", take_info, &info) ||
+		!ask("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n", take_save, &saves))
+		return;
+	aof = info_field(info.data, "aof_enabled");
+	if ((aof && strcmp(aof, "1") == 0) || saves)
+		put_check(result, "persistence", false,
+				  psprintf("%s: after a restart apps can read old values until the worker has emptied the namespace",
+						   saves ? "snapshots are on" : "the append-only file is on"));
+	else
+		put_check(result, "persistence", true,
+				  "off: after a restart the cache is empty");
+}
+
+static void
+check_eviction(ReturnSetInfo *result)
+{
+	StringInfoData info;
+	char	   *policy;
+	char	   *limit;
+
+	initStringInfo(&info);
+	if (!ask("*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n", take_info, &info))
+		return;
+	policy = info_field(info.data, "maxmemory_policy");
+	limit = info_field(info.data, "maxmemory");
+	if (policy == NULL || limit == NULL)
+		return;
+	if (strcmp(limit, "0") == 0)
+		put_check(result, "eviction", true, "no maxmemory: nothing is evicted");
+	else if (strcmp(policy, "noeviction") == 0)
+		put_check(result, "eviction", true,
+				  "noeviction: when memory is full, keys are dropped instead of set");
+	else
+		put_check(result, "eviction", false,
+				  psprintf("maxmemory-policy %s evicts guards, too: a fill is lost then, and a push that is overtaken in that very moment may leave an old value",
+						   policy));
+}
+
+Datum
+slate_cache_health(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SlateDatabase *database = slate_database_mine();
+	uint64		lost = slate_stats_get(STAT_PUSHES_LOST);
+
+	InitMaterializedSRF(fcinfo, 0);
+	check_preload(result);
+	check_worker(result, database);
+	if (check_redis(result))
+	{
+		check_persistence(result);
+		check_eviction(result);
+	}
+	check_breaker(result);
+	check_journal(result, database);
+	check_history(result, database);
+	put_check(result, "pushes", lost == 0, lost == 0 ? "none lost"
+			  : psprintf(UINT64_FORMAT " transactions could not be told to Redis; copies of their rows may be stale until they expire",
+						 lost));
+	return (Datum) 0;
+}

@@ -1,0 +1,283 @@
+/*-------------------------------------------------------------------------
+ *
+ * database.c
+ *	  What the sessions of one database and its worker know in common: the
+ *	  registry of databases.
+ *
+ * An entry is found by a walk over all of them without a lock: its oid is
+ * written last when it is made.  It is made under the lock.  It is given back
+ * when its database is gone, so when nobody can be using it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
+#include "database.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#define TRANCHE_NAME "slate_cache"
+
+typedef struct Registry
+{
+	LWLock	   *lock;
+	Latch	   *volatile launcher;
+	SlateStart	start;			/* under the lock */
+	SlateDatabase databases[SLATE_MAX_DATABASES];
+} Registry;
+
+static Registry *registry = NULL;
+
+Size
+slate_database_shmem_size(void)
+{
+	return MAXALIGN(sizeof(Registry));
+}
+
+void
+slate_database_shmem_request(void)
+{
+	RequestAddinShmemSpace(slate_database_shmem_size());
+	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
+}
+
+/* All of it but the oid. */
+static void
+reset(SlateDatabase *database)
+{
+	pg_atomic_init_u32(&database->worker, 0);
+	database->latch = NULL;
+	pg_atomic_init_u32(&database->wanted, 0);
+	pg_atomic_init_u32(&database->unavailable, 0);
+	pg_atomic_init_u64(&database->leave_until, 0);
+	pg_atomic_init_u64(&database->server, 0);
+	pg_atomic_init_u64(&database->large_until, 0);
+	pg_atomic_init_u32(&database->look, 0);
+	pg_atomic_init_u32(&database->flush, 0);
+	pg_atomic_init_u32(&database->flushed, 0);
+	pg_atomic_init_u32(&database->passes, 0);
+	pg_atomic_init_u32(&database->current, 0);
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+		pg_atomic_init_u64(&database->bytes[i], 0);
+	pg_atomic_init_u32(&database->full, 0);
+	pg_atomic_init_u64(&database->forgiven, 0);
+	pg_atomic_init_u32(&database->must_empty, 0);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		pg_atomic_init_u64(&database->overflow_from[kind], 0);
+		database->fresh[kind].count = 0;
+		database->active[kind].count = 0;
+	}
+	database->nundecided = 0;
+	pg_atomic_init_u32(&database->trust, 0);
+	pg_atomic_init_u64(&database->trust_since, 0);
+	pg_atomic_init_u64(&database->epoch, 0);
+	pg_atomic_init_u64(&database->identity, 0);
+}
+
+void
+slate_database_shmem_startup(void)
+{
+	bool		found;
+
+	registry = ShmemInitStruct("slate_cache databases",
+							   slate_database_shmem_size(), &found);
+	if (found)
+		return;
+	registry->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
+	registry->launcher = NULL;
+	memset(&registry->start, 0, sizeof(registry->start));
+	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
+	{
+		pg_atomic_init_u32(&registry->databases[i].oid, InvalidOid);
+		reset(&registry->databases[i]);
+	}
+}
+
+bool
+slate_database_is_shared(void)
+{
+	return registry != NULL;
+}
+
+LWLock *
+slate_database_lock(void)
+{
+	return registry->lock;
+}
+
+SlateDatabase *
+slate_database_at(int position)
+{
+	SlateDatabase *database = &registry->databases[position];
+
+	return pg_atomic_read_u32(&database->oid) == InvalidOid ? NULL : database;
+}
+
+SlateDatabase *
+slate_database_find(Oid oid)
+{
+	if (registry == NULL || !OidIsValid(oid))
+		return NULL;
+	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
+	{
+		if (pg_atomic_read_u32(&registry->databases[i].oid) == oid)
+		{
+			pg_read_barrier();
+			return &registry->databases[i];
+		}
+	}
+	return NULL;
+}
+
+/*
+ * The file says where recovery ended: before anybody may write there is a
+ * checkpoint, or a new timeline.  Of a new timeline nothing is known; then
+ * what has been given until now is not of this life either.
+ */
+static void
+read_start(SlateStart *start)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+
+	if (!crc_ok)
+		elog(ERROR, "the control file is damaged");
+	start->timeline = GetWALInsertionTimeLine();
+	start->lsn = control->checkPointCopy.redo;
+	if (control->checkPointCopy.ThisTimeLineID == start->timeline)
+		start->xid = U64FromFullTransactionId(control->checkPointCopy.nextXid);
+	else
+		start->xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	start->known = true;
+	pfree(control);
+}
+
+void
+slate_database_start(SlateStart *start)
+{
+	LWLockAcquire(registry->lock, LW_SHARED);
+	*start = registry->start;
+	LWLockRelease(registry->lock);
+	if (start->known)
+		return;
+
+	read_start(start);
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	if (!registry->start.known)
+		registry->start = *start;
+	*start = registry->start;
+	LWLockRelease(registry->lock);
+}
+
+/* What the server has found in the journal when it started is in doubt. */
+static void
+begin_entry(SlateDatabase *database, Oid oid, const SlateStart *start)
+{
+	reset(database);
+	database->fresh[DOUBT_ALL].count = 1;
+	database->fresh[DOUBT_ALL].ranges[0].first = 0;
+	database->fresh[DOUBT_ALL].ranges[0].last = start->xid - 1;
+	database->fresh[DOUBT_ALL].ranges[0].generations =
+		(1 << SLATE_GENERATIONS) - 1;
+	pg_write_barrier();
+	pg_atomic_write_u32(&database->oid, oid);
+}
+
+static SlateDatabase *
+make_entry(Oid oid)
+{
+	SlateStart	start;
+	SlateDatabase *database;
+
+	slate_database_start(&start);
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	database = slate_database_find(oid);
+	for (int i = 0; i < SLATE_MAX_DATABASES && database == NULL; i++)
+	{
+		if (pg_atomic_read_u32(&registry->databases[i].oid) != InvalidOid)
+			continue;
+		database = &registry->databases[i];
+		begin_entry(database, oid, &start);
+	}
+	LWLockRelease(registry->lock);
+	return database;
+}
+
+SlateDatabase *
+slate_database_mine(void)
+{
+	static SlateDatabase *mine = NULL;
+
+	if (mine && pg_atomic_read_u32(&mine->oid) == MyDatabaseId)
+		return mine;
+	if (registry == NULL || !OidIsValid(MyDatabaseId) || RecoveryInProgress())
+		return NULL;
+	mine = slate_database_find(MyDatabaseId);
+	if (mine == NULL)
+		mine = make_entry(MyDatabaseId);
+	return mine;
+}
+
+void
+slate_database_release(SlateDatabase *database)
+{
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	pg_atomic_write_u32(&database->oid, InvalidOid);
+	LWLockRelease(registry->lock);
+}
+
+static MemoryContext worker_context;
+static ResourceOwner worker_owner;
+
+void
+slate_database_begin(void)
+{
+	worker_context = CurrentMemoryContext;
+	worker_owner = CurrentResourceOwner;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(worker_context);
+}
+
+void
+slate_database_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+	CurrentResourceOwner = worker_owner;
+}
+
+void
+slate_database_set_launcher(Latch *latch)
+{
+	registry->launcher = latch;
+}
+
+bool
+slate_database_has_launcher(void)
+{
+	return registry != NULL && registry->launcher != NULL;
+}
+
+void
+slate_database_wake(SlateDatabase *database)
+{
+	Latch	   *latch = database->latch;
+
+	if (latch == NULL)
+	{
+		pg_atomic_write_u32(&database->wanted, 1);
+		latch = registry->launcher;
+	}
+	if (latch)
+		SetLatch(latch);
+}

@@ -1,0 +1,170 @@
+/*-------------------------------------------------------------------------
+ *
+ * database.h
+ *	  What the sessions of one database and its worker know in common.
+ *
+ * Shared memory has an entry for each database that uses slate_cache, made by
+ * whoever needs it first, and given back when the database is gone.  There are
+ * none without shared_preload_libraries.
+ *
+ * The fields belong to the rooms named beside them; here they are only kept.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_DATABASE_H
+#define SLATE_DATABASE_H
+
+#include "access/xlogdefs.h"
+#include "port/atomics.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+/* Databases that can have an entry.  Those beyond go without a journal. */
+#define SLATE_MAX_DATABASES 64
+
+/* Ranges of transactions, and transactions not yet decided, see doubt.h. */
+#define SLATE_MAX_RANGES 256
+#define SLATE_MAX_UNDECIDED 256
+
+typedef struct SlateRange
+{
+	uint64		first;			/* full transaction ids */
+	uint64		last;
+	uint32		generations;	/* where their rows may be: bits */
+} SlateRange;
+
+/* Tables of the journal: two that take turns, and one for prepared
+ * transactions. */
+#define SLATE_GENERATIONS 3
+#define SLATE_PREPARED_GENERATION 2
+
+typedef struct SlateRanges
+{
+	int			count;			/* sorted, without overlap */
+	SlateRange	ranges[SLATE_MAX_RANGES];
+} SlateRanges;
+
+typedef struct SlateUndecided
+{
+	uint64		xid;
+	uint32		generations;
+} SlateUndecided;
+
+/* What a transaction has left to be done; indexes of the sets of ranges. */
+typedef enum SlateDoubtKind
+{
+	DOUBT_ALL,					/* Redis may have heard nothing of it */
+	DOUBT_PATTERNS				/* its keys are told; not all keys that its
+								 * patterns match have been looked for */
+} SlateDoubtKind;
+
+#define SLATE_DOUBT_KINDS 2
+
+/* Why the worker should look at Redis. */
+#define SLATE_LOOK_EPOCH 1		/* it has another epoch */
+#define SLATE_LOOK_SERVER 2		/* who connects now meets another server */
+
+/* How full the journal is; see journal.c. */
+#define SLATE_JOURNAL_ROOM 0
+#define SLATE_JOURNAL_FILLING 1	/* a transaction is writing that it is full */
+#define SLATE_JOURNAL_FULL 2	/* that has been committed */
+
+typedef struct SlateDatabase
+{
+	pg_atomic_uint32 oid;		/* InvalidOid: free */
+
+	/* the worker; see worker.c */
+	pg_atomic_uint32 worker;	/* its pid; 0: there is none */
+	Latch	   *volatile latch; /* of the worker */
+	pg_atomic_uint32 wanted;	/* a worker is wanted: for the launcher */
+	pg_atomic_uint32 unavailable;	/* it could not be started */
+	pg_atomic_uint64 leave_until;	/* stay out of the database; clock of
+									 * slate_link_now() */
+	pg_atomic_uint64 server;	/* which Redis the worker uses */
+	pg_atomic_uint64 large_until;	/* the keyspace is large; same clock */
+	pg_atomic_uint32 look;		/* look at Redis at once: SLATE_LOOK_... */
+	pg_atomic_uint32 flush;		/* empty the namespace, as asked: counts */
+	pg_atomic_uint32 flushed;	/* the last of those that is done */
+	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
+
+	/* generations of the journal; see journal.c */
+	pg_atomic_uint32 current;	/* 0 or 1 */
+	pg_atomic_uint64 bytes[SLATE_GENERATIONS];	/* that are written there,
+												 * about */
+	pg_atomic_uint32 full;		/* one of the above */
+	pg_atomic_uint64 forgiven;	/* bytes that were there when it was found full */
+	pg_atomic_uint32 must_empty;	/* what is in doubt is more than the
+									 * journal holds */
+
+	/* what is in doubt; see doubt.c */
+	pg_atomic_uint64 overflow_from[SLATE_DOUBT_KINDS];
+	SlateRanges fresh[SLATE_DOUBT_KINDS];	/* under the lock */
+	SlateRanges active[SLATE_DOUBT_KINDS];	/* likewise */
+	int			nundecided;		/* likewise */
+	SlateUndecided undecided[SLATE_MAX_UNDECIDED];
+
+	/* whether Redis is the one that we know; see trust.c */
+	pg_atomic_uint32 trust;
+	pg_atomic_uint64 trust_since;	/* when it changed; slate_link_now() */
+	pg_atomic_uint64 epoch;
+	pg_atomic_uint64 identity;
+} SlateDatabase;
+
+/* Where this server's life began: transactions and WAL before are of others. */
+typedef struct SlateStart
+{
+	bool		known;
+	uint64		xid;			/* the first one that it could give */
+	XLogRecPtr	lsn;
+	TimeLineID	timeline;
+} SlateStart;
+
+extern Size slate_database_shmem_size(void);
+extern void slate_database_shmem_startup(void); /* holds AddinShmemInitLock */
+extern void slate_database_shmem_request(void);
+
+/* Is there shared memory? */
+extern bool slate_database_is_shared(void);
+
+/*
+ * This database's entry.  It is made if there is none: so this may throw, and
+ * wait for a lock.  NULL without shared memory, or if there are too many.
+ */
+extern SlateDatabase *slate_database_mine(void);
+
+/* The same, but NULL if it is not there yet; neither throws nor waits. */
+extern SlateDatabase *slate_database_find(Oid oid);
+
+/* All entries, for the launcher: position from 0; NULL: none there. */
+extern SlateDatabase *slate_database_at(int position);
+
+/* The database is gone. */
+extern void slate_database_release(SlateDatabase *database);
+
+/*
+ * Guards the registry, and ranges of all databases.  Never held during I/O, nor
+ * by a commit but to make an entry.
+ */
+extern LWLock *slate_database_lock(void);
+
+/* Where this server's life began; not during recovery. */
+extern void slate_database_start(SlateStart *start);
+
+/*
+ * A transaction of a worker: the memory context is the same in it, and after
+ * it, as it was before; so is, after it, the resource owner.
+ */
+extern void slate_database_begin(void);
+extern void slate_database_commit(void);
+
+/* Who starts the workers. */
+extern void slate_database_set_launcher(Latch *latch);
+extern bool slate_database_has_launcher(void);
+
+/*
+ * Have the worker, or where there is none the launcher, look for something to
+ * do.  Does not throw.
+ */
+extern void slate_database_wake(SlateDatabase *database);
+
+#endif							/* SLATE_DATABASE_H */

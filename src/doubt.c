@@ -1,0 +1,593 @@
+/*-------------------------------------------------------------------------
+ *
+ * doubt.c
+ *	  Which committed transactions Redis may not have heard of.
+ *
+ * SLOTS
+ *
+ * Each backend has a slot.  "busy" says which generations of the journal it may
+ * be writing to, or may have written to without knowing yet what became of it.
+ * A few entries hold transactions that Redis may not have heard of; the
+ * worker of their database takes them away.  An entry is written by its slot's
+ * backend while its xid is 0, and then belongs to that worker until it is 0
+ * again.  If all are taken (the worker is away, or slow) the database notes
+ * the least transaction that found no entry, and all from there on are in
+ * doubt.  So nothing here waits for anybody, and all of it may happen after a
+ * commit.
+ *
+ * GENERATIONS
+ *
+ * The worker flips the current generation and truncates the other one, if
+ * nobody uses it.  A backend reads the current one, says that it is busy there,
+ * and reads it again, with a full barrier in between; the worker writes it and
+ * reads who is busy, likewise.  So one of them sees the other.  A backend
+ * leaves an entry before it stops being busy; the worker reads who is busy
+ * before it reads the entries.  Transactions that are going to be prepared, and may
+ * stay so for days, write to a generation of their own, which is always current;
+ * it is truncated under a lock that excludes writers, when nobody uses it.
+ *
+ * SETS
+ *
+ * What the worker has taken over is in "fresh", as ranges of transactions; when
+ * a set is full the two ranges that are closest become one, which costs
+ * some keys their place in the cache, but loses nothing.  A pass over the
+ * journal works on "active", which is what was fresh when it began; so it can go
+ * on after a failure, and its successor after its death.  Transactions that are
+ * not decided yet, prepared ones above all, stand aside.
+ *
+ * Locks: the sets are written by the worker alone, under the lock of the
+ * registry, for the sake of those who look.  The worker itself reads them
+ * without it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/transam.h"
+#include "doubt.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+
+#define ENTRIES_PER_SLOT 4
+
+/* All generations: what to take where it is not known. */
+#define ANYWHERE ((1 << SLATE_GENERATIONS) - 1)
+
+typedef struct Entry
+{
+	pg_atomic_uint64 xid;		/* 0: free */
+	Oid			database;
+	uint32		generations;
+	SlateDoubtKind kind;
+} Entry;
+
+typedef struct Slot
+{
+	pg_atomic_uint32 busy;		/* generations, as bits */
+	pg_atomic_uint32 database;
+	Entry		entries[ENTRIES_PER_SLOT];
+} Slot;
+
+static Slot *slots = NULL;
+
+/* What this backend is in the middle of. */
+static struct
+{
+	SlateDatabase *database;	/* NULL: nothing */
+	uint32		generations;
+	uint64		xid;			/* 0: it has no rows */
+	bool		no_row;			/* the journal is full */
+	bool		prepared;
+}			mine;
+
+Size
+slate_doubt_shmem_size(void)
+{
+	return mul_size(MaxBackends, sizeof(Slot));
+}
+
+void
+slate_doubt_shmem_startup(void)
+{
+	bool		found;
+
+	slots = ShmemInitStruct("slate_cache slots", slate_doubt_shmem_size(),
+							&found);
+	if (found)
+		return;
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		pg_atomic_init_u32(&slots[i].busy, 0);
+		pg_atomic_init_u32(&slots[i].database, InvalidOid);
+		for (int j = 0; j < ENTRIES_PER_SLOT; j++)
+			pg_atomic_init_u64(&slots[i].entries[j].xid, 0);
+	}
+}
+
+static Slot *
+my_slot(void)
+{
+	return &slots[compat_my_proc_number()];
+}
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+/* Is the journal so full that transactions write no more rows? */
+static bool
+is_full(SlateDatabase *database)
+{
+	return pg_atomic_read_u32(&database->full) == SLATE_JOURNAL_FULL;
+}
+
+static void
+become_busy(SlateDatabase *database, uint32 generations)
+{
+	Slot	   *slot = my_slot();
+
+	pg_atomic_write_u32(&slot->database, MyDatabaseId);
+	pg_write_barrier();
+	pg_atomic_write_u32(&slot->busy, generations);
+	pg_memory_barrier();
+	mine.database = database;
+	mine.generations = generations;
+	mine.xid = 0;
+	mine.prepared = false;
+}
+
+int
+slate_doubt_enter(SlateDatabase *database, bool may_have_none, bool *no_row)
+{
+	for (;;)
+	{
+		int			generation = pg_atomic_read_u32(&database->current);
+
+		mine.no_row = *no_row = may_have_none && is_full(database);
+
+		/* who has no row relies on that of another, wherever that is */
+		become_busy(database, *no_row ? ANYWHERE : 1 << generation);
+		if (*no_row ? is_full(database)
+			: generation == pg_atomic_read_u32(&database->current))
+			return generation;
+	}
+}
+
+void
+slate_doubt_enter_prepared(SlateDatabase *database)
+{
+	mine.no_row = false;
+	become_busy(database, 1 << SLATE_PREPARED_GENERATION);
+}
+
+SlateDatabase *
+slate_doubt_entered(void)
+{
+	return mine.database;
+}
+
+void
+slate_doubt_written(uint64 xid)
+{
+	mine.xid = xid;
+}
+
+static void
+note_overflow(SlateDatabase *database, SlateDoubtKind kind, uint64 xid)
+{
+	pg_atomic_uint64 *from = &database->overflow_from[kind];
+	uint64		known = pg_atomic_read_u64(from);
+
+	while (known == 0 || known > xid)
+	{
+		if (pg_atomic_compare_exchange_u64(from, &known, xid))
+			break;
+	}
+}
+
+/* My transaction is in doubt. */
+static void
+leave_behind(SlateDoubtKind kind)
+{
+	Slot	   *slot = my_slot();
+
+	for (int i = 0; i < ENTRIES_PER_SLOT; i++)
+	{
+		Entry	   *entry = &slot->entries[i];
+
+		if (pg_atomic_read_u64(&entry->xid) != 0)
+			continue;
+		entry->database = MyDatabaseId;
+		entry->generations = mine.generations;
+		entry->kind = kind;
+		pg_write_barrier();
+		pg_atomic_write_u64(&entry->xid, mine.xid);
+		return;
+	}
+	note_overflow(mine.database, kind, mine.xid);
+}
+
+void
+slate_doubt_prepared(void)
+{
+	leave_behind(DOUBT_ALL);
+	mine.prepared = true;
+}
+
+bool
+slate_doubt_leave(SlateOutcomeKind kind)
+{
+	SlateDatabase *database = mine.database;
+
+	if (database == NULL)
+		return false;
+	if (kind != LEAVE_DELIVERED)
+	{
+		if (mine.no_row)
+			pg_atomic_write_u32(&database->must_empty, 1);
+		else
+			leave_behind(kind == LEAVE_FAILED ? DOUBT_ALL : DOUBT_PATTERNS);
+	}
+
+	/* whoever sees that we are gone sees what we have left */
+	pg_write_barrier();
+	pg_atomic_write_u32(&my_slot()->busy, 0);
+	mine.database = NULL;
+	if (kind != LEAVE_DELIVERED || mine.prepared)
+		slate_database_wake(database);
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * Sets of ranges
+ * ------------------------------------------------------------------------
+ */
+
+/* Make one of a range and its successor. */
+static void
+unite(SlateRanges *set, int position)
+{
+	SlateRange *range = &set->ranges[position];
+
+	range->last = Max(range->last, range[1].last);
+	range->generations |= range[1].generations;
+	set->count--;
+	memmove(range + 1, range + 2,
+			(set->count - position - 1) * sizeof(SlateRange));
+}
+
+static void
+unite_closest(SlateRanges *set)
+{
+	int			closest = 0;
+	uint64		least = PG_UINT64_MAX;
+
+	for (int i = 0; i + 1 < set->count; i++)
+	{
+		uint64		gap = set->ranges[i + 1].first - set->ranges[i].last;
+
+		if (gap < least)
+		{
+			least = gap;
+			closest = i;
+		}
+	}
+	unite(set, closest);
+}
+
+/* How many ranges begin at xid or before? */
+static int
+count_before(const SlateRanges *set, uint64 xid)
+{
+	int			low = 0;
+	int			high = set->count;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (set->ranges[middle].first <= xid)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void
+add_range(SlateRanges *set, const SlateRange *range)
+{
+	int			at;
+
+	if (set->count == SLATE_MAX_RANGES)
+		unite_closest(set);
+	at = count_before(set, range->first);
+	memmove(&set->ranges[at + 1], &set->ranges[at],
+			(set->count - at) * sizeof(SlateRange));
+	set->ranges[at] = *range;
+	set->count++;
+
+	/* neighbours that touch it, before and behind */
+	if (at > 0 && set->ranges[at - 1].last + 1 >= range->first)
+		unite(set, --at);
+	while (at + 1 < set->count &&
+		   set->ranges[at].last + 1 >= set->ranges[at + 1].first)
+		unite(set, at);
+}
+
+static void
+add_transaction(SlateRanges *set, uint64 xid, uint32 generations)
+{
+	SlateRange	range = {xid, xid, generations};
+
+	add_range(set, &range);
+}
+
+bool
+slate_doubt_contains(const SlateRanges *set, uint64 xid)
+{
+	int			at = count_before(set, xid);
+
+	return at > 0 && set->ranges[at - 1].last >= xid;
+}
+
+static bool
+set_uses(const SlateRanges *set, uint32 generations)
+{
+	for (int i = 0; i < set->count; i++)
+	{
+		if (set->ranges[i].generations & generations)
+			return true;
+	}
+	return false;
+}
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+static bool
+is_under_way(uint64 xid)
+{
+	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
+}
+
+/* Under the lock.  If there are too many, it is as if it were decided. */
+static void
+add_undecided(SlateDatabase *database, uint64 xid, uint32 generations)
+{
+	for (int i = 0; i < database->nundecided; i++)
+	{
+		if (database->undecided[i].xid != xid)
+			continue;
+		database->undecided[i].generations |= generations;
+		return;
+	}
+	if (database->nundecided == SLATE_MAX_UNDECIDED)
+	{
+		add_transaction(&database->fresh[DOUBT_ALL], xid, generations);
+		return;
+	}
+	database->undecided[database->nundecided].xid = xid;
+	database->undecided[database->nundecided++].generations = generations;
+}
+
+static void
+collect_entry(SlateDatabase *database, Entry *entry)
+{
+	uint64		xid = pg_atomic_read_u64(&entry->xid);
+
+	if (xid == 0)
+		return;
+	pg_read_barrier();
+	if (entry->database != pg_atomic_read_u32(&database->oid))
+		return;
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	if (entry->kind == DOUBT_ALL && is_under_way(xid))
+		add_undecided(database, xid, entry->generations);
+	else
+		add_transaction(&database->fresh[entry->kind], xid,
+						entry->generations);
+	LWLockRelease(slate_database_lock());
+	pg_memory_barrier();
+	pg_atomic_write_u64(&entry->xid, 0);
+}
+
+void
+slate_doubt_collect(SlateDatabase *database)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		for (int j = 0; j < ENTRIES_PER_SLOT; j++)
+			collect_entry(database, &slots[i].entries[j]);
+	}
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		uint64		from = pg_atomic_read_u64(&database->overflow_from[kind]);
+		SlateRange	range = {.generations = ANYWHERE};
+
+		if (from == 0)
+			continue;
+
+		/* whoever finds no entry later notes himself again */
+		LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+		range.first = pg_atomic_exchange_u64(&database->overflow_from[kind], 0);
+		range.last = U64FromFullTransactionId(ReadNextFullTransactionId()) - 1;
+		if (range.first != 0)
+			add_range(&database->fresh[kind], &range);
+		LWLockRelease(slate_database_lock());
+	}
+}
+
+int
+slate_doubt_decide(SlateDatabase *database)
+{
+	for (int i = database->nundecided - 1; i >= 0; i--)
+	{
+		SlateUndecided *undecided = &database->undecided[i];
+
+		if (is_under_way(undecided->xid))
+			continue;
+		LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+		add_transaction(&database->fresh[DOUBT_ALL], undecided->xid,
+						undecided->generations);
+		*undecided = database->undecided[--database->nundecided];
+		LWLockRelease(slate_database_lock());
+	}
+	return database->nundecided;
+}
+
+static bool
+is_empty(const SlateRanges *sets)
+{
+	return sets[DOUBT_ALL].count == 0 && sets[DOUBT_PATTERNS].count == 0;
+}
+
+bool
+slate_doubt_begin_pass(SlateDatabase *database)
+{
+	if (!is_empty(database->active))
+		return true;
+	if (is_empty(database->fresh))
+		return false;
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		database->active[kind] = database->fresh[kind];
+		database->fresh[kind].count = 0;
+	}
+	LWLockRelease(slate_database_lock());
+	return true;
+}
+
+void
+slate_doubt_add_undecided(SlateDatabase *database, uint64 xid, int generation)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	add_undecided(database, xid, 1 << generation);
+	LWLockRelease(slate_database_lock());
+}
+
+void
+slate_doubt_end_pass(SlateDatabase *database)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+		database->active[kind].count = 0;
+	LWLockRelease(slate_database_lock());
+	pg_atomic_fetch_add_u32(&database->passes, 1);
+}
+
+void
+slate_doubt_forget(SlateDatabase *database)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+		database->fresh[kind].count = 0;
+	database->nundecided = 0;
+	LWLockRelease(slate_database_lock());
+	slate_doubt_end_pass(database);
+}
+
+static bool
+is_busy(SlateDatabase *database, uint32 generations)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		if ((pg_atomic_read_u32(&slots[i].busy) & generations) &&
+			pg_atomic_read_u32(&slots[i].database) ==
+			pg_atomic_read_u32(&database->oid))
+			return true;
+	}
+	return false;
+}
+
+bool
+slate_doubt_uses(SlateDatabase *database, int generation)
+{
+	uint32		generations = 1 << generation;
+
+	pg_memory_barrier();
+	if (is_busy(database, generations))
+		return true;
+	pg_read_barrier();
+	slate_doubt_collect(database);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		if (set_uses(&database->fresh[kind], generations) ||
+			set_uses(&database->active[kind], generations))
+			return true;
+	}
+	for (int i = 0; i < database->nundecided; i++)
+	{
+		if (database->undecided[i].generations & generations)
+			return true;
+	}
+	return false;
+}
+
+/* ------------------------------------------------------------------------
+ * Anybody who looks
+ * ------------------------------------------------------------------------
+ */
+
+static void
+copy_entries(SlateDatabase *database, SlateDoubtCopy *copy)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		for (int j = 0; j < ENTRIES_PER_SLOT; j++)
+		{
+			Entry	   *entry = &slots[i].entries[j];
+			uint64		xid = pg_atomic_read_u64(&entry->xid);
+
+			if (xid == 0)
+				continue;
+			pg_read_barrier();
+			if (entry->database == pg_atomic_read_u32(&database->oid))
+				add_transaction(&copy->left[entry->kind], xid, ANYWHERE);
+		}
+	}
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		SlateRange	range = {.last = PG_UINT64_MAX - 1,.generations = ANYWHERE};
+
+		range.first = pg_atomic_read_u64(&database->overflow_from[kind]);
+		if (range.first != 0)
+			add_range(&copy->left[kind], &range);
+	}
+}
+
+void
+slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy)
+{
+	copy->left[DOUBT_ALL].count = 0;
+	copy->left[DOUBT_PATTERNS].count = 0;
+
+	/* first: the worker takes from here to there */
+	copy_entries(database, copy);
+	LWLockAcquire(slate_database_lock(), LW_SHARED);
+	memcpy(copy->ranges, database->fresh, sizeof(database->fresh));
+	memcpy(copy->ranges + SLATE_DOUBT_KINDS, database->active,
+		   sizeof(database->active));
+	copy->nundecided = database->nundecided;
+	memcpy(copy->undecided, database->undecided, sizeof(database->undecided));
+	LWLockRelease(slate_database_lock());
+}
+
+bool
+slate_doubt_exists(SlateDatabase *database)
+{
+	SlateDoubtCopy *copy = palloc(sizeof(SlateDoubtCopy));
+	bool		exists = false;
+
+	slate_doubt_copy(database, copy);
+	for (int i = 0; i < 2 * SLATE_DOUBT_KINDS; i++)
+		exists |= copy->ranges[i].count > 0;
+	exists |= !is_empty(copy->left);
+	pfree(copy);
+	return exists || pg_atomic_read_u32(&database->must_empty) != 0;
+}

@@ -1,0 +1,114 @@
+/*-------------------------------------------------------------------------
+ *
+ * doubt.h
+ *	  Which committed transactions Redis may not have heard of.
+ *
+ * A transaction whose changes are in the journal enters before its row is
+ * written and leaves when its outcome is known.  If Redis has not heard all of
+ * it, it leaves its id behind, and the worker replays its rows.  So whatever a
+ * generation of the journal holds is done with when nobody is in it and none of
+ * its transactions is in doubt.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_DOUBT_H
+#define SLATE_DOUBT_H
+
+#include "database.h"
+
+typedef enum SlateOutcomeKind
+{
+	LEAVE_DELIVERED,			/* nothing is left to be done; or aborted */
+	LEAVE_FAILED,				/* in doubt */
+	LEAVE_UNSWEPT				/* in doubt for its patterns */
+} SlateOutcomeKind;
+
+extern Size slate_doubt_shmem_size(void);
+extern void slate_doubt_shmem_startup(void);	/* holds AddinShmemInitLock */
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Enter the journal: returns the generation to write to, which stays until
+ * slate_doubt_leave().  If it is full, and the transaction may do without a row,
+ * *no_row tells that there is nothing to write; what then fails empties the
+ * namespace.  Who is going to be prepared writes to SLATE_PREPARED_GENERATION in
+ * any case.
+ */
+extern int	slate_doubt_enter(SlateDatabase *database, bool may_have_none,
+							  bool *no_row);
+extern void slate_doubt_enter_prepared(SlateDatabase *database);
+
+/* Where this transaction has entered; NULL: nowhere. */
+extern SlateDatabase *slate_doubt_entered(void);
+
+/* The rows are written, by this transaction. */
+extern void slate_doubt_written(uint64 xid);
+
+/*
+ * Somebody else will end this transaction: it is in doubt until then.  Comes
+ * before slate_doubt_leave(LEAVE_DELIVERED).
+ */
+extern void slate_doubt_prepared(void);
+
+/*
+ * Leave; false if this transaction has not entered, so that nobody remembers
+ * it.  After a commit or an abort; does not throw.
+ */
+extern bool slate_doubt_leave(SlateOutcomeKind kind);
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+/* Take over what backends have left. */
+extern void slate_doubt_collect(SlateDatabase *database);
+
+/* Look whether undecided transactions are decided.  How many are not? */
+extern int	slate_doubt_decide(SlateDatabase *database);
+
+/*
+ * Begin a pass over what is in doubt, or go on with one that was not ended.
+ * False if nothing is.  The sets stay as they are until the pass ends.
+ */
+extern bool slate_doubt_begin_pass(SlateDatabase *database);
+
+/* The pass has met a row of a transaction that is still under way. */
+extern void slate_doubt_add_undecided(SlateDatabase *database, uint64 xid,
+									  int generation);
+
+/* Everything that the pass was about has reached Redis. */
+extern void slate_doubt_end_pass(SlateDatabase *database);
+
+/* The extension is gone, and with it all that was in doubt. */
+extern void slate_doubt_forget(SlateDatabase *database);
+
+/* Is anybody in this generation, or in doubt that may have a row there? */
+extern bool slate_doubt_uses(SlateDatabase *database, int generation);
+
+extern bool slate_doubt_contains(const SlateRanges *set, uint64 xid);
+
+/* ------------------------------------------------------------------------
+ * Anybody who looks
+ * ------------------------------------------------------------------------
+ */
+
+/* A copy of what is in doubt, waiting entries of backends included. */
+typedef struct SlateDoubtCopy
+{
+	SlateRanges ranges[2 * SLATE_DOUBT_KINDS];	/* kind: position modulo 2 */
+	SlateRanges left[SLATE_DOUBT_KINDS];	/* by backends */
+	int			nundecided;
+	SlateUndecided undecided[SLATE_MAX_UNDECIDED];
+} SlateDoubtCopy;
+
+extern void slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy);
+
+/* Is there anything but undecided transactions? */
+extern bool slate_doubt_exists(SlateDatabase *database);
+
+#endif							/* SLATE_DOUBT_H */

@@ -1,0 +1,483 @@
+/*-------------------------------------------------------------------------
+ *
+ * journal.c
+ *	  What Redis must be told, written down in the transaction that changes it.
+ *
+ * Each transaction appends the names of its keys and patterns, in one row (in
+ * several if they are many), to one of two tables, slate_cache.journal_a and
+ * _b, its generations.  The rows commit and abort with the transaction, and
+ * survive what it survives.  In the steady state nobody reads them: the worker
+ * lets the transactions write to the one table, and when all that are in
+ * the other have told Redis, it truncates that.  See doubt.c for how that is
+ * known, worker.c for how the rows of those that have not are replayed.
+ *
+ * The tables have no index and no TOAST table; a row is smaller than a page.
+ * They are written through the access method, below privileges, triggers and
+ * logical decoding: they belong to this cluster alone.  Being members of the
+ * extension they are not dumped.
+ *
+ * A ROW
+ *
+ * lsn, timeline, nonce and since say with which stamp, and when, the
+ * transaction told Redis.  What it told is in a bytea: for each entry two bytes,
+ * flags and the length of the name, most significant byte first, and the name.
+ *
+ * A JOURNAL THAT IS FULL
+ *
+ * Redis may be away for days.  When both generations together exceed
+ * slate_cache.max_journal, one transaction adds the entry "everything"; when it has
+ * committed, others write no rows any more.  Then the whole namespace is
+ * emptied when Redis is back.  Those that drop patterns still write: theirs may
+ * be of a rule that is not there any more when the namespace is emptied.
+ *
+ * PREPARED TRANSACTIONS
+ *
+ * They have a table of their own, slate_cache.journal_prepared, and always a row
+ * there: they may be committed days later, and would keep a generation from being
+ * truncated.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/storage.h"
+#include "common/hashfn.h"
+#include "journal.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Columns of a generation. */
+enum
+{
+	ROW_LSN,
+	ROW_NONCE,
+	ROW_SINCE,
+	ROW_TIMELINE,
+	ROW_ENTRIES,
+	ROW_NCOLUMNS
+};
+
+/* Bytes of entries in one row: a row must fit into a page. */
+#define ENTRIES_PER_ROW 7600
+
+/* Flags of an entry, and what is left for the length of its name. */
+#define ENTRY_GLOB 0x8000
+#define ENTRY_EVERYTHING 0x4000
+#define ENTRY_THOROUGH 0x2000
+#define ENTRY_LENGTH 0x1fff
+
+/* A glob that is longer than this is written as "everything". */
+#define ENTRY_NAME_MAX 4096
+
+static const char *const table_names[SLATE_GENERATIONS] = {
+	"journal_a", "journal_b", "journal_prepared"
+};
+
+bool		slate_journal_enabled = true;
+int			slate_journal_max = 256 * 1024;
+
+/* This transaction is the one that writes that the journal is full. */
+static SlateDatabase *filling = NULL;
+
+/* ------------------------------------------------------------------------
+ * The tables
+ * ------------------------------------------------------------------------
+ */
+
+static Oid
+table_oid(int generation)
+{
+	Oid			schema = get_namespace_oid("slate_cache", true);
+
+	return OidIsValid(schema)
+		? get_relname_relid(table_names[generation], schema) : InvalidOid;
+}
+
+/* NULL if there is none, or something else of that name. */
+static Relation
+open_table(int generation, LOCKMODE lockmode)
+{
+	Oid			relid = table_oid(generation);
+	Relation	relation = OidIsValid(relid)
+		? try_relation_open(relid, lockmode) : NULL;
+
+	if (relation == NULL)
+		return NULL;
+	if (relation->rd_rel->relkind == RELKIND_RELATION &&
+		relation->rd_rel->relam == HEAP_TABLE_AM_OID &&
+		RelationGetNumberOfAttributes(relation) == ROW_NCOLUMNS)
+		return relation;
+	relation_close(relation, lockmode);
+	return NULL;
+}
+
+uint64
+slate_journal_size(int generation)
+{
+	Relation	relation = open_table(generation, AccessShareLock);
+	uint64		size;
+
+	if (relation == NULL)
+		return 0;
+	size = (uint64) RelationGetNumberOfBlocks(relation) * BLCKSZ;
+	table_close(relation, AccessShareLock);
+	return size;
+}
+
+bool
+slate_journal_truncate(SlateDatabase *database, int generation)
+{
+	Oid			relid = table_oid(generation);
+	Relation	relation;
+
+	if (!OidIsValid(relid))
+		return true;
+	if (slate_doubt_uses(database, generation) ||
+		!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return false;
+
+	/* who has written since has said so before he got his lock */
+	if (slate_doubt_uses(database, generation))
+		return false;
+	relation = open_table(generation, NoLock);
+	if (relation == NULL)
+		return true;
+	RelationTruncate(relation, 0);
+	table_close(relation, NoLock);
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * Writing
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct Writer
+{
+	Relation	relation;
+	BulkInsertState bulk;		/* NULL for one row */
+	const SlateStamp *stamp;
+	int64		written;		/* bytes */
+	int			used;			/* of entries */
+	union
+	{
+		struct varlena header;
+		char		bytes[VARHDRSZ + ENTRIES_PER_ROW];
+	}			entries;
+} Writer;
+
+/* The version's text: ten digits of timeline, twenty of WAL position. */
+static void
+set_stamp(Datum *values, const SlateStamp *stamp)
+{
+	char		timeline[11];
+
+	strlcpy(timeline, stamp->version, sizeof(timeline));
+	values[ROW_TIMELINE] = Int32GetDatum((int32) strtoul(timeline, NULL, 10));
+	values[ROW_LSN] = Int64GetDatum((int64) strtou64(stamp->version + 10,
+													 NULL, 10));
+	values[ROW_NONCE] = Int64GetDatum((int64) strtou64(stamp->nonce,
+													   NULL, 16));
+}
+
+static void
+write_row(Writer *writer)
+{
+	Datum		values[ROW_NCOLUMNS];
+	bool		nulls[ROW_NCOLUMNS] = {false};
+	HeapTuple	tuple;
+
+	SET_VARSIZE(&writer->entries, VARHDRSZ + writer->used);
+	set_stamp(values, writer->stamp);
+	values[ROW_SINCE] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[ROW_ENTRIES] = PointerGetDatum(&writer->entries);
+	tuple = heap_form_tuple(RelationGetDescr(writer->relation), values, nulls);
+	heap_insert(writer->relation, tuple, GetCurrentCommandId(true),
+				TABLE_INSERT_NO_LOGICAL, writer->bulk);
+	writer->written += tuple->t_len + sizeof(ItemIdData);
+	heap_freetuple(tuple);
+	writer->used = 0;
+}
+
+static void
+write_entry(Writer *writer, uint16 flags, const char *name, int len)
+{
+	char	   *at;
+
+	if (len > ENTRY_NAME_MAX)
+	{
+		flags = ENTRY_EVERYTHING;
+		len = 0;
+	}
+	if (writer->used + 2 + len > ENTRIES_PER_ROW)
+	{
+		CHECK_FOR_INTERRUPTS();
+		write_row(writer);
+	}
+	at = writer->entries.bytes + VARHDRSZ + writer->used;
+	at[0] = (char) ((flags | len) >> 8);
+	at[1] = (char) ((flags | len) & 0xff);
+	memcpy(at + 2, name, len);
+	writer->used += 2 + len;
+}
+
+static void
+write_rows(Writer *writer, const SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+		write_entry(writer, 0, list->ops[i].key, list->ops[i].keylen);
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		SlateGlobOp *glob = &list->globs[i];
+
+		write_entry(writer,
+					glob->thorough ? ENTRY_GLOB | ENTRY_THOROUGH : ENTRY_GLOB,
+					glob->glob, glob->len);
+	}
+	if (filling)
+		write_entry(writer, ENTRY_EVERYTHING, "", 0);
+	write_row(writer);
+}
+
+/* Is this transaction to write that the journal is full? */
+static void
+check_room(SlateDatabase *database)
+{
+	uint32		room = SLATE_JOURNAL_ROOM;
+	uint64		bytes = pg_atomic_read_u64(&database->bytes[0]) +
+		pg_atomic_read_u64(&database->bytes[1]);
+
+	if (bytes > (uint64) slate_journal_max * 1024 +
+		pg_atomic_read_u64(&database->forgiven) &&
+		pg_atomic_compare_exchange_u32(&database->full, &room,
+									   SLATE_JOURNAL_FILLING))
+		filling = database;
+}
+
+/* The worker replays to its own Redis only. */
+static bool
+worker_has_our_redis(SlateDatabase *database)
+{
+	uint64		server = pg_atomic_read_u64(&database->server);
+
+	return server == 0 || server == slate_redis_server_key();
+}
+
+/*
+ * With 7600 bytes for entries, Writer is too large to be initialised for each
+ * transaction; it is the caller's.
+ */
+static void
+append(SlateDatabase *database, int generation, Relation relation,
+	   const SlateOpList *list, const SlateStamp *stamp)
+{
+	Writer		writer;
+
+	writer.relation = relation;
+	writer.bulk = list->nops + list->nglobs > 100
+		? GetBulkInsertState() : NULL;
+	writer.stamp = stamp;
+	writer.written = 0;
+	writer.used = 0;
+	write_rows(&writer, list);
+	if (writer.bulk)
+		FreeBulkInsertState(writer.bulk);
+	pg_atomic_fetch_add_u64(&database->bytes[generation], writer.written);
+	slate_doubt_written(U64FromFullTransactionId(GetTopFullTransactionId()));
+}
+
+bool
+slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
+					 bool prepared)
+{
+	SlateDatabase *database = slate_journal_enabled
+		? slate_database_mine() : NULL;
+	bool		no_row = false;
+	int			generation = SLATE_PREPARED_GENERATION;
+	Relation	relation;
+
+	if (database == NULL || !worker_has_our_redis(database))
+		return false;
+	if (prepared)
+		slate_doubt_enter_prepared(database);
+	else
+		generation = slate_doubt_enter(database, list->nglobs == 0, &no_row);
+	if (no_row)
+		return true;
+	relation = open_table(generation, RowExclusiveLock);
+	if (relation == NULL)
+	{
+		(void) slate_doubt_leave(LEAVE_DELIVERED);
+		return false;
+	}
+	if (!prepared)
+		check_room(database);
+	append(database, generation, relation, list, stamp);
+	if (prepared)
+		slate_doubt_prepared();
+
+	/* a prepared transaction would keep its locks */
+	table_close(relation, prepared ? RowExclusiveLock : NoLock);
+	return true;
+}
+
+bool
+slate_journal_leave(SlateOutcomeKind kind, bool committed)
+{
+	if (filling)
+	{
+		pg_atomic_write_u32(&filling->full, committed ? SLATE_JOURNAL_FULL
+							: SLATE_JOURNAL_ROOM);
+		if (committed)
+			pg_atomic_write_u32(&filling->must_empty, 1);
+		filling = NULL;
+	}
+	return slate_doubt_leave(kind);
+}
+
+bool
+slate_journal_has_worker(void)
+{
+	SlateDatabase *database = slate_doubt_entered();
+
+	return database && pg_atomic_read_u32(&database->worker) != 0;
+}
+
+bool
+slate_journal_keyspace_is_large(void)
+{
+	SlateDatabase *database = slate_doubt_entered();
+
+	return database && slate_link_now() <
+		(int64) pg_atomic_read_u64(&database->large_until);
+}
+
+/* ------------------------------------------------------------------------
+ * Reading
+ * ------------------------------------------------------------------------
+ */
+
+/* A transaction's full id: none in the table is as old as half a turn. */
+static uint64
+full_xid(TransactionId xid)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xid > XidFromFullTransactionId(next))
+		epoch--;
+	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
+}
+
+/* False if the row's transaction was aborted. */
+static bool
+judge(HeapTupleHeader header, SlateJournalRow *row)
+{
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(header);
+
+	row->xid = full_xid(xmin);
+	row->state = ROW_COMMITTED;
+	if (HeapTupleHeaderXminFrozen(header) ||
+		HeapTupleHeaderXminCommitted(header))
+		return true;
+	if (HeapTupleHeaderXminInvalid(header))
+		return false;
+	if (TransactionIdIsInProgress(xmin))
+	{
+		row->state = ROW_UNDER_WAY;
+		return true;
+	}
+	return TransactionIdDidCommit(xmin);
+}
+
+static void
+take_apart(HeapTuple tuple, TupleDesc desc, SlateJournalRow *row)
+{
+	Datum		values[ROW_NCOLUMNS];
+	bool		nulls[ROW_NCOLUMNS];
+	struct varlena *entries;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	memset(&row->stamp, 0, sizeof(row->stamp));
+	snprintf(row->stamp.version, sizeof(row->stamp.version), "%010u%020llu",
+			 (unsigned int) DatumGetInt32(values[ROW_TIMELINE]),
+			 (unsigned long long) DatumGetInt64(values[ROW_LSN]));
+	snprintf(row->stamp.nonce, sizeof(row->stamp.nonce), "%016llx",
+			 (unsigned long long) DatumGetInt64(values[ROW_NONCE]));
+	row->since = DatumGetTimestampTz(values[ROW_SINCE]);
+	entries = (struct varlena *) DatumGetPointer(values[ROW_ENTRIES]);
+	row->bytes = VARDATA_ANY(entries);
+	row->nbytes = VARSIZE_ANY_EXHDR(entries);
+}
+
+bool
+slate_journal_next(const SlateJournalRow *row, int *offset,
+				   SlateJournalEntry *entry)
+{
+	const unsigned char *at = (const unsigned char *) row->bytes + *offset;
+	int			head;
+
+	if (*offset + 2 > row->nbytes)
+		return false;
+	head = at[0] << 8 | at[1];
+	entry->is_glob = (head & ENTRY_GLOB) != 0;
+	entry->is_everything = (head & ENTRY_EVERYTHING) != 0;
+	entry->is_thorough = (head & ENTRY_THOROUGH) != 0;
+	entry->name.start = (const char *) at + 2;
+	entry->name.len = head & ENTRY_LENGTH;
+	*offset += 2 + entry->name.len;
+	return *offset <= row->nbytes;
+}
+
+static void
+scan(Relation relation, BlockNumber from, BlockNumber nblocks,
+	 int generation, SlateJournalFn fn, void *arg)
+{
+	TableScanDesc scandesc = table_beginscan_strat(relation, SnapshotAny, 0,
+												   NULL, true, false);
+	HeapTuple	tuple;
+
+	heap_setscanlimits(scandesc, from, nblocks);
+	while ((tuple = heap_getnext(scandesc, ForwardScanDirection)) != NULL)
+	{
+		SlateJournalRow row = {.generation = generation};
+
+		CHECK_FOR_INTERRUPTS();
+		if (!judge(tuple->t_data, &row))
+			continue;
+		take_apart(tuple, RelationGetDescr(relation), &row);
+		fn(&row, arg);
+	}
+	table_endscan(scandesc);
+}
+
+bool
+slate_journal_read(int generation, BlockNumber *block, BlockNumber nblocks,
+				   SlateJournalFn fn, void *arg)
+{
+	Relation	relation = open_table(generation, AccessShareLock);
+	BlockNumber end;
+
+	if (relation == NULL)
+		return false;
+	end = RelationGetNumberOfBlocks(relation);
+	nblocks = *block < end ? Min(nblocks, end - *block) : 0;
+	if (nblocks > 0)
+		scan(relation, *block, nblocks, generation, fn, arg);
+	*block += nblocks;
+	table_close(relation, AccessShareLock);
+	return *block < end;
+}

@@ -1,0 +1,94 @@
+/*-------------------------------------------------------------------------
+ *
+ * journal.h
+ *	  What Redis must be told, written down in the transaction that changes it.
+ *
+ * Like the WAL: always written, read only to recover.  See journal.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_JOURNAL_H
+#define SLATE_JOURNAL_H
+
+#include "datatype/timestamp.h"
+#include "doubt.h"
+#include "ops.h"
+#include "storage/block.h"
+
+/* Settings: write it?  How large may it become, in kB? */
+extern bool slate_journal_enabled;
+extern int	slate_journal_max;
+
+/*
+ * At PRE_COMMIT or PRE_PREPARE: write down the keys and patterns of the list.
+ * From then on slate_journal_leave() must be called at the transaction's end.
+ * False if there is no journal here: no shared memory, too many databases, switched
+ * off, or another Redis than the worker's.
+ */
+extern bool slate_journal_append(const SlateOpList *list,
+								 const SlateStamp *stamp, bool prepared);
+
+/*
+ * The transaction has ended.  False if it is not in the journal: what has
+ * failed is lost.  Does not throw.
+ */
+extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
+
+/*
+ * Is this transaction in the journal, and a worker there to go on with it?
+ * Did its last pass over the keyspace take longer than a commit should?
+ */
+extern bool slate_journal_has_worker(void);
+extern bool slate_journal_keyspace_is_large(void);
+
+/* A row, as a reader gets it. */
+typedef enum SlateRowState
+{
+	ROW_COMMITTED,
+	ROW_UNDER_WAY				/* prepared, above all */
+} SlateRowState;
+
+typedef struct SlateJournalRow
+{
+	uint64		xid;			/* full */
+	SlateRowState state;
+	SlateStamp	stamp;			/* version and nonce */
+	TimestampTz since;
+	int			generation;
+	const char *bytes;			/* for slate_journal_next() */
+	int			nbytes;
+} SlateJournalRow;
+
+/* What a row names. */
+typedef struct SlateJournalEntry
+{
+	SlateSlice	name;
+	bool		is_glob;
+	bool		is_thorough;	/* look through all keys in any case */
+	bool		is_everything;	/* the whole namespace; no name */
+} SlateJournalEntry;
+
+/* The next entry from *offset on, which is 0 at first; false: no more. */
+extern bool slate_journal_next(const SlateJournalRow *row, int *offset,
+							   SlateJournalEntry *entry);
+
+/*
+ * Read a generation from block *block on, at most nblocks of it, in a transaction:
+ * rows that are not dead, in their order.  The row is good during the call.
+ * Moves *block on; false at the end.
+ */
+typedef void (*SlateJournalFn) (const SlateJournalRow *row, void *arg);
+extern bool slate_journal_read(int generation, BlockNumber *block,
+							   BlockNumber nblocks,
+							   SlateJournalFn fn, void *arg);
+
+/* Bytes on disk; 0 if there is no journal. */
+extern uint64 slate_journal_size(int generation);
+
+/*
+ * Throw a generation away, in a transaction, if nobody uses it and nobody has it
+ * locked; otherwise false.
+ */
+extern bool slate_journal_truncate(SlateDatabase *database, int generation);
+
+#endif							/* SLATE_JOURNAL_H */

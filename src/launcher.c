@@ -1,0 +1,398 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *	  Starts a worker in each database that has the extension.
+ *
+ * There is one launcher a server, started with it.  It is connected to no
+ * database, and so hinders none from being dropped.  Which databases have the
+ * extension can only be seen from inside: so it sends a worker into each that it does
+ * not know, and the worker leaves if there is nothing for it.  After that a
+ * database asks for its worker itself, by its entry in shared memory: CREATE
+ * EXTENSION does, a worker that ends does, and a commit that finds none.
+ *
+ * It also looks up the host name of the server's own slate_cache.url, so that no
+ * commit has to: that may take long, and the workers have other things to do.
+ *
+ * Locks: none but the registry's, when the entry of a dropped database goes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_database.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "redis.h"
+#include "stats.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "worker.h"
+
+/* How often to look for new databases. */
+#define LOOK_MS 5000
+
+/* How soon to start a worker again that has ended. */
+#define RESTART_MS 200
+
+/* Workers on their first visit, at a time. */
+#define MAX_VISITS 2
+
+/* How often to look the server's name up. */
+#define LOOK_UP_MS 10000
+
+/* If that takes longer than this, it is left alone for a while. */
+#define SLOW_LOOK_UP_MS 1000
+#define LOOK_UP_REST_MS 120000
+
+/* A database that the launcher has seen. */
+typedef struct Known
+{
+	Oid			oid;
+	bool		present;		/* in the present look */
+	bool		visited;		/* a worker was sent there */
+	int64		next_start;		/* not before; slate_link_now() */
+	BackgroundWorkerHandle *handle; /* NULL: none is there */
+} Known;
+
+/* All of them; in TopMemoryContext */
+static Known *known = NULL;
+static int	nknown = 0;
+static int	maxknown = 0;
+
+static int64 next_look_up = 0;
+
+PGDLLEXPORT void slate_launcher_main(Datum arg);
+
+/* ------------------------------------------------------------------------
+ * Databases
+ * ------------------------------------------------------------------------
+ */
+
+static Known *
+find_known(Oid oid)
+{
+	for (int i = 0; i < nknown; i++)
+	{
+		if (known[i].oid == oid)
+			return &known[i];
+	}
+	return NULL;
+}
+
+static Known *
+add_known(Oid oid)
+{
+	if (nknown == maxknown)
+	{
+		maxknown = maxknown ? maxknown * 2 : 16;
+		known = known ? repalloc(known, maxknown * sizeof(Known))
+			: MemoryContextAlloc(TopMemoryContext, maxknown * sizeof(Known));
+	}
+	memset(&known[nknown], 0, sizeof(Known));
+	known[nknown].oid = oid;
+	return &known[nknown++];
+}
+
+static void
+see_database(Form_pg_database form)
+{
+	Known	   *database;
+
+	if (!form->datallowconn || !OidIsValid(form->oid))
+		return;
+	database = find_known(form->oid);
+	if (database == NULL)
+		database = add_known(form->oid);
+	database->present = true;
+}
+
+static void
+forget_absent(void)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < nknown; i++)
+	{
+		if (known[i].present)
+			known[kept++] = known[i];
+		else if (known[i].handle)
+			pfree(known[i].handle);
+	}
+	nknown = kept;
+	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
+	{
+		SlateDatabase *entry = slate_database_at(i);
+
+		if (entry && find_known(pg_atomic_read_u32(&entry->oid)) == NULL &&
+			pg_atomic_read_u32(&entry->worker) == 0)
+			slate_database_release(entry);
+	}
+}
+
+static void
+look_at_databases(void)
+{
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	for (int i = 0; i < nknown; i++)
+		known[i].present = false;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		see_database((Form_pg_database) GETSTRUCT(tuple));
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	forget_absent();
+}
+
+/* ------------------------------------------------------------------------
+ * Workers
+ * ------------------------------------------------------------------------
+ */
+
+/* Is a worker there, or on its way? */
+static bool
+is_running(Known *database)
+{
+	pid_t		pid;
+
+	if (database->handle == NULL)
+		return false;
+	switch (GetBackgroundWorkerPid(database->handle, &pid))
+	{
+		case BGWH_STARTED:
+		case BGWH_NOT_YET_STARTED:
+			return true;
+		default:
+			pfree(database->handle);
+			database->handle = NULL;
+			return false;
+	}
+}
+
+static bool
+start_worker(Known *database)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_main_arg = ObjectIdGetDatum(database->oid),
+		.bgw_notify_pid = MyProcPid
+	};
+	bool		started;
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "slate_cache worker for database %u",
+			 database->oid);
+	strlcpy(worker.bgw_type, "slate_cache worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "slate_worker_main", BGW_MAXLEN);
+	started = RegisterDynamicBackgroundWorker(&worker, &database->handle);
+	MemoryContextSwitchTo(old);
+	return started;
+}
+
+/* Start it if it is time; false if there is no room for one more worker. */
+static bool
+tend(Known *database, int *nvisits)
+{
+	SlateDatabase *entry = slate_database_find(database->oid);
+	int64		now = slate_link_now();
+	bool		started;
+
+	if (is_running(database))
+	{
+		*nvisits += entry == NULL;
+		return true;
+	}
+	if (database->visited && (entry == NULL ||
+							  pg_atomic_read_u32(&entry->wanted) == 0))
+		return true;
+	if (!database->visited && entry == NULL && *nvisits >= MAX_VISITS)
+		return true;
+	if (now < database->next_start ||
+		(entry && now < (int64) pg_atomic_read_u64(&entry->leave_until)))
+		return true;
+	if (entry)
+		pg_atomic_write_u32(&entry->wanted, 0);
+	started = start_worker(database);
+	database->visited |= started;
+
+	/* one that ends at once must not keep us busy; a visit does not count */
+	database->next_start = entry ? now + RESTART_MS : 0;
+	*nvisits += started && entry == NULL;
+	if (entry)
+	{
+		pg_atomic_write_u32(&entry->unavailable, !started);
+		if (!started)
+			pg_atomic_write_u32(&entry->wanted, 1);
+	}
+	return started;
+}
+
+static void
+tend_all(void)
+{
+	static bool was_room = true;
+	bool		is_room = true;
+	int			nvisits = 0;
+
+	for (int i = 0; i < nknown; i++)
+		is_room &= tend(&known[i], &nvisits);
+	if (was_room && !is_room)
+		ereport(LOG,
+				(errmsg("slate_cache could not start a worker in each database"),
+				 errhint("Raise max_worker_processes; slate_cache needs one for itself and one for each database that has the extension.")));
+	was_room = is_room;
+}
+
+/* Does an entry ask that the launcher does not know yet? */
+static bool
+is_asked_by_stranger(void)
+{
+	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
+	{
+		SlateDatabase *entry = slate_database_at(i);
+
+		if (entry && pg_atomic_read_u32(&entry->wanted) != 0 &&
+			find_known(pg_atomic_read_u32(&entry->oid)) == NULL)
+			return true;
+	}
+	return false;
+}
+
+/* How long can it rest?  Workers are started one after the other. */
+static long
+rest(void)
+{
+	for (int i = 0; i < nknown; i++)
+	{
+		SlateDatabase *entry = slate_database_find(known[i].oid);
+
+		if (!known[i].visited ||
+			(entry && pg_atomic_read_u32(&entry->wanted) != 0))
+			return RESTART_MS / 4;
+	}
+	return LOOK_MS;
+}
+
+/* ------------------------------------------------------------------------
+ * The launcher
+ * ------------------------------------------------------------------------
+ */
+
+/* Every now and then; false if there is no name. */
+static bool
+look_up_name(void)
+{
+	int64		start = slate_link_now();
+
+	if (start < next_look_up)
+		return true;
+	if (!slate_redis_look_up())
+		return false;
+
+	/* a name server that hangs makes us deaf meanwhile */
+	next_look_up = slate_link_now() +
+		(slate_link_now() - start < SLOW_LOOK_UP_MS ? LOOK_UP_MS
+		 : LOOK_UP_REST_MS);
+	return true;
+}
+
+static void
+forget_launcher(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	slate_database_set_launcher(NULL);
+}
+
+void
+slate_launcher_main(Datum arg pg_attribute_unused())
+{
+	int64		next_look = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	slate_database_set_launcher(MyLatch);
+
+	for (;;)
+	{
+		bool		in_recovery = RecoveryInProgress();
+
+		/* first of all: what comes from here on sets it again */
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			next_look_up = 0;
+		}
+		if (!in_recovery)
+		{
+			SlateStart	start;
+
+			slate_database_start(&start);
+			if (slate_link_now() >= next_look || is_asked_by_stranger())
+			{
+				look_at_databases();
+				next_look = slate_link_now() + LOOK_MS;
+			}
+			tend_all();
+		}
+		(void) look_up_name();
+		slate_stats_log_losses();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 in_recovery ? RESTART_MS : rest(), PG_WAIT_EXTENSION);
+	}
+}
+
+void
+slate_worker_register(void)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_ConsistentState,
+		.bgw_restart_time = 5
+	};
+
+	strlcpy(worker.bgw_name, "slate_cache launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "slate_cache launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "slate_launcher_main", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+void
+slate_worker_leave(Oid database, bool leave)
+{
+	SlateDatabase *entry = slate_database_find(database);
+
+	if (entry == NULL)
+		return;
+	pg_atomic_write_u64(&entry->leave_until,
+						leave ? slate_link_now() + 10000 : 0);
+	slate_database_wake(entry);
+}

@@ -1,0 +1,461 @@
+/*-------------------------------------------------------------------------
+ *
+ * sentinel.c
+ *	  Which server is the master now: what Redis Sentinels say.
+ *
+ * What one process was told all know: shared memory has an entry for each
+ * group of sentinels (of the first few; the rest remember for themselves).  A
+ * worker asks twice a second, so that backends rarely have to.
+ *
+ * Sentinels may disagree: one that was stopped, or cut off from the others,
+ * goes on naming a master that has been replaced, and that master, stopped
+ * with it, may still think that it is one.  Each failover has a number, the
+ * configuration epoch, which grows.  So an answer with a smaller epoch than the
+ * one that is known is not taken, and the next sentinel is asked.  Only if most
+ * of the sentinels say the same their counting has begun anew.
+ *
+ * A connection to each sentinel is made for each question, and closed.
+ *
+ * The sequence of an entry is odd while somebody writes it, as in names.c.
+ * There are no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "common/hashfn.h"
+#include "names.h"
+#include "port/atomics.h"
+#include "sentinel.h"
+#include "storage/shmem.h"
+
+/* How many groups are remembered in shared memory. */
+#define GROUPS 8
+
+#define READ_TRIES 10
+
+/* How often what is merely old is asked for again, in ms. */
+#define ASK_PAUSE 1000
+
+/* Room for a password and the questions, in RESP. */
+#define QUESTION_ROOM 1024
+
+/* What a name, an IPv4 or an IPv6 address consists of. */
+#define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyz" \
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"
+
+/* What is known of the master of one group. */
+typedef struct Knowledge
+{
+	pg_atomic_uint64 group;		/* a hash; 0: free */
+	pg_atomic_uint64 asked_at;	/* when somebody last began to ask */
+	pg_atomic_uint64 told_at;	/* when a sentinel last answered; 0: never */
+	pg_atomic_uint64 changes;	/* how often the master was another */
+	pg_atomic_uint32 last;		/* the sentinel that answered last */
+	pg_atomic_uint32 sequence;	/* odd while what follows is written */
+	SlateAddress master;
+	uint64		epoch;			/* of the configuration, the sentinels' */
+} Knowledge;
+
+/* What one sentinel says. */
+typedef struct Answer
+{
+	int			skip;			/* replies before those that matter */
+	bool		has_master;
+	bool		has_epoch;
+	bool		wants_password;
+	SlateAddress master;
+	uint64		epoch;
+	char		objection[128]; /* why it has no master for us */
+} Answer;
+
+/* An array in shared memory if we were preloaded, or NULL. */
+static Knowledge *shared_knowledge = NULL;
+static Knowledge local_knowledge;
+
+/* The group in use, and what is known of its master. */
+static const SlateSentinels *sentinels = NULL;
+static Knowledge *knowledge = NULL;
+
+/* The sentinel that is being asked; see link.h. */
+static SlateLink connection;
+
+/* What is sent to it: static, so that a throw leaks nothing. */
+static char question[QUESTION_ROOM];
+
+static char error_text[700];
+
+/* ------------------------------------------------------------------------
+ * What is known
+ * ------------------------------------------------------------------------
+ */
+
+static void
+init_knowledge(Knowledge *fresh)
+{
+	memset(fresh, 0, sizeof(*fresh));
+	pg_atomic_init_u64(&fresh->group, 0);
+	pg_atomic_init_u64(&fresh->asked_at, 0);
+	pg_atomic_init_u64(&fresh->told_at, 0);
+	pg_atomic_init_u64(&fresh->changes, 0);
+	pg_atomic_init_u32(&fresh->last, 0);
+	pg_atomic_init_u32(&fresh->sequence, 0);
+}
+
+Size
+slate_sentinel_shmem_size(void)
+{
+	return MAXALIGN(GROUPS * sizeof(Knowledge));
+}
+
+void
+slate_sentinel_shmem_startup(void)
+{
+	bool		found;
+
+	shared_knowledge = ShmemInitStruct("slate_cache sentinel",
+									   slate_sentinel_shmem_size(), &found);
+	for (int i = 0; !found && i < GROUPS; i++)
+		init_knowledge(&shared_knowledge[i]);
+}
+
+void
+slate_sentinel_choose(const SlateSentinels *chosen)
+{
+	uint64		group = hash_bytes_extended((const unsigned char *) chosen,
+											sizeof(*chosen), 0);
+
+	group = Max(group, 1);
+	sentinels = chosen;
+	for (int i = 0; shared_knowledge != NULL && i < GROUPS; i++)
+	{
+		uint64		owner = pg_atomic_read_u64(&shared_knowledge[i].group);
+
+		knowledge = &shared_knowledge[i];
+		if (owner == 0 &&
+			pg_atomic_compare_exchange_u64(&knowledge->group, &owner, group))
+			return;
+		if (owner == group)
+			return;
+	}
+	init_knowledge(&local_knowledge);
+	knowledge = &local_knowledge;
+}
+
+/* In one piece; false if nothing is known, or a writer was in the way. */
+static bool
+read_knowledge(SlateMaster *master, uint64 *epoch)
+{
+	for (int i = 0; i < READ_TRIES; i++)
+	{
+		uint32		before = pg_atomic_read_u32(&knowledge->sequence);
+
+		if (before % 2 != 0)
+			continue;
+		pg_read_barrier();
+		master->address = knowledge->master;
+		master->changes = pg_atomic_read_u64(&knowledge->changes);
+		*epoch = knowledge->epoch;
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&knowledge->sequence) == before)
+			return master->changes > 0;
+	}
+	return false;
+}
+
+/*
+ * If another process is at it, that will do; and so if one has heard of a later
+ * failover since we looked, when the epoch was known_epoch.
+ */
+static void
+write_knowledge(const Answer *answer, uint64 known_epoch)
+{
+	uint32		sequence = pg_atomic_read_u32(&knowledge->sequence);
+
+	if (sequence % 2 != 0 ||
+		!pg_atomic_compare_exchange_u32(&knowledge->sequence, &sequence,
+										sequence + 1))
+		return;
+	if (knowledge->epoch <= Max(known_epoch, answer->epoch))
+	{
+		if (pg_atomic_read_u64(&knowledge->changes) == 0 ||
+			!slate_link_same_address(&knowledge->master, &answer->master))
+		{
+			knowledge->master = answer->master;
+			pg_atomic_fetch_add_u64(&knowledge->changes, 1);
+		}
+		knowledge->epoch = answer->epoch;
+	}
+	pg_write_barrier();
+	pg_atomic_write_u32(&knowledge->sequence, sequence + 2);
+}
+
+bool
+slate_sentinel_known(SlateMaster *master)
+{
+	uint64		epoch;
+
+	return read_knowledge(master, &epoch);
+}
+
+uint64
+slate_sentinel_changes(void)
+{
+	pg_memory_barrier();
+	return pg_atomic_read_u64(&knowledge->changes);
+}
+
+bool
+slate_sentinel_should_ask(int64 distrusted_at, int64 max_age)
+{
+	int64		now = slate_link_now();
+	int64		told_at = pg_atomic_read_u64(&knowledge->told_at);
+	uint64		asked_at = pg_atomic_read_u64(&knowledge->asked_at);
+
+	if (told_at == 0 || told_at <= distrusted_at)
+		return true;
+	if (now - told_at < max_age)
+		return false;
+	return now - (int64) asked_at >= Min(max_age, ASK_PAUSE) &&
+		pg_atomic_compare_exchange_u64(&knowledge->asked_at, &asked_at, now);
+}
+
+/* ------------------------------------------------------------------------
+ * Asking one sentinel
+ * ------------------------------------------------------------------------
+ */
+
+/* SENTINEL get-master-addr-by-name: nothing, or host and port. */
+static void
+take_address(const redisReply *reply, Answer *answer)
+{
+	const redisReply *host;
+	int			port;
+
+	if (reply->type == REDIS_REPLY_NIL)
+	{
+		strlcpy(answer->objection, "it knows no master of this name",
+				sizeof(answer->objection));
+		return;
+	}
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
+		reply->element[0]->type != REDIS_REPLY_STRING ||
+		reply->element[1]->type != REDIS_REPLY_STRING)
+		return;
+
+	host = reply->element[0];
+	port = atoi(reply->element[1]->str);
+	if (host->len == 0 || host->len >= sizeof(answer->master.host) ||
+		strspn(host->str, HOST_CHARACTERS) != host->len ||
+		port < 1 || port > 65535)
+		return;
+	strlcpy(answer->master.host, host->str, sizeof(answer->master.host));
+	answer->master.port = port;
+	answer->has_master = true;
+}
+
+/* SENTINEL MASTER: names and values in turn. */
+static void
+take_epoch(const redisReply *reply, Answer *answer)
+{
+	if (reply->type != REDIS_REPLY_ARRAY)
+		return;
+	for (size_t i = 0; i + 1 < reply->elements; i += 2)
+	{
+		const redisReply *name = reply->element[i];
+		const redisReply *value = reply->element[i + 1];
+
+		if (name->type != REDIS_REPLY_STRING ||
+			value->type != REDIS_REPLY_STRING ||
+			strcmp(name->str, "config-epoch") != 0)
+			continue;
+		answer->epoch = strtoull(value->str, NULL, 10);
+		answer->has_epoch = true;
+	}
+}
+
+/* Its words go to a log: only printable ASCII passes. */
+static void
+take_objection(const redisReply *reply, Answer *answer)
+{
+	size_t		n = 0;
+
+	if (strncmp(reply->str, "NOAUTH", 6) == 0)
+		answer->wants_password = true;
+	while (n < reply->len && n < sizeof(answer->objection) - 1)
+	{
+		char		c = reply->str[n];
+
+		answer->objection[n++] = (c >= ' ' && c <= '~') ? c : '?';
+	}
+	answer->objection[n] = '\0';
+}
+
+/* SlateReplyFn; the first objection counts. */
+static void
+take_answer(int index, const redisReply *reply, void *arg)
+{
+	Answer	   *answer = arg;
+
+	index -= answer->skip;
+	if (index < 0)
+		return;
+	if (reply->type == REDIS_REPLY_ERROR)
+	{
+		if (answer->objection[0] == '\0')
+			take_objection(reply, answer);
+	}
+	else if (index == 0)
+		take_address(reply, answer);
+	else
+		take_epoch(reply, answer);
+}
+
+/*
+ * Ask the sentinel at the other end; with a password, if there is one.  A
+ * password without a user is often all that a sentinel has: so both are tried.
+ */
+static SlateLinkStatus
+exchange(const char *user, const char *password, Answer *answer,
+		 int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status;
+	int			len = 0;
+
+	memset(answer, 0, sizeof(*answer));
+	if (password[0] != '\0' && user[0] != '\0')
+	{
+		len += snprintf(question + len, sizeof(question) - len,
+						"*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
+						strlen(user), user, strlen(password), password);
+		answer->skip++;
+	}
+	if (password[0] != '\0')
+	{
+		len += snprintf(question + len, sizeof(question) - len,
+						"*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
+						strlen(password), password);
+		answer->skip++;
+	}
+	len += snprintf(question + len, sizeof(question) - len,
+					"*3\r\n$8\r\nSENTINEL\r\n$23\r\nget-master-addr-by-name\r\n$%zu\r\n%s\r\n"
+					"*3\r\n$8\r\nSENTINEL\r\n$6\r\nMASTER\r\n$%zu\r\n%s\r\n",
+					strlen(sentinels->master), sentinels->master,
+					strlen(sentinels->master), sentinels->master);
+
+	status = slate_link_exchange(&connection, question, len, answer->skip + 2,
+								 take_answer, answer, deadline, wait);
+	explicit_bzero(question, sizeof(question));
+	return status;
+}
+
+/* Note why a sentinel is of no help. */
+static void
+note_failure(const SlateAddress *address, const char *reason)
+{
+	size_t		used = strlen(error_text);
+
+	snprintf(error_text + used, sizeof(error_text) - used,
+			 strchr(address->host, ':') ? "%s[%s]:%d: %s" : "%s%s:%d: %s",
+			 used > 0 ? "; " : "", address->host, address->port, reason);
+}
+
+/* LINK_OK: it has named a master. */
+static SlateLinkStatus
+ask_one(const SlateAddress *address, const char *user, const char *password,
+		Answer *answer, int64 deadline, SlateWait wait)
+{
+	SlateAddressList known;
+	bool		is_known = slate_names_get(address, &known);
+	SlateLinkStatus status;
+
+	status = slate_link_open(&connection, address, is_known ? &known : NULL,
+							 deadline, wait);
+	if (status == LINK_OK)
+		status = exchange("", "", answer, deadline, wait);
+	if (status == LINK_OK && answer->wants_password && password[0] != '\0')
+		status = exchange(user, password, answer, deadline, wait);
+	slate_link_close(&connection);
+
+	if (status != LINK_OK)
+		note_failure(address, connection.error);
+	else if (!answer->has_master || !answer->has_epoch)
+	{
+		note_failure(address, answer->objection[0] != '\0' ? answer->objection
+					 : "its answer makes no sense");
+		status = LINK_PROTOCOL;
+	}
+	return status;
+}
+
+/* ------------------------------------------------------------------------
+ * Asking until one knows
+ * ------------------------------------------------------------------------
+ */
+
+/* The answer is the newest that there is. */
+static void
+take_word(const Answer *answer, int which, uint64 known_epoch)
+{
+	write_knowledge(answer, known_epoch);
+	pg_atomic_write_u32(&knowledge->last, which);
+	pg_atomic_write_u64(&knowledge->told_at, slate_link_now());
+}
+
+/*
+ * Each gets an equal share of the time that is left, so that one which does not
+ * answer keeps no other from its turn.
+ */
+SlateLinkStatus
+slate_sentinel_ask(const char *user, const char *password, bool another,
+				   int64 deadline, SlateWait wait)
+{
+	int			first = pg_atomic_read_u32(&knowledge->last) + (another ? 1 : 0);
+	SlateLinkStatus failure = LINK_UNREACHABLE;
+	SlateMaster known;
+	uint64		known_epoch = 0;
+	Answer		newest = {0};
+	int			newest_from = 0;
+	int			nanswers = 0;
+
+	error_text[0] = '\0';
+	pg_atomic_write_u64(&knowledge->asked_at, slate_link_now());
+	(void) read_knowledge(&known, &known_epoch);
+
+	for (int i = 0; i < sentinels->count; i++)
+	{
+		int			which = (first + i) % sentinels->count;
+		int64		now = slate_link_now();
+		int64		share = Max(deadline - now, 0) / (sentinels->count - i);
+		SlateLinkStatus status;
+		Answer		answer;
+
+		memset(&answer, 0, sizeof(answer));
+		status = ask_one(&sentinels->address[which], user, password, &answer,
+						 now + share, wait);
+		if (status == LINK_TIMEOUT)
+			failure = LINK_TIMEOUT;
+		if (status != LINK_OK)
+			continue;
+		if (nanswers++ == 0 || answer.epoch > newest.epoch)
+		{
+			newest = answer;
+			newest_from = which;
+		}
+		if (newest.epoch >= known_epoch)
+			break;
+		note_failure(&sentinels->address[which], "it has not heard of the last failover");
+	}
+
+	if (nanswers == 0 ||
+		(newest.epoch < known_epoch && nanswers <= sentinels->count / 2))
+		return failure;
+	take_word(&newest, newest_from, known_epoch);
+	return LINK_OK;
+}
+
+const char *
+slate_sentinel_error(void)
+{
+	return error_text;
+}

@@ -1,0 +1,707 @@
+/*-------------------------------------------------------------------------
+ *
+ * trust.c
+ *	  Is this Redis the one that we know, and are we the ones it knows?
+ *
+ * What Redis holds is right because every change was pushed to it, in the
+ * order that guards keep.  That is worth nothing if Redis has lost pushes that it
+ * had taken (a restart from an older dump, a failover to a replica that lags, another
+ * server at the same address, FLUSHALL in the middle of it all), or if
+ * PostgreSQL has lost commits that it had made (a restore, a recovery to a point in
+ * time, the promotion of a replica that lags).  Then the namespace, all keys
+ * that rules of this database cover, is emptied before anything is trusted.
+ *
+ * WHAT IS COMPARED
+ *
+ * The worker chooses an epoch, a random number, and notes it in Redis under
+ * slate_cache:epoch:<owner>, where the owner is this database of this cluster, and in the
+ * table slate_cache.history, together with
+ *
+ * - the identity of the Redis server, a hash of its run_id, which every start of
+ *	 a server chooses anew;
+ * - our timeline, which every promotion and every recovery to a point in time
+ *	 raises.
+ *
+ * And every second it notes in Redis, under slate_cache:wal:<owner>, how far our WAL is
+ * flushed.  What we have pushed is older than that or about as old; so a
+ * server whose life begins before it has lost what was pushed: a copy of
+ * the data directory, put back.
+ *
+ * The epoch is the same on both sides, Redis is the same process, we have the same
+ * timeline and have not begun before what Redis knows of us: then history is
+ * known.  That is so after each restart and each crash of PostgreSQL.  Each
+ * start begins another epoch nevertheless: a copy of the data directory from before
+ * it is found out by its epoch.
+ *
+ * WHO LOOKS
+ *
+ * The worker, when it starts and every second.  In between: each connection
+ * has learnt the identity of its server, and a backend trusts no other than the one
+ * that is noted in shared memory; each PUT repeats the epoch, and is a DROP where
+ * Redis has another one or none.  So even a push that was on its way over a
+ * FLUSHALL cannot set what is old.  A backend that does not trust pushes DROPs,
+ * which is all an invalidation needs, and reads the tables.
+ *
+ * An address may come to mean another server while the former lives on.  So what a
+ * server has answered counts as delivered only if, after the answer, it still is
+ * the one that is noted.  Before it empties another, the worker notes that: a
+ * commit that does not see the note was made before the emptying began.
+ *
+ * TWO SERVERS OF ONE HISTORY
+ *
+ * After a promotion the old primary may still be alive.  The epoch begins with the
+ * timeline; who finds a later one than its own stands back: it does not empty,
+ * and all its PUTs are DROPs.
+ *
+ * Without shared memory, or a worker, nobody could empty the namespace, and so
+ * nothing is compared.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include <poll.h>
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/storage.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "trust.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/*
+ * How long a backend waits for a worker that has not looked yet, or that has
+ * begun to empty the namespace: often there is not much to be emptied.
+ */
+#define AWAIT_MS 1000
+#define AWAIT_EMPTYING_MS 200
+#define AWAIT_STEP_MS 2
+
+/*
+ * A backend asks Redis for its epoch before the commit, too, if it has not
+ * heard of it for so long: a PUT after a FLUSHALL is to be one, not a DROP.
+ */
+#define CONFIRM_MS 2
+
+/* The table of epochs is cut when it has more blocks than this. */
+#define HISTORY_BLOCKS 4
+
+/* Ten digits of timeline, in the epoch and in the WAL's position. */
+#define TIMELINE_LEN 10
+
+/* Columns of slate_cache.history. */
+enum
+{
+	HISTORY_NUMBER,
+	HISTORY_EPOCH,
+	HISTORY_IDENTITY,
+	HISTORY_TIMELINE,
+	HISTORY_NCOLUMNS
+};
+
+typedef struct History
+{
+	int64		number;			/* 0: there is none */
+	uint64		epoch;
+	uint64		identity;
+	TimeLineID	timeline;
+} History;
+
+/* What Redis says of us; empty texts for nothing. */
+typedef struct Notes
+{
+	char		epoch[SLATE_EPOCH_LEN + 1];
+	char		wal[SLATE_VERSION_LEN + 1];
+	bool		went_back;		/* it has told us more before */
+	bool		failed;			/* an error reply */
+} Notes;
+
+/* ------------------------------------------------------------------------
+ * Names
+ * ------------------------------------------------------------------------
+ */
+
+static const char *
+owned_key(const char *what)
+{
+	static char key[96];
+
+	snprintf(key, sizeof(key), SLATE_INTERNAL_PREFIX "%s:%016llx-%u", what,
+			 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+	return key;
+}
+
+/* The key of the epoch, which stamps point to for as long as they like. */
+static const char *
+epoch_key(void)
+{
+	static char key[96];
+
+	if (key[0] == '\0')
+		strlcpy(key, owned_key("epoch"), sizeof(key));
+	return key;
+}
+
+static void
+write_epoch(char *text, uint64 epoch)
+{
+	snprintf(text, SLATE_EPOCH_LEN + 1, "%010u%016llx",
+			 GetWALInsertionTimeLine(), (unsigned long long) epoch);
+}
+
+/* The timeline that a note begins with; 0 if it is none. */
+static TimeLineID
+noted_timeline(const char *note)
+{
+	char		digits[TIMELINE_LEN + 1];
+
+	strlcpy(digits, note, sizeof(digits));
+	return (TimeLineID) strtoul(digits, NULL, 10);
+}
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+/* This database's entry, if its worker can vouch for our Redis. */
+static SlateDatabase *
+vouching(void)
+{
+	SlateDatabase *database = slate_database_mine();
+	uint64		server;
+
+	if (database == NULL)
+		return NULL;
+	server = pg_atomic_read_u64(&database->server);
+	return server == 0 || server == slate_redis_server_key()
+		? database : NULL;
+}
+
+static bool
+nobody_looks(SlateDatabase *database)
+{
+	return pg_atomic_read_u32(&database->worker) == 0 &&
+		(pg_atomic_read_u32(&database->unavailable) != 0 ||
+		 !slate_database_has_launcher());
+}
+
+/* Will there be an answer soon? */
+static bool
+is_worth_waiting(SlateDatabase *database, SlateTrust trust)
+{
+	if (trust == TRUST_EMPTYING)
+		return slate_link_now() < AWAIT_EMPTYING_MS +
+			(int64) pg_atomic_read_u64(&database->trust_since);
+	return trust == TRUST_UNKNOWN && !nobody_looks(database);
+}
+
+/*
+ * Wait for the worker's first look after a start of the server.  Who has waited
+ * for nothing saves the others from doing so.
+ */
+static SlateTrust
+await(SlateDatabase *database)
+{
+	int64		end = slate_link_now() + AWAIT_MS;
+	uint32		trust = pg_atomic_read_u32(&database->trust);
+
+	if (trust == TRUST_UNKNOWN)
+		slate_database_wake(database);
+	while (is_worth_waiting(database, trust))
+	{
+		if (slate_link_now() >= end)
+		{
+			if (trust == TRUST_UNKNOWN)
+				(void) pg_atomic_compare_exchange_u32(&database->trust, &trust,
+													  TRUST_WAITING);
+			break;
+		}
+		(void) poll(NULL, 0, AWAIT_STEP_MS);
+		trust = pg_atomic_read_u32(&database->trust);
+	}
+	return trust;
+}
+
+/* Has nobody ever looked, nor will look? */
+static bool
+is_unguarded(SlateDatabase *database, SlateTrust trust)
+{
+	return (trust == TRUST_UNKNOWN || trust == TRUST_WAITING) &&
+		nobody_looks(database);
+}
+
+static bool
+holds(SlateDatabase *database, SlateTrust trust)
+{
+	return trust == TRUST_HELD &&
+		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
+}
+
+/* When Redis has last confirmed the epoch; slate_link_now() */
+static int64 confirmed_at = 0;
+
+typedef struct Confirmation
+{
+	const char *epoch;
+	bool		is_other;
+} Confirmation;
+
+static void
+take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
+{
+	Confirmation *confirmation = arg;
+
+	confirmation->is_other = reply->type != REDIS_REPLY_ERROR &&
+		(reply->type != REDIS_REPLY_STRING ||
+		 strcmp(reply->str, confirmation->epoch) != 0);
+}
+
+/* Has Redis this epoch?  Yes, if it cannot be asked: the push will tell. */
+static bool
+confirm(const char *epoch, int64 deadline)
+{
+	Confirmation confirmation = {epoch, false};
+	SlateBatch	batch;
+
+	if (slate_link_now() - confirmed_at <= CONFIRM_MS)
+		return true;
+	slate_script_batch_init(&batch);
+	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
+	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
+						 LINK_WAIT_UNINTERRUPTED) == REDIS_DONE &&
+		!confirmation.is_other)
+		confirmed_at = slate_link_now();
+	pfree(batch.bytes.data);
+	return !confirmation.is_other;
+}
+
+/* Have the worker look. */
+static void
+doubt(SlateDatabase *database, uint32 why)
+{
+	if (pg_atomic_read_u32(&database->look) < why)
+		pg_atomic_write_u32(&database->look, why);
+	slate_database_wake(database);
+}
+
+/* Redis has another epoch than this; give the worker a moment to mend that. */
+static void
+await_other_epoch(SlateDatabase *database, uint64 epoch)
+{
+	int64		end = slate_link_now() + AWAIT_EMPTYING_MS;
+
+	doubt(database, SLATE_LOOK_EPOCH);
+	while (slate_link_now() < end &&
+		   (pg_atomic_read_u64(&database->epoch) == epoch ||
+			pg_atomic_read_u32(&database->trust) != TRUST_HELD))
+		(void) poll(NULL, 0, AWAIT_STEP_MS);
+}
+
+/* The epoch that is noted, after a look whether Redis has it, too. */
+static void
+note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
+{
+	uint64		epoch = pg_atomic_read_u64(&database->epoch);
+
+	write_epoch(stamp->epoch, epoch);
+	if (confirm(stamp->epoch, deadline))
+		return;
+	await_other_epoch(database, epoch);
+	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
+}
+
+void
+slate_trust_stamp(SlateStamp *stamp, int64 deadline)
+{
+	SlateDatabase *database = vouching();
+	SlateTrust	trust;
+
+	if (database == NULL)
+		return;
+	trust = await(database);
+	if (is_unguarded(database, trust))
+		return;
+	stamp->epoch_key = epoch_key();
+	if (trust == TRUST_HELD && !holds(database, trust))
+	{
+		/* one of us has an old connection */
+		slate_redis_reconfigure();
+		(void) slate_script_prepare(deadline, LINK_WAIT_UNINTERRUPTED);
+	}
+	if (holds(database, trust))
+		note_epoch(database, stamp, deadline);
+	else
+	{
+		strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
+		doubt(database, SLATE_LOOK_SERVER);
+	}
+}
+
+bool
+slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
+{
+	SlateDatabase *database;
+
+	if (stamp->epoch_key[0] == '\0')
+		return true;
+	database = slate_database_find(MyDatabaseId);
+	if (database == NULL)
+		return false;
+	if (strange)
+		doubt(database, SLATE_LOOK_EPOCH);
+	else
+		confirmed_at = slate_link_now();
+	pg_memory_barrier();
+	return pg_atomic_read_u64(&database->identity) ==
+		slate_redis_identity();
+}
+
+bool
+slate_trust_reads(void)
+{
+	SlateDatabase *database = vouching();
+	SlateTrust	trust;
+
+	if (database == NULL)
+		return true;
+	trust = await(database);
+	if (is_unguarded(database, trust) || holds(database, trust))
+		return true;
+	if (trust == TRUST_HELD)
+		slate_redis_reconfigure();	/* the next read connects anew */
+	doubt(database, SLATE_LOOK_SERVER);
+	return false;
+}
+
+/* ------------------------------------------------------------------------
+ * The table
+ * ------------------------------------------------------------------------
+ */
+
+/* NULL if there is none, or something else of that name. */
+static Relation
+open_history(LOCKMODE lockmode)
+{
+	Oid			schema = get_namespace_oid("slate_cache", true);
+	Oid			relid = OidIsValid(schema)
+		? get_relname_relid("history", schema) : InvalidOid;
+	Relation	relation = OidIsValid(relid)
+		? try_relation_open(relid, lockmode) : NULL;
+
+	if (relation == NULL)
+		return NULL;
+	if (relation->rd_rel->relkind == RELKIND_RELATION &&
+		RelationGetNumberOfAttributes(relation) == HISTORY_NCOLUMNS)
+		return relation;
+	relation_close(relation, lockmode);
+	return NULL;
+}
+
+static void
+find_last(Relation relation, History *last)
+{
+	TableScanDesc scan = table_beginscan(relation, GetActiveSnapshot(), 0,
+										 NULL);
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Datum		values[HISTORY_NCOLUMNS];
+		bool		nulls[HISTORY_NCOLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
+		if (DatumGetInt64(values[HISTORY_NUMBER]) <= last->number)
+			continue;
+		last->number = DatumGetInt64(values[HISTORY_NUMBER]);
+		last->epoch = (uint64) DatumGetInt64(values[HISTORY_EPOCH]);
+		last->identity = (uint64) DatumGetInt64(values[HISTORY_IDENTITY]);
+		last->timeline = (TimeLineID) DatumGetInt32(values[HISTORY_TIMELINE]);
+	}
+	table_endscan(scan);
+}
+
+static void
+read_history(History *last)
+{
+	Relation	relation;
+
+	memset(last, 0, sizeof(*last));
+	slate_database_begin();
+	relation = open_history(AccessShareLock);
+	if (relation)
+	{
+		find_last(relation, last);
+		table_close(relation, AccessShareLock);
+	}
+	slate_database_commit();
+}
+
+/* Only the last row counts, and losing it only costs a warm cache. */
+static void
+cut_history(Relation relation)
+{
+	if (RelationGetNumberOfBlocks(relation) > HISTORY_BLOCKS &&
+		ConditionalLockRelation(relation, AccessExclusiveLock))
+		RelationTruncate(relation, 0);
+}
+
+/* As the journal: not for logical decoding. */
+static void
+append_history(const History *history)
+{
+	Datum		values[HISTORY_NCOLUMNS];
+	bool		nulls[HISTORY_NCOLUMNS] = {false};
+	Relation	relation;
+
+	slate_database_begin();
+	relation = open_history(RowExclusiveLock);
+	if (relation)
+	{
+		cut_history(relation);
+		values[HISTORY_NUMBER] = Int64GetDatum(history->number);
+		values[HISTORY_EPOCH] = Int64GetDatum((int64) history->epoch);
+		values[HISTORY_IDENTITY] = Int64GetDatum((int64) history->identity);
+		values[HISTORY_TIMELINE] = Int32GetDatum((int32) history->timeline);
+		heap_insert(relation,
+					heap_form_tuple(RelationGetDescr(relation), values, nulls),
+					GetCurrentCommandId(true), TABLE_INSERT_NO_LOGICAL, NULL);
+		table_close(relation, NoLock);
+	}
+	ForceSyncCommit();
+	slate_database_commit();
+}
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+static void
+take_note(int index, const redisReply *reply, void *arg)
+{
+	Notes	   *notes = arg;
+
+	if (reply->type == REDIS_REPLY_ERROR)
+		notes->failed = true;
+	else if (reply->type == REDIS_REPLY_STRING && index == 0)
+		strlcpy(notes->epoch, reply->str, sizeof(notes->epoch));
+	else if (reply->type == REDIS_REPLY_STRING && index == 1)
+		strlcpy(notes->wal, reply->str, sizeof(notes->wal));
+}
+
+static bool
+run(SlateBatch *batch, Notes *notes)
+{
+	memset(notes, 0, sizeof(*notes));
+	return slate_script_run(batch, take_note, notes,
+							slate_link_now() + slate_redis_timeout,
+							LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		!notes->failed;
+}
+
+static void
+write_wal(char *text)
+{
+	snprintf(text, SLATE_VERSION_LEN + 1, "%010u%020llu",
+			 GetWALInsertionTimeLine(),
+			 (unsigned long long) GetFlushRecPtr(NULL));
+}
+
+/* The WAL position that we have noted last; "" at first. */
+static char told[SLATE_VERSION_LEN + 1];
+
+/* What has Redis noted of us?  Notes how far we are, if that is ours to say. */
+static bool
+exchange_notes(SlateDatabase *database, Notes *notes)
+{
+	char		wal[SLATE_VERSION_LEN + 1];
+	bool		tell;
+	SlateBatch	batch;
+
+	write_wal(wal);
+	tell = pg_atomic_read_u32(&database->trust) == TRUST_HELD &&
+		strcmp(wal, told) != 0;
+	slate_script_batch_init(&batch);
+	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
+	slate_script_add_get(&batch, owned_key("wal"), strlen(owned_key("wal")));
+	if (tell)
+		slate_script_add_note(&batch, owned_key("wal"), wal);
+	if (!run(&batch, notes))
+		return false;
+	notes->went_back = strcmp(notes->wal, told) < 0;
+	if (tell)
+		strlcpy(told, wal, sizeof(told));
+	return true;
+}
+
+/* Have we begun before what Redis knows of us? */
+static bool
+has_gone_back(const Notes *notes)
+{
+	SlateStart	start;
+	char		begun[SLATE_VERSION_LEN + 1];
+
+	slate_database_start(&start);
+	snprintf(begun, sizeof(begun), "%010u%020llu", start.timeline,
+			 (unsigned long long) start.lsn);
+	return strcmp(begun, notes->wal) < 0;
+}
+
+/* What is wrong with a Redis that nobody has looked at in this server's life? */
+static const char *
+compare_history(const Notes *notes, const History *history)
+{
+	char		epoch[SLATE_EPOCH_LEN + 1];
+
+	write_epoch(epoch, history->epoch);
+	if (notes->epoch[0] == '\0')
+		return "Redis has no epoch of this database: it is new, or has lost its data";
+	if (history->number == 0)
+		return "this database has not used this Redis before";
+	if (history->timeline != GetWALInsertionTimeLine())
+		return "PostgreSQL has a new timeline: it was promoted or restored";
+	if (strcmp(epoch, notes->epoch) != 0)
+		return "Redis and PostgreSQL do not have the same history";
+	if (history->identity != slate_redis_identity())
+		return "Redis was restarted or replaced";
+	if (has_gone_back(notes))
+		return "PostgreSQL has gone back in time: it was restored";
+	return NULL;
+}
+
+/* Had Redis the epoch of somebody else when we looked last? */
+static bool contested = false;
+
+bool
+slate_trust_is_contested(void)
+{
+	return contested;
+}
+
+/* The same for a Redis that was trusted. */
+static const char *
+compare_known(SlateDatabase *database, const Notes *notes)
+{
+	char		epoch[SLATE_EPOCH_LEN + 1];
+
+	write_epoch(epoch, pg_atomic_read_u64(&database->epoch));
+	contested = notes->epoch[0] != '\0' && strcmp(epoch, notes->epoch) != 0;
+	if (notes->epoch[0] == '\0')
+		return "Redis has lost its data";
+	if (contested)
+		return "Redis has another history";
+	if (pg_atomic_read_u64(&database->identity) != slate_redis_identity())
+		return "Redis was restarted or replaced";
+	if (notes->went_back)
+		return "Redis has gone back to older data";
+	return NULL;
+}
+
+static SlateTrust
+set_trust(SlateDatabase *database, SlateTrust trust)
+{
+	if (pg_atomic_read_u32(&database->trust) != trust)
+		pg_atomic_write_u64(&database->trust_since, slate_link_now());
+	pg_atomic_write_u32(&database->trust, trust);
+	return trust;
+}
+
+static SlateTrust
+hold(SlateDatabase *database, uint64 epoch)
+{
+	pg_atomic_write_u64(&database->epoch, epoch);
+	pg_atomic_write_u64(&database->identity, slate_redis_identity());
+	pg_write_barrier();
+	return set_trust(database, TRUST_HELD);
+}
+
+SlateTrust
+slate_trust_examine(SlateDatabase *database, const char **reason)
+{
+	uint64		epoch = pg_atomic_read_u64(&database->epoch);
+	SlateTrust	trust = pg_atomic_read_u32(&database->trust);
+	History		history = {0};
+	Notes		notes;
+
+	*reason = NULL;
+	if (!exchange_notes(database, &notes))
+		return trust == TRUST_UNKNOWN ? set_trust(database, TRUST_WAITING)
+			: trust;
+	if (noted_timeline(notes.epoch) > GetWALInsertionTimeLine())
+	{
+		*reason = "a server with a later timeline of the same cluster uses this Redis";
+		return set_trust(database, TRUST_STANDING_BACK);
+	}
+	if (trust == TRUST_EMPTYING)
+	{
+		*reason = "emptying was interrupted";
+		return trust;
+	}
+	if (epoch != 0)
+		*reason = compare_known(database, &notes);
+	else
+	{
+		read_history(&history);
+		*reason = compare_history(&notes, &history);
+	}
+	if (*reason)
+		return set_trust(database, TRUST_EMPTYING);
+	if (epoch == 0)
+		return slate_trust_establish(database) ? TRUST_HELD : trust;
+	return hold(database, epoch);
+}
+
+bool
+slate_trust_withdraw(SlateDatabase *database)
+{
+	SlateBatch	batch;
+	Notes		notes;
+
+	/* from here on only what this server has heard is delivered */
+	(void) set_trust(database, TRUST_EMPTYING);
+	pg_atomic_write_u64(&database->identity, slate_redis_identity());
+	pg_memory_barrier();
+	slate_script_batch_init(&batch);
+	slate_script_add_note(&batch, epoch_key(), NULL);
+	return run(&batch, &notes);
+}
+
+bool
+slate_trust_establish(SlateDatabase *database)
+{
+	char		text[SLATE_EPOCH_LEN + 1];
+	char		wal[SLATE_VERSION_LEN + 1];
+	History		history;
+	SlateBatch	batch;
+	Notes		notes;
+
+	read_history(&history);
+	history.number++;
+	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
+		elog(ERROR, "could not generate a random epoch");
+	history.epoch |= 1;			/* never 0 */
+	history.identity = slate_redis_identity();
+	history.timeline = GetWALInsertionTimeLine();
+	append_history(&history);
+
+	write_epoch(text, history.epoch);
+	write_wal(wal);
+	slate_script_batch_init(&batch);
+	slate_script_add_note(&batch, owned_key("wal"), wal);
+	slate_script_add_note(&batch, epoch_key(), text);
+	if (history.identity == 0 || !run(&batch, &notes) ||
+		slate_redis_identity() != history.identity)
+		return false;
+	strlcpy(told, wal, sizeof(told));
+	(void) hold(database, history.epoch);
+	return true;
+}

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * trust.h
+ *	  Is this Redis the one that we know, and are we the ones it knows?
+ *
+ * See trust.c for what is compared with what.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_TRUST_H
+#define SLATE_TRUST_H
+
+#include "database.h"
+#include "script.h"
+
+typedef enum SlateTrust
+{
+	TRUST_UNKNOWN,				/* no worker has looked yet */
+	TRUST_WAITING,				/* it has, and Redis did not answer */
+	TRUST_EMPTYING,				/* history is unknown; the namespace goes */
+	TRUST_HELD,					/* by the epoch and identity that are noted */
+	TRUST_STANDING_BACK			/* a later timeline of ours uses this Redis */
+} SlateTrust;
+
+/* ------------------------------------------------------------------------
+ * Backends.  A connection must be prepared.  They may wait a second for the worker,
+ * once after a start of the server.
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Give a stamp the epoch, so that its PUTs count only in a Redis we know, and
+ * are DROPs in any other.  May connect anew.
+ */
+extern void slate_trust_stamp(SlateStamp *stamp, int64 deadline);
+
+/*
+ * After the commit, and Redis' answer: was it the Redis that counts?  strange:
+ * it had another epoch.  Does not throw.
+ */
+extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
+
+/* May what Redis has be taken for an answer? */
+extern bool slate_trust_reads(void);
+
+/* ------------------------------------------------------------------------
+ * The worker, with a prepared connection.  These begin transactions of their own and
+ * exchange with Redis outside of them.
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Compare; sets the state.  TRUST_EMPTYING: the caller empties the namespace
+ * and then calls slate_trust_establish().  *reason is a constant text.
+ */
+extern SlateTrust slate_trust_examine(SlateDatabase *database,
+									  const char **reason);
+
+/* Did the last look find the epoch of somebody else? */
+extern bool slate_trust_is_contested(void);
+
+/* From now on no PUT counts.  False if Redis has not heard it. */
+extern bool slate_trust_withdraw(SlateDatabase *database);
+
+/* Begin a new epoch.  False if Redis has not heard it. */
+extern bool slate_trust_establish(SlateDatabase *database);
+
+#endif							/* SLATE_TRUST_H */
