@@ -19,6 +19,8 @@
  */
 #include "compat.h"
 
+#include <signal.h>
+
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -389,10 +391,16 @@ void
 slate_worker_leave(Oid database, bool leave)
 {
 	SlateDatabase *entry = slate_database_find(database);
+	pid_t		worker;
 
 	if (entry == NULL)
 		return;
 	pg_atomic_write_u64(&entry->leave_until,
 						leave ? slate_link_now() + 10000 : 0);
 	slate_database_wake(entry);
+
+	/* it may be waiting for Redis, and does not look at its latch then */
+	worker = pg_atomic_read_u32(&entry->worker);
+	if (leave && worker != 0)
+		(void) kill(worker, SIGTERM);
 }

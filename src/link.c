@@ -44,6 +44,8 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/pmsignal.h"
 
 /* Where it is missing, the backend's ignoring SIGPIPE has to do. */
 #ifndef MSG_NOSIGNAL
@@ -145,7 +147,13 @@ wait_for(int fd, short events, short *ready, int64 until, SlateWait wait)
 		int64		left;
 
 		if (wait == LINK_WAIT_INTERRUPTIBLE)
+		{
 			CHECK_FOR_INTERRUPTS();
+
+			/* a session's client would notice; a worker has none */
+			if (IsBackgroundWorker && !PostmasterIsAlive())
+				proc_exit(1);
+		}
 
 		left = until - slate_link_now();
 		if (left <= 0)

@@ -522,7 +522,8 @@ publish_batch(void)
 	if (publish.batch.ncommands > 0)
 	{
 		status = slate_script_publish(&publish.batch, &outcome, deadline,
-									  slate_redis_timeout);
+									  slate_redis_timeout,
+									  LINK_WAIT_UNINTERRUPTED);
 		slate_stats_add(STAT_PUSHES, 1);
 		count_outcome(&outcome);
 	}

@@ -73,6 +73,9 @@
 #define TIMEOUT_REST_FACTOR 4	/* times the timeout that passed */
 #define TIMEOUT_REST_CAP 10000
 
+/* The same for a timeout where there is a prober: no commit pays for it. */
+#define PROBED_REST_CAP 1000
+
 /* How long a probe may take beyond both timeouts, in ms. */
 #define PROBE_GRACE 100
 
@@ -809,6 +812,11 @@ open_breaker(int64 base, int64 cap)
 	if (now < next_try && next_try != my_turn)
 		return;
 
+	if (pg_atomic_read_u32(&breaker->probers) > 0)
+	{
+		base = Min(base, REFUSED_REST);
+		cap = Min(cap, PROBED_REST_CAP);
+	}
 	rest = choose_rest(pg_atomic_read_u32(&breaker->failures), base, cap);
 	if (pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
 									   now + rest))

@@ -931,7 +931,7 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 
 SlateRedisStatus
 slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
-					 int64 deadline, int timeout)
+					 int64 deadline, int timeout, SlateWait wait)
 {
 	SlateRedisStatus status = REDIS_DONE;
 	SlateCut	last = {batch->bytes.len, batch->ncommands};
@@ -947,7 +947,7 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 			continue;
 		status = run_bytes(batch->bytes.data + from.end, to.end - from.end,
 						   to.ncommands - from.ncommands, on_push_reply, &part,
-						   deadline, LINK_WAIT_UNINTERRUPTED);
+						   deadline, wait);
 		add_outcome(outcome, &part);
 		from = to;
 		deadline = slate_link_now() + timeout;

@@ -188,7 +188,8 @@ extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
  */
 extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 											 SlateOutcome *outcome,
-											 int64 deadline, int timeout);
+											 int64 deadline, int timeout,
+											 SlateWait wait);
 
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:

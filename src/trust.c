@@ -23,7 +23,7 @@
  *	 raises.
  *
  * And every second it notes in Redis, under slate_cache:wal:<owner>, how far our WAL is
- * flushed.  What we have pushed is older than that or about as old; so a
+ * flushed, to a record's end.  What we have pushed is older than that or about as old; so a
  * server whose life begins before it has lost what was pushed: a copy of
  * the data directory, put back.
  *
@@ -319,6 +319,29 @@ note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
 	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
 }
 
+/*
+ * We are connected to another server than the one that is noted: one of us has
+ * an old connection.  Connect anew, and give the worker a moment to do so; but
+ * only once for each server.
+ */
+static SlateTrust
+meet_again(SlateDatabase *database, int64 deadline)
+{
+	static uint64 awaited = 0;
+	int64		end = slate_link_now() + AWAIT_EMPTYING_MS;
+
+	slate_redis_reconfigure();
+	(void) slate_script_prepare(deadline, LINK_WAIT_UNINTERRUPTED);
+	if (slate_redis_identity() == 0 || slate_redis_identity() == awaited)
+		return pg_atomic_read_u32(&database->trust);
+	awaited = slate_redis_identity();
+	doubt(database, SLATE_LOOK_SERVER);
+	while (slate_link_now() < end &&
+		   !holds(database, pg_atomic_read_u32(&database->trust)))
+		(void) poll(NULL, 0, AWAIT_STEP_MS);
+	return pg_atomic_read_u32(&database->trust);
+}
+
 void
 slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 {
@@ -332,11 +355,7 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 		return;
 	stamp->epoch_key = epoch_key();
 	if (trust == TRUST_HELD && !holds(database, trust))
-	{
-		/* one of us has an old connection */
-		slate_redis_reconfigure();
-		(void) slate_script_prepare(deadline, LINK_WAIT_UNINTERRUPTED);
-	}
+		trust = meet_again(database, deadline);
 	if (holds(database, trust))
 		note_epoch(database, stamp, deadline);
 	else
@@ -509,11 +528,31 @@ run(SlateBatch *batch, Notes *notes)
 }
 
 static void
-write_wal(char *text)
+write_wal(char *text, XLogRecPtr position)
 {
 	snprintf(text, SLATE_VERSION_LEN + 1, "%010u%020llu",
-			 GetWALInsertionTimeLine(),
-			 (unsigned long long) GetFlushRecPtr(NULL));
+			 GetWALInsertionTimeLine(), (unsigned long long) position);
+}
+
+/*
+ * How far our WAL is flushed, to a record's end: that alone survives a crash.
+ * What is flushed may end inside of a record; so it is a place where one ended
+ * when we looked before.  0 if there is none yet.
+ */
+static XLogRecPtr
+flushed_record_end(void)
+{
+	static XLogRecPtr flushed = 0;
+	static XLogRecPtr next = 0;
+
+	if (next != 0 && GetFlushRecPtr(NULL) >= next)
+	{
+		flushed = next;
+		next = 0;
+	}
+	if (next == 0)
+		next = GetXLogInsertRecPtr();
+	return flushed;
 }
 
 /* The WAL position that we have noted last; "" at first. */
@@ -524,12 +563,14 @@ static bool
 exchange_notes(SlateDatabase *database, Notes *notes)
 {
 	char		wal[SLATE_VERSION_LEN + 1];
+	XLogRecPtr	position;
 	bool		tell;
 	SlateBatch	batch;
 
-	write_wal(wal);
+	position = flushed_record_end();
+	write_wal(wal, position);
 	tell = pg_atomic_read_u32(&database->trust) == TRUST_HELD &&
-		strcmp(wal, told) != 0;
+		position != 0 && strcmp(wal, told) > 0;
 	slate_script_batch_init(&batch);
 	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
 	slate_script_add_get(&batch, owned_key("wal"), strlen(owned_key("wal")));
@@ -683,6 +724,7 @@ slate_trust_establish(SlateDatabase *database)
 	History		history;
 	SlateBatch	batch;
 	Notes		notes;
+	XLogRecPtr	position = GetXLogInsertRecPtr();
 
 	read_history(&history);
 	history.number++;
@@ -691,10 +733,10 @@ slate_trust_establish(SlateDatabase *database)
 	history.epoch |= 1;			/* never 0 */
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
-	append_history(&history);
+	append_history(&history);	/* flushes what is before it */
 
 	write_epoch(text, history.epoch);
-	write_wal(wal);
+	write_wal(wal, position);
 	slate_script_batch_init(&batch);
 	slate_script_add_note(&batch, owned_key("wal"), wal);
 	slate_script_add_note(&batch, epoch_key(), text);

@@ -301,7 +301,8 @@ send_batch(const SlateBatch *batch)
 	if (!is_connected() ||
 		slate_script_publish(batch, &outcome,
 							 slate_link_now() + slate_redis_timeout,
-							 slate_redis_timeout) != REDIS_DONE)
+							 slate_redis_timeout,
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
 	return outcome.refused == 0;
