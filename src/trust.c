@@ -584,13 +584,18 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 	return true;
 }
 
-/* Have we begun before what Redis knows of us? */
+/*
+ * Have we begun before what Redis knows of us?  Not if that is of this life:
+ * then it is the same Redis under another name.
+ */
 static bool
-has_gone_back(const Notes *notes)
+has_gone_back(SlateDatabase *database, const Notes *notes)
 {
 	SlateStart	start;
 	char		begun[SLATE_VERSION_LEN + 1];
 
+	if (pg_atomic_read_u32(&database->begun) != 0)
+		return false;
 	slate_database_start(&start);
 	snprintf(begun, sizeof(begun), "%010u%020llu", start.timeline,
 			 (unsigned long long) start.lsn);
@@ -599,7 +604,8 @@ has_gone_back(const Notes *notes)
 
 /* What is wrong with a Redis that nobody has looked at in this server's life? */
 static const char *
-compare_history(const Notes *notes, const History *history)
+compare_history(SlateDatabase *database, const Notes *notes,
+				const History *history)
 {
 	char		epoch[SLATE_EPOCH_LEN + 1];
 
@@ -614,7 +620,7 @@ compare_history(const Notes *notes, const History *history)
 		return "Redis and PostgreSQL do not have the same history";
 	if (history->identity != slate_redis_identity())
 		return "Redis was restarted or replaced";
-	if (has_gone_back(notes))
+	if (has_gone_back(database, notes))
 		return "PostgreSQL has gone back in time: it was restored";
 	return NULL;
 }
@@ -661,6 +667,7 @@ hold(SlateDatabase *database, uint64 epoch)
 {
 	pg_atomic_write_u64(&database->epoch, epoch);
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
+	pg_atomic_write_u32(&database->begun, 1);
 	pg_write_barrier();
 	return set_trust(database, TRUST_HELD);
 }
@@ -692,7 +699,7 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	else
 	{
 		read_history(&history);
-		*reason = compare_history(&notes, &history);
+		*reason = compare_history(database, &notes, &history);
 	}
 	if (*reason)
 		return set_trust(database, TRUST_EMPTYING);
