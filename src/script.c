@@ -18,6 +18,7 @@
  *	  bytes 1-30   the highest version that was pushed
  *	  bytes 31-38  the order of that push
  *	  bytes 39-54  a nonce, new with each push
+ *	  bytes 55-62  whose version it is
  *
  * PUT proves its age by its version.  Two pushes of one key that have the same
  * order, say, of the primary key of one table, have versions in the order of
@@ -34,6 +35,11 @@
  * reader's old value for good.  So a PUT that finds a newer version does nothing
  * only if both have the same order, and otherwise removes the value.  A fill
  * takes the order from a guard: what it has loaded may be another rule's.
+ *
+ * Versions are WAL positions; those of another cluster, or of a history that
+ * PostgreSQL has left, say nothing.  So each database has an owner's name for its
+ * versions, which changes with each history (trust.c).  Who finds another's
+ * version takes the guard over, and removes the value.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a
@@ -77,6 +83,7 @@
 
 #include "access/xlog.h"
 #include "common/cryptohash.h"
+#include "common/hashfn.h"
 #include "common/sha1.h"
 #include "script.h"
 #include "utils/memutils.h"
@@ -97,8 +104,9 @@
 
 int			slate_script_guard_life = 60;
 
-/* The order of a push that has none. */
+/* The order of a push that has none; the owner of a version that is none. */
 #define SHARED "--------"
+#define NOBODY "--------"
 
 /*
  * Functions that more than one script uses.
@@ -113,19 +121,22 @@ int			slate_script_guard_life = 60;
 	"end\n" \
 	"local function look(g)\n" \
 	"  local known = redis.pcall('GET', g)\n" \
-	"  if type(known) == 'string' and #known >= 54 then return known end\n" \
+	"  if type(known) == 'string' and #known >= 62 then return known end\n" \
 	"  if known then redis.call('UNLINK', g) end\n" \
 	"  return nil\n" \
 	"end\n"
 
 /*
+ * newest() tells what a guard is to say after this push: version, order and
+ * owner; whether it knows a newer version, and whether one of somebody else.
+ *
  * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
  * without one: no guard refuses every fill, and the value is removed too.  The
  * error is remembered, so that the pusher takes the call for undelivered.
  */
 #define LUA_PUSH \
 	LUA_GUARD \
-	"local version, nonce, life = ARGV[1], ARGV[2], ARGV[3]\n" \
+	"local version, nonce, life, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]\n" \
 	"local failure\n" \
 	"local function failed(reply)\n" \
 	"  if type(reply) == 'table' and reply.err then\n" \
@@ -133,23 +144,27 @@ int			slate_script_guard_life = 60;
 	"    return true\n" \
 	"  end\n" \
 	"end\n" \
-	"local function note(key, g, top, order)\n" \
-	"  if failed(redis.pcall('SET', g, top .. order .. nonce, 'PX', life)) then\n" \
+	"local function note(key, g, top, order, whose)\n" \
+	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose, 'PX', life)) then\n" \
 	"    redis.call('UNLINK', key, g)\n" \
 	"    return false\n" \
 	"  end\n" \
 	"  return true\n" \
 	"end\n" \
 	"local function newest(known, order)\n" \
-	"  local top = known and string.sub(known, 1, 30)\n" \
-	"  if top and top > version then return top, string.sub(known, 31, 38), true end\n" \
-	"  return version, order, false\n" \
+	"  if not known then return version, order, owner, false, false end\n" \
+	"  local top, by = string.sub(known, 1, 30), string.sub(known, 31, 38)\n" \
+	"  local whose = string.sub(known, 55, 62)\n" \
+	"  if owner == '" NOBODY "' then return top, by, whose, true, false end\n" \
+	"  if whose ~= owner and whose ~= '" NOBODY "' then return version, order, owner, false, true end\n" \
+	"  if top > version then return top, by, whose, true, false end\n" \
+	"  return version, order, owner, false, false\n" \
 	"end\n" \
 	"local function drop(key, order)\n" \
 	"  local g = guard(key)\n" \
-	"  local top, by = newest(look(g), order)\n" \
+	"  local top, by, whose = newest(look(g), order)\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by)\n" \
+	"  note(key, g, top, by, whose)\n" \
 	"end\n"
 
 /*
@@ -183,13 +198,16 @@ int			slate_script_guard_life = 60;
 	"  return false\n" \
 	"end\n"
 
-/* ARGV: version, nonce, guard life; then the literal beginnings of globs. */
+/*
+ * ARGV: version, nonce, guard life, owner; then the literal beginnings of
+ * globs.
+ */
 static const char floor_source[] =
 "local version, life = ARGV[1], tonumber(ARGV[3])\n"
 LUA_FLOOR
 "local name = floor_name(0)\n"
 "local lengths = name .. ':lengths'\n"
-"for i = 4, #ARGV do\n"
+"for i = 5, #ARGV do\n"
 "  local top = redis.call('HGET', name, ARGV[i])\n"
 "  if not top or top < version then redis.call('HSET', name, ARGV[i], version) end\n"
 "  redis.call('SADD', lengths, #ARGV[i])\n"
@@ -199,27 +217,27 @@ LUA_FLOOR
 "return {0, 0, 0}\n";
 
 /*
- * ARGV: version, nonce, guard life, deadline, the epoch's key and the epoch;
- * then two a key: an operation ('+' or '-', the order, TTL in ms) and the
+ * ARGV: version, nonce, guard life, owner, deadline, the epoch's key and the
+ * epoch; then two a key: an operation ('+' or '-', the order, TTL in ms) and the
  * value.
  */
 static const char publish_source[] =
 LUA_PUSH
 LUA_FLOOR
 LUA_BELOW
-"local strange = ARGV[5] ~= '' and redis.pcall('GET', ARGV[5]) ~= ARGV[6]\n"
-"local late = strange or now > tonumber(ARGV[4])\n"
+"local strange = ARGV[6] ~= '' and redis.pcall('GET', ARGV[6]) ~= ARGV[7]\n"
+"local late = strange or now > tonumber(ARGV[5])\n"
 "local stored, dropped, outdated = 0, 0, 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
-"  local top, by, older = newest(look(g), order)\n"
+"  local top, by, whose, older, foreign = newest(look(g), order)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
 "    redis.call('PEXPIRE', g, life)\n"
 "    outdated = outdated + 1\n"
-"  elseif older or below(key) then\n"
+"  elseif older or foreign or below(key) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
-"  elseif note(key, g, top, by) then\n"
+"  elseif note(key, g, top, by, whose) then\n"
 "    local reply\n"
 "    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
 "    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"
@@ -227,7 +245,7 @@ LUA_BELOW
 "  end\n"
 "end\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local operation, value = ARGV[5 + 2 * i], ARGV[6 + 2 * i]\n"
+"  local operation, value = ARGV[6 + 2 * i], ARGV[7 + 2 * i]\n"
 "  local order = string.sub(operation, 2, 9)\n"
 "  if string.sub(operation, 1, 1) == '+' and not late then\n"
 "    put(key, order, string.sub(operation, 10), value)\n"
@@ -239,7 +257,7 @@ LUA_BELOW
 "return failure or {stored, dropped, outdated, strange and 1 or 0}\n";
 
 /*
- * KEYS: the index.  ARGV: version, nonce, guard life, glob.  ZSCAN matches as
+ * KEYS: the index.  ARGV: version, nonce, guard life, owner, glob.  ZSCAN matches as
  * Redis does everywhere else, and nothing changes the index meanwhile.
  * Members stay: somebody may have registered a key and not leased it yet, and
  * the next DROP must find it, too.
@@ -248,7 +266,7 @@ static const char drop_family_source[] =
 LUA_PUSH
 "local members, cursor = {}, '0'\n"
 "repeat\n"
-"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[4], 'COUNT', 1000)\n"
+"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[5], 'COUNT', 1000)\n"
 "  cursor = step[1]\n"
 "  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
 "until cursor == '0'\n"
@@ -258,8 +276,8 @@ LUA_PUSH
 "return failure or {0, #members, 0}\n";
 
 /*
- * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step; then
- * for each key the version and the nonce of the glob, and "=" behind them if all
+ * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step, the
+ * owner; then for each key the version and the nonce of the glob, and "=" behind them if all
  * globs that match it are of one transaction.  What was put with that very nonce
  * was put by the same transaction, after the glob.  What has a newer version
  * under an order was put since, and holds nothing but its row: whoever drops a
@@ -271,14 +289,14 @@ LUA_PUSH
  */
 static const char drop_swept_source[] =
 LUA_PUSH
-"life, nonce = ARGV[1], ARGV[2]\n"
+"life, nonce, owner = ARGV[1], ARGV[2], ARGV[3]\n"
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local given = ARGV[2 + i]\n"
+"  local given = ARGV[3 + i]\n"
 "  version = string.sub(given, 1, 30)\n"
 "  local known = look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
-"    string.sub(known, 31, 38) ~= '" SHARED "'\n"
+"    string.sub(known, 31, 38) ~= '" SHARED "' and string.sub(known, 55, 62) == owner\n"
 "  local own = known and #given > 46 and string.sub(known, 39, 54) == string.sub(given, 31, 46)\n"
 "  if not newer and not own then\n"
 "    drop(key, '" SHARED "')\n"
@@ -326,7 +344,7 @@ LUA_GUARD
 "      redis.call('PEXPIRE', g, life)\n"
 "      answers[i] = {found, string.sub(known, 39, 54)}\n"
 "    else\n"
-"      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce, 'PX', life)\n"
+"      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "', 'PX', life)\n"
 "      answers[i] = {found, nonce}\n"
 "    end\n"
 "  end\n"
@@ -345,7 +363,7 @@ LUA_GUARD
 "local known = look(g)\n"
 "if not known or string.sub(known, 39, 54) ~= token then return 0 end\n"
 "if string.sub(known, 31, 38) ~= '" SHARED "' then\n"
-"  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token, 'PX', ARGV[4])\n"
+"  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token .. string.sub(known, 55, 62), 'PX', ARGV[4])\n"
 "end\n"
 "if ttl == '0' then redis.call('SET', key, value)\n"
 "else redis.call('SET', key, value, 'PX', ttl) end\n"
@@ -363,7 +381,9 @@ LUA_GUARD
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
 "  redis.call('UNLINK', key)\n"
-"  if known then redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2], 'PX', ARGV[1]) end\n"
+"  if known then\n"
+"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55, 62), 'PX', ARGV[1])\n"
+"  end\n"
 "end\n"
 "return {0, #KEYS, 0}\n";
 
@@ -490,6 +510,7 @@ append_push_arguments(SlateBatch *batch, const SlateStamp *stamp)
 	append_bytes(batch, stamp->version, SLATE_VERSION_LEN);
 	append_bytes(batch, stamp->nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
+	append_text(batch, stamp->owner);
 }
 
 static void
@@ -572,6 +593,18 @@ slate_script_stamp(SlateStamp *stamp)
 	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
+	slate_script_own(stamp, 0);
+}
+
+void
+slate_script_own(SlateStamp *stamp, uint32 era)
+{
+	uint64		cluster = GetSystemIdentifier();
+	uint32		name = hash_combine(hash_combine((uint32) cluster,
+												 (uint32) (cluster >> 32)),
+									hash_combine(MyDatabaseId, era));
+
+	snprintf(stamp->owner, sizeof(stamp->owner), "%08x", name);
 }
 
 void
@@ -652,7 +685,7 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = pushes_for_call(pushes, npushes);
 
-		append_call(batch, &publish_script, n, 6 + 2 * n);
+		append_call(batch, &publish_script, n, 7 + 2 * n);
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
 		append_push_arguments(batch, stamp);
@@ -671,7 +704,7 @@ void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 {
 	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
-	SlateStamp	stamp = {.epoch_key = ""};
+	SlateStamp	stamp = {.epoch_key = "",.owner = NOBODY};
 
 	strlcpy(stamp.version, no_version, sizeof(stamp.version));
 	make_nonce(stamp.nonce);
@@ -699,7 +732,7 @@ slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = Min(nprefixes - start, KEYS_PER_CALL);
 
-		append_call(batch, &floor_script, 0, 3 + n);
+		append_call(batch, &floor_script, 0, 4 + n);
 		append_push_arguments(batch, stamp);
 		append_slices(batch, prefixes + start, n);
 		count_keys(batch, n);
@@ -715,7 +748,7 @@ slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 
 	/* a PUT of the same transaction, of the same key, has another nonce */
 	make_nonce(own.nonce);
-	append_call(batch, &drop_family_script, 1, 4);
+	append_call(batch, &drop_family_script, 1, 5);
 	append_index_key(batch, family, familylen);
 	append_push_arguments(batch, &own);
 	append_bytes(batch, glob, globlen);
@@ -1179,12 +1212,13 @@ sweep_encode(Sweep *sweep, bool scan)
 	else if (sweep->nfound > 0)
 	{
 		append_call(&sweep_send, &drop_swept_script, sweep->nfound,
-					2 + sweep->nfound);
+					3 + sweep->nfound);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_names.data,
 							   sweep_names.len);
 		make_nonce(nonce);
 		append_number(&sweep_send, guard_life_ms());
 		append_bytes(&sweep_send, nonce, SLATE_TOKEN_LEN);
+		append_text(&sweep_send, sweep->stamps[0]->owner);
 		appendBinaryStringInfo(&sweep_send.bytes, sweep_stamps.data,
 							   sweep_stamps.len);
 	}

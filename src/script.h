@@ -56,6 +56,7 @@ typedef struct SlateStamp
 	int64		deadline;		/* past it a PUT is a DROP; server's clock */
 	const char *epoch_key;		/* "": the epoch is not looked at */
 	char		epoch[SLATE_EPOCH_LEN + 1]; /* of the Redis that we trust */
+	char		owner[8 + 1];	/* whose version it is */
 } SlateStamp;
 
 /* What a transaction says about one key. */
@@ -109,6 +110,9 @@ extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
 /* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
+
+/* Make it one of this database, and of an era of its history; 0: of none. */
+extern void slate_script_own(SlateStamp *stamp, uint32 era);
 
 /* Another nonce for what is sent under a stamp that was sent before. */
 extern void slate_script_refresh_nonce(SlateStamp *stamp);
@@ -194,7 +198,7 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
- * stamps are those of the globs, by their position in the set.  What was PUT
+ * stamps are those of the globs, by their position in the set, all of one owner.  What was PUT
  * by the very transaction of the globs that match it stays, and so does what was
  * PUT under an order with a newer version.  Without stamps (NULL) all that
  * matches goes, whatever its version is.

@@ -31,7 +31,8 @@
  * timeline and have not begun before what Redis knows of us: then history is
  * known.  That is so after each restart and each crash of PostgreSQL.  Each
  * start begins another epoch nevertheless: a copy of the data directory from before
- * it is found out by its epoch.
+ * it is found out by its epoch.  A new era, though, begins only when the namespace was
+ * emptied: versions of another era are not comparable.
  *
  * WHO LOOKS
  *
@@ -104,6 +105,7 @@ enum
 	HISTORY_EPOCH,
 	HISTORY_IDENTITY,
 	HISTORY_TIMELINE,
+	HISTORY_ERA,
 	HISTORY_NCOLUMNS
 };
 
@@ -113,6 +115,7 @@ typedef struct History
 	uint64		epoch;
 	uint64		identity;
 	TimeLineID	timeline;
+	uint32		era;
 } History;
 
 /* What Redis says of us; empty texts for nothing. */
@@ -354,10 +357,14 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 	if (is_unguarded(database, trust))
 		return;
 	stamp->epoch_key = epoch_key();
+	slate_script_own(stamp, pg_atomic_read_u32(&database->era));
 	if (trust == TRUST_HELD && !holds(database, trust))
 		trust = meet_again(database, deadline);
 	if (holds(database, trust))
+	{
 		note_epoch(database, stamp, deadline);
+		slate_script_own(stamp, pg_atomic_read_u32(&database->era));
+	}
 	else
 	{
 		strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
@@ -444,6 +451,7 @@ find_last(Relation relation, History *last)
 		last->epoch = (uint64) DatumGetInt64(values[HISTORY_EPOCH]);
 		last->identity = (uint64) DatumGetInt64(values[HISTORY_IDENTITY]);
 		last->timeline = (TimeLineID) DatumGetInt32(values[HISTORY_TIMELINE]);
+		last->era = (uint32) DatumGetInt32(values[HISTORY_ERA]);
 	}
 	table_endscan(scan);
 }
@@ -490,6 +498,7 @@ append_history(const History *history)
 		values[HISTORY_EPOCH] = Int64GetDatum((int64) history->epoch);
 		values[HISTORY_IDENTITY] = Int64GetDatum((int64) history->identity);
 		values[HISTORY_TIMELINE] = Int32GetDatum((int32) history->timeline);
+		values[HISTORY_ERA] = Int32GetDatum((int32) history->era);
 		heap_insert(relation,
 					heap_form_tuple(RelationGetDescr(relation), values, nulls),
 					GetCurrentCommandId(true), TABLE_INSERT_NO_LOGICAL, NULL);
@@ -663,9 +672,10 @@ set_trust(SlateDatabase *database, SlateTrust trust)
 }
 
 static SlateTrust
-hold(SlateDatabase *database, uint64 epoch)
+hold(SlateDatabase *database, uint64 epoch, uint32 era)
 {
 	pg_atomic_write_u64(&database->epoch, epoch);
+	pg_atomic_write_u32(&database->era, era);
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
 	pg_atomic_write_u32(&database->begun, 1);
 	pg_write_barrier();
@@ -704,8 +714,8 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	if (*reason)
 		return set_trust(database, TRUST_EMPTYING);
 	if (epoch == 0)
-		return slate_trust_establish(database) ? TRUST_HELD : trust;
-	return hold(database, epoch);
+		return slate_trust_establish(database, false) ? TRUST_HELD : trust;
+	return hold(database, epoch, pg_atomic_read_u32(&database->era));
 }
 
 bool
@@ -724,7 +734,7 @@ slate_trust_withdraw(SlateDatabase *database)
 }
 
 bool
-slate_trust_establish(SlateDatabase *database)
+slate_trust_establish(SlateDatabase *database, bool emptied)
 {
 	char		text[SLATE_EPOCH_LEN + 1];
 	char		wal[SLATE_VERSION_LEN + 1];
@@ -738,6 +748,8 @@ slate_trust_establish(SlateDatabase *database)
 	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
 		elog(ERROR, "could not generate a random epoch");
 	history.epoch |= 1;			/* never 0 */
+	if (emptied && !pg_strong_random(&history.era, sizeof(history.era)))
+		elog(ERROR, "could not generate a random era");
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
 	append_history(&history);	/* flushes what is before it */
@@ -751,6 +763,6 @@ slate_trust_establish(SlateDatabase *database)
 		slate_redis_identity() != history.identity)
 		return false;
 	strlcpy(told, wal, sizeof(told));
-	(void) hold(database, history.epoch);
+	(void) hold(database, history.epoch, history.era);
 	return true;
 }

@@ -154,6 +154,7 @@ gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry)
 	if (pass.globs->nglobs > known)
 	{
 		*stamp = row->stamp;
+		slate_script_own(stamp, pg_atomic_read_u32(&database->era));
 		return;
 	}
 	if (strcmp(stamp->nonce, row->stamp.nonce) == 0)
@@ -262,6 +263,7 @@ read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 	memset(step, 0, sizeof(*step));
 	step->list = slate_ops_create(CurrentMemoryContext);
 	step->stamp.epoch_key = "";
+	slate_script_own(&step->stamp, pg_atomic_read_u32(&database->era));
 	pass.nsteps++;
 	slate_script_refresh_nonce(&step->stamp);
 	slate_script_batch_init(batch);
@@ -291,6 +293,16 @@ is_connected(void)
 								LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
 }
 
+/* What another server hears is not delivered; see trust.c. */
+static bool
+is_known(void)
+{
+	if (slate_redis_identity() == pg_atomic_read_u64(&database->identity))
+		return true;
+	pg_atomic_write_u32(&database->look, SLATE_LOOK_SERVER);
+	return false;
+}
+
 static bool
 send_batch(const SlateBatch *batch)
 {
@@ -298,14 +310,14 @@ send_batch(const SlateBatch *batch)
 
 	if (batch->ncommands == 0)
 		return true;
-	if (!is_connected() ||
+	if (!is_connected() || !is_known() ||
 		slate_script_publish(batch, &outcome,
 							 slate_link_now() + slate_redis_timeout,
 							 slate_redis_timeout,
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	return outcome.refused == 0;
+	return outcome.refused == 0 && is_known();
 }
 
 /* A walk over the keyspace; stamps: see slate_script_sweep(). */
@@ -317,14 +329,14 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 	bool		finished = false;
 
 	slate_script_sweep_init();
-	if (!is_connected())
+	if (!is_connected() || !is_known())
 		return false;
 	(void) slate_script_sweep(slate_globset_make(globs, nglobs), stamps,
 							  &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
 							  LINK_WAIT_INTERRUPTIBLE);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	if (!finished || outcome.refused > 0)
+	if (!finished || outcome.refused > 0 || !is_known())
 		return false;
 	if (slate_link_now() - start > LARGE_PASS_MS)
 		pg_atomic_write_u64(&database->large_until,
@@ -543,7 +555,7 @@ empty_namespace(const char *reason)
 		pg_memory_barrier();
 	}
 	if (!forget_namespace() || identity != slate_redis_identity() ||
-		!slate_trust_establish(database))
+		!slate_trust_establish(database, true))
 	{
 		if (all)
 			pg_atomic_write_u32(&database->must_empty, 1);
