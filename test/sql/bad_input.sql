@@ -280,7 +280,9 @@ RESET slate_cache.max_value;
 UPDATE items SET note = 'small again' WHERE id = 5;
 \! $redis --scan --pattern 'shop:*' | LC_ALL=C sort
 
--- PREPARE TRANSACTION is refused where changes are pending, and only there
+-- without a journal PREPARE TRANSACTION is refused where changes are pending,
+-- and only there
+SET slate_cache.journal = off;
 BEGIN;
 UPDATE items SET note = 'prepared' WHERE id = 5;
 PREPARE TRANSACTION 'slate_regress';
@@ -295,6 +297,7 @@ INSERT INTO elsewhere VALUES (1);
 PREPARE TRANSACTION 'slate_regress';
 COMMIT PREPARED 'slate_regress';
 SELECT count(*) FROM elsewhere;
+RESET slate_cache.journal;
 
 REVOKE ALL ON FUNCTION slate_cache_attach, slate_cache_detach FROM slate_regress_other;
 DROP OWNED BY slate_regress_other;
