@@ -62,8 +62,7 @@ CREATE TABLE slate_cache.history (
     number   bigint NOT NULL,
     epoch    bigint NOT NULL,
     identity bigint NOT NULL,
-    timeline integer NOT NULL,
-    era      integer NOT NULL) USING heap WITH (autovacuum_enabled = false);
+    timeline integer NOT NULL) USING heap WITH (autovacuum_enabled = false);
 COMMENT ON TABLE slate_cache.history IS
 'epochs: which Redis this database has trusted; the one with the highest number counts.  See src/trust.c';
 

@@ -79,7 +79,6 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->trust, 0);
 	pg_atomic_init_u64(&database->trust_since, 0);
 	pg_atomic_init_u64(&database->epoch, 0);
-	pg_atomic_init_u32(&database->era, 0);
 	pg_atomic_init_u32(&database->begun, 0);
 	pg_atomic_init_u64(&database->identity, 0);
 }

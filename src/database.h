@@ -107,7 +107,6 @@ typedef struct SlateDatabase
 	pg_atomic_uint32 trust;
 	pg_atomic_uint64 trust_since;	/* when it changed; slate_link_now() */
 	pg_atomic_uint64 epoch;
-	pg_atomic_uint32 era;		/* since the namespace was emptied last */
 	pg_atomic_uint32 begun;		/* this server has had an epoch here */
 	pg_atomic_uint64 identity;
 } SlateDatabase;

@@ -18,7 +18,8 @@
  *	  bytes 1-30   the highest version that was pushed
  *	  bytes 31-38  the order of that push
  *	  bytes 39-54  a nonce, new with each push
- *	  bytes 55-62  whose version it is
+ *	  bytes 55-62  whose version it is: a database of a cluster
+ *	  bytes 63-75  when it was raised to that, by the server's clock, in ms
  *
  * PUT proves its age by its version.  Two pushes of one key that have the same
  * order, say, of the primary key of one table, have versions in the order of
@@ -36,10 +37,10 @@
  * only if both have the same order, and otherwise removes the value.  A fill
  * takes the order from a guard: what it has loaded may be another rule's.
  *
- * Versions are WAL positions; those of another cluster, or of a history that
- * PostgreSQL has left, say nothing.  So each database has an owner's name for its
- * versions, which changes with each history (trust.c).  Who finds another's
- * version takes the guard over, and removes the value.
+ * A version lapses a guard's life after it was raised, however often the guard is
+ * used: whatever is older than it is past its deadline by then (see below).  So a
+ * version of another cluster, or of a history that PostgreSQL has left (trust.c), is
+ * not in the way for ever.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a
@@ -121,14 +122,18 @@ int			slate_script_guard_life = 60;
 	"end\n" \
 	"local function look(g)\n" \
 	"  local known = redis.pcall('GET', g)\n" \
-	"  if type(known) == 'string' and #known >= 62 then return known end\n" \
+	"  if type(known) == 'string' and #known >= 75 then return known end\n" \
 	"  if known then redis.call('UNLINK', g) end\n" \
 	"  return nil\n" \
 	"end\n"
 
+#define LUA_CLOCK \
+	"local clock = redis.call('TIME')\n" \
+	"local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n"
+
 /*
- * newest() tells what a guard is to say after this push: version, order and
- * owner; whether it knows a newer version, and whether one of somebody else.
+ * newest() tells what a guard is to say after this push: version, order, owner
+ * and when it was raised; and whether it knew a newer one.
  *
  * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
  * without one: no guard refuses every fill, and the value is removed too.  The
@@ -136,7 +141,8 @@ int			slate_script_guard_life = 60;
  */
 #define LUA_PUSH \
 	LUA_GUARD \
-	"local version, nonce, life, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]\n" \
+	LUA_CLOCK \
+	"local version, nonce, life, owner = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]\n" \
 	"local failure\n" \
 	"local function failed(reply)\n" \
 	"  if type(reply) == 'table' and reply.err then\n" \
@@ -144,27 +150,25 @@ int			slate_script_guard_life = 60;
 	"    return true\n" \
 	"  end\n" \
 	"end\n" \
-	"local function note(key, g, top, order, whose)\n" \
-	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose, 'PX', life)) then\n" \
+	"local function note(key, g, top, order, whose, raised)\n" \
+	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose .. raised, 'PX', life)) then\n" \
 	"    redis.call('UNLINK', key, g)\n" \
 	"    return false\n" \
 	"  end\n" \
 	"  return true\n" \
 	"end\n" \
 	"local function newest(known, order)\n" \
-	"  if not known then return version, order, owner, false, false end\n" \
-	"  local top, by = string.sub(known, 1, 30), string.sub(known, 31, 38)\n" \
-	"  local whose = string.sub(known, 55, 62)\n" \
-	"  if owner == '" NOBODY "' then return top, by, whose, true, false end\n" \
-	"  if whose ~= owner and whose ~= '" NOBODY "' then return version, order, owner, false, true end\n" \
-	"  if top > version then return top, by, whose, true, false end\n" \
-	"  return version, order, owner, false, false\n" \
+	"  local raised = known and string.sub(known, 63, 75)\n" \
+	"  if known and tonumber(raised) + life >= now and string.sub(known, 1, 30) > version then\n" \
+	"    return string.sub(known, 1, 30), string.sub(known, 31, 38), string.sub(known, 55, 62), raised, true\n" \
+	"  end\n" \
+	"  return version, order, owner, string.format('%013d', now), false\n" \
 	"end\n" \
 	"local function drop(key, order)\n" \
 	"  local g = guard(key)\n" \
-	"  local top, by, whose = newest(look(g), order)\n" \
+	"  local top, by, whose, raised = newest(look(g), order)\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by, whose)\n" \
+	"  note(key, g, top, by, whose, raised)\n" \
 	"end\n"
 
 /*
@@ -172,8 +176,6 @@ int			slate_script_guard_life = 60;
  * key.  Which lengths of text to look under is read once a call.
  */
 #define LUA_FLOOR \
-	"local clock = redis.call('TIME')\n" \
-	"local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n" \
 	"local function floor_name(back)\n" \
 	"  return string.format('slate_cache:floor:%d', math.floor(now / life) - back)\n" \
 	"end\n"
@@ -204,6 +206,7 @@ int			slate_script_guard_life = 60;
  */
 static const char floor_source[] =
 "local version, life = ARGV[1], tonumber(ARGV[3])\n"
+LUA_CLOCK
 LUA_FLOOR
 "local name = floor_name(0)\n"
 "local lengths = name .. ':lengths'\n"
@@ -230,14 +233,14 @@ LUA_BELOW
 "local stored, dropped, outdated = 0, 0, 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
-"  local top, by, whose, older, foreign = newest(look(g), order)\n"
+"  local top, by, whose, raised, older = newest(look(g), order)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
 "    redis.call('PEXPIRE', g, life)\n"
 "    outdated = outdated + 1\n"
-"  elseif older or foreign or below(key) then\n"
+"  elseif older or below(key) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
-"  elseif note(key, g, top, by, whose) then\n"
+"  elseif note(key, g, top, by, whose, raised) then\n"
 "    local reply\n"
 "    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
 "    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"
@@ -277,19 +280,20 @@ LUA_PUSH
 
 /*
  * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step, the
- * owner; then for each key the version and the nonce of the glob, and "=" behind them if all
- * globs that match it are of one transaction.  What was put with that very nonce
+ * owner; then for each key the version and the nonce of the glob, and "="
+ * behind them if all globs that match it are of one transaction.  What was put with that very nonce
  * was put by the same transaction, after the glob.  What has a newer version
  * under an order was put since, and holds nothing but its row: whoever drops a
  * glob because rows have another text now holds a lock that their writers wait
- * for.
+ * for.  What is spared is a value: where there is none, a lease may have been
+ * given since, for another rule's row.
  *
  * The glob's nonce is not written again: a lease of it, void since by another
  * push, would be good once more.
  */
 static const char drop_swept_source[] =
 LUA_PUSH
-"life, nonce, owner = ARGV[1], ARGV[2], ARGV[3]\n"
+"life, nonce, owner = tonumber(ARGV[1]), ARGV[2], ARGV[3]\n"
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local given = ARGV[3 + i]\n"
@@ -298,7 +302,7 @@ LUA_PUSH
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
 "    string.sub(known, 31, 38) ~= '" SHARED "' and string.sub(known, 55, 62) == owner\n"
 "  local own = known and #given > 46 and string.sub(known, 39, 54) == string.sub(given, 31, 46)\n"
-"  if not newer and not own then\n"
+"  if not ((newer or own) and redis.call('EXISTS', key) == 1) then\n"
 "    drop(key, '" SHARED "')\n"
 "    dropped = dropped + 1\n"
 "  end\n"
@@ -344,7 +348,7 @@ LUA_GUARD
 "      redis.call('PEXPIRE', g, life)\n"
 "      answers[i] = {found, string.sub(known, 39, 54)}\n"
 "    else\n"
-"      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "', 'PX', life)\n"
+"      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "' .. string.rep('0', 13), 'PX', life)\n"
 "      answers[i] = {found, nonce}\n"
 "    end\n"
 "  end\n"
@@ -363,7 +367,7 @@ LUA_GUARD
 "local known = look(g)\n"
 "if not known or string.sub(known, 39, 54) ~= token then return 0 end\n"
 "if string.sub(known, 31, 38) ~= '" SHARED "' then\n"
-"  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token .. string.sub(known, 55, 62), 'PX', ARGV[4])\n"
+"  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token .. string.sub(known, 55, 75), 'PX', ARGV[4])\n"
 "end\n"
 "if ttl == '0' then redis.call('SET', key, value)\n"
 "else redis.call('SET', key, value, 'PX', ttl) end\n"
@@ -382,7 +386,7 @@ LUA_GUARD
 "  local known = look(g)\n"
 "  redis.call('UNLINK', key)\n"
 "  if known then\n"
-"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55, 62), 'PX', ARGV[1])\n"
+"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55, 75), 'PX', ARGV[1])\n"
 "  end\n"
 "end\n"
 "return {0, #KEYS, 0}\n";
@@ -593,16 +597,16 @@ slate_script_stamp(SlateStamp *stamp)
 	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
-	slate_script_own(stamp, 0);
+	slate_script_own(stamp);
 }
 
 void
-slate_script_own(SlateStamp *stamp, uint32 era)
+slate_script_own(SlateStamp *stamp)
 {
 	uint64		cluster = GetSystemIdentifier();
 	uint32		name = hash_combine(hash_combine((uint32) cluster,
 												 (uint32) (cluster >> 32)),
-									hash_combine(MyDatabaseId, era));
+									MyDatabaseId);
 
 	snprintf(stamp->owner, sizeof(stamp->owner), "%08x", name);
 }

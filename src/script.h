@@ -111,8 +111,8 @@ extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 /* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
 
-/* Make it one of this database, and of an era of its history; 0: of none. */
-extern void slate_script_own(SlateStamp *stamp, uint32 era);
+/* Make it one of this database. */
+extern void slate_script_own(SlateStamp *stamp);
 
 /* Another nonce for what is sent under a stamp that was sent before. */
 extern void slate_script_refresh_nonce(SlateStamp *stamp);

@@ -31,8 +31,7 @@
  * timeline and have not begun before what Redis knows of us: then history is
  * known.  That is so after each restart and each crash of PostgreSQL.  Each
  * start begins another epoch nevertheless: a copy of the data directory from before
- * it is found out by its epoch.  A new era, though, begins only when the namespace was
- * emptied: versions of another era are not comparable.
+ * it is found out by its epoch.
  *
  * WHO LOOKS
  *
@@ -105,7 +104,6 @@ enum
 	HISTORY_EPOCH,
 	HISTORY_IDENTITY,
 	HISTORY_TIMELINE,
-	HISTORY_ERA,
 	HISTORY_NCOLUMNS
 };
 
@@ -115,7 +113,6 @@ typedef struct History
 	uint64		epoch;
 	uint64		identity;
 	TimeLineID	timeline;
-	uint32		era;
 } History;
 
 /* What Redis says of us; empty texts for nothing. */
@@ -277,6 +274,8 @@ confirm(const char *epoch, int64 deadline)
 
 	if (slate_link_now() - confirmed_at <= CONFIRM_MS)
 		return true;
+	/* locks are held meanwhile */
+	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 4);
 	slate_script_batch_init(&batch);
 	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
 	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
@@ -357,14 +356,10 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 	if (is_unguarded(database, trust))
 		return;
 	stamp->epoch_key = epoch_key();
-	slate_script_own(stamp, pg_atomic_read_u32(&database->era));
 	if (trust == TRUST_HELD && !holds(database, trust))
 		trust = meet_again(database, deadline);
 	if (holds(database, trust))
-	{
 		note_epoch(database, stamp, deadline);
-		slate_script_own(stamp, pg_atomic_read_u32(&database->era));
-	}
 	else
 	{
 		strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
@@ -451,7 +446,6 @@ find_last(Relation relation, History *last)
 		last->epoch = (uint64) DatumGetInt64(values[HISTORY_EPOCH]);
 		last->identity = (uint64) DatumGetInt64(values[HISTORY_IDENTITY]);
 		last->timeline = (TimeLineID) DatumGetInt32(values[HISTORY_TIMELINE]);
-		last->era = (uint32) DatumGetInt32(values[HISTORY_ERA]);
 	}
 	table_endscan(scan);
 }
@@ -498,7 +492,6 @@ append_history(const History *history)
 		values[HISTORY_EPOCH] = Int64GetDatum((int64) history->epoch);
 		values[HISTORY_IDENTITY] = Int64GetDatum((int64) history->identity);
 		values[HISTORY_TIMELINE] = Int32GetDatum((int32) history->timeline);
-		values[HISTORY_ERA] = Int32GetDatum((int32) history->era);
 		heap_insert(relation,
 					heap_form_tuple(RelationGetDescr(relation), values, nulls),
 					GetCurrentCommandId(true), TABLE_INSERT_NO_LOGICAL, NULL);
@@ -672,10 +665,9 @@ set_trust(SlateDatabase *database, SlateTrust trust)
 }
 
 static SlateTrust
-hold(SlateDatabase *database, uint64 epoch, uint32 era)
+hold(SlateDatabase *database, uint64 epoch)
 {
 	pg_atomic_write_u64(&database->epoch, epoch);
-	pg_atomic_write_u32(&database->era, era);
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
 	pg_atomic_write_u32(&database->begun, 1);
 	pg_write_barrier();
@@ -714,8 +706,8 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	if (*reason)
 		return set_trust(database, TRUST_EMPTYING);
 	if (epoch == 0)
-		return slate_trust_establish(database, false) ? TRUST_HELD : trust;
-	return hold(database, epoch, pg_atomic_read_u32(&database->era));
+		return slate_trust_establish(database) ? TRUST_HELD : trust;
+	return hold(database, epoch);
 }
 
 bool
@@ -734,7 +726,7 @@ slate_trust_withdraw(SlateDatabase *database)
 }
 
 bool
-slate_trust_establish(SlateDatabase *database, bool emptied)
+slate_trust_establish(SlateDatabase *database)
 {
 	char		text[SLATE_EPOCH_LEN + 1];
 	char		wal[SLATE_VERSION_LEN + 1];
@@ -748,8 +740,6 @@ slate_trust_establish(SlateDatabase *database, bool emptied)
 	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
 		elog(ERROR, "could not generate a random epoch");
 	history.epoch |= 1;			/* never 0 */
-	if (emptied && !pg_strong_random(&history.era, sizeof(history.era)))
-		elog(ERROR, "could not generate a random era");
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
 	append_history(&history);	/* flushes what is before it */
@@ -763,6 +753,6 @@ slate_trust_establish(SlateDatabase *database, bool emptied)
 		slate_redis_identity() != history.identity)
 		return false;
 	strlcpy(told, wal, sizeof(told));
-	(void) hold(database, history.epoch, history.era);
+	(void) hold(database, history.epoch);
 	return true;
 }

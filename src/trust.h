@@ -62,7 +62,7 @@ extern bool slate_trust_is_contested(void);
 /* From now on no PUT counts.  False if Redis has not heard it. */
 extern bool slate_trust_withdraw(SlateDatabase *database);
 
-/* Begin a new epoch, or even an era.  False if Redis has not heard it. */
-extern bool slate_trust_establish(SlateDatabase *database, bool emptied);
+/* Begin a new epoch.  False if Redis has not heard it. */
+extern bool slate_trust_establish(SlateDatabase *database);
 
 #endif							/* SLATE_TRUST_H */

@@ -154,7 +154,7 @@ gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry)
 	if (pass.globs->nglobs > known)
 	{
 		*stamp = row->stamp;
-		slate_script_own(stamp, pg_atomic_read_u32(&database->era));
+		slate_script_own(stamp);
 		return;
 	}
 	if (strcmp(stamp->nonce, row->stamp.nonce) == 0)
@@ -263,7 +263,7 @@ read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 	memset(step, 0, sizeof(*step));
 	step->list = slate_ops_create(CurrentMemoryContext);
 	step->stamp.epoch_key = "";
-	slate_script_own(&step->stamp, pg_atomic_read_u32(&database->era));
+	slate_script_own(&step->stamp);
 	pass.nsteps++;
 	slate_script_refresh_nonce(&step->stamp);
 	slate_script_batch_init(batch);
@@ -555,7 +555,7 @@ empty_namespace(const char *reason)
 		pg_memory_barrier();
 	}
 	if (!forget_namespace() || identity != slate_redis_identity() ||
-		!slate_trust_establish(database, true))
+		!slate_trust_establish(database))
 	{
 		if (all)
 			pg_atomic_write_u32(&database->must_empty, 1);
