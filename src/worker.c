@@ -270,8 +270,11 @@ read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 
 	slate_database_begin();
 	*block = pass.block;
-	(void) slate_journal_read(pass.generations[pass.nth], block, nblocks,
-							  take_row, step);
+
+	/* it ends earlier if it was truncated: then nothing there was in doubt */
+	if (!slate_journal_read(pass.generations[pass.nth], block, nblocks,
+							take_row, step))
+		*block = pass.end;
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{
 		if (pass.globs->globs[i].sequence == pass.nsteps)
@@ -599,6 +602,7 @@ watch(void)
 		slate_redis_reconfigure();
 		next_reconnect = now + RECONNECT_MS;
 	}
+	pgstat_report_activity(STATE_RUNNING, "asking Redis for its epoch");
 	if (!is_connected())
 	{
 		uint32		unknown = TRUST_UNKNOWN;
