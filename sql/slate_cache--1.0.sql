@@ -376,3 +376,15 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_flush() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_flush() IS
 'empties the namespace, all keys that rules of this database cover and those that were set by hand, at once, not at commit.  Needs the worker';
+
+--
+-- The worker comes when this is committed
+--
+
+CREATE FUNCTION slate_cache.announce() RETURNS void
+AS 'MODULE_PATHNAME', 'slate_cache_announce' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache.announce() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.announce() IS
+'has a worker come to this database, if the library is preloaded; called by CREATE EXTENSION';
+
+SELECT slate_cache.announce();

@@ -492,6 +492,24 @@ slate_doubt_forget(SlateDatabase *database)
 	slate_doubt_end_pass(database);
 }
 
+void
+slate_doubt_forget_database(Oid oid)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		for (int j = 0; j < ENTRIES_PER_SLOT; j++)
+		{
+			Entry	   *entry = &slots[i].entries[j];
+
+			if (pg_atomic_read_u64(&entry->xid) == 0)
+				continue;
+			pg_read_barrier();
+			if (entry->database == oid)
+				pg_atomic_write_u64(&entry->xid, 0);
+		}
+	}
+}
+
 static bool
 is_busy(SlateDatabase *database, uint32 generations)
 {

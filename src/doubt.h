@@ -87,6 +87,9 @@ extern void slate_doubt_end_pass(SlateDatabase *database);
 /* The extension is gone, and with it all that was in doubt. */
 extern void slate_doubt_forget(SlateDatabase *database);
 
+/* The database is gone, and with it what its backends have left. */
+extern void slate_doubt_forget_database(Oid oid);
+
 /* Is anybody in this generation, or in doubt that may have a row there? */
 extern bool slate_doubt_uses(SlateDatabase *database, int generation);
 

@@ -28,6 +28,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
+#include "doubt.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -44,8 +45,13 @@
 /* How often to look for new databases. */
 #define LOOK_MS 5000
 
-/* How soon to start a worker again that has ended. */
+/*
+ * How soon to start a worker again that has ended; one that does not live long
+ * must wait longer each time.
+ */
 #define RESTART_MS 200
+#define MAX_RESTART_MS 10000
+#define SHORT_LIFE_MS 5000
 
 /* Workers on their first visit, at a time. */
 #define MAX_VISITS 2
@@ -63,7 +69,8 @@ typedef struct Known
 	Oid			oid;
 	bool		present;		/* in the present look */
 	bool		visited;		/* a worker was sent there */
-	int64		next_start;		/* not before; slate_link_now() */
+	int64		started;		/* when; slate_link_now() */
+	int64		delay;			/* from then to the next start, at least */
 	BackgroundWorkerHandle *handle; /* NULL: none is there */
 } Known;
 
@@ -136,9 +143,12 @@ forget_absent(void)
 	{
 		SlateDatabase *entry = slate_database_at(i);
 
-		if (entry && find_known(pg_atomic_read_u32(&entry->oid)) == NULL &&
-			pg_atomic_read_u32(&entry->worker) == 0)
-			slate_database_release(entry);
+		if (entry == NULL ||
+			find_known(pg_atomic_read_u32(&entry->oid)) != NULL ||
+			pg_atomic_read_u32(&entry->worker) != 0)
+			continue;
+		slate_doubt_forget_database(pg_atomic_read_u32(&entry->oid));
+		slate_database_release(entry);
 	}
 }
 
@@ -231,7 +241,7 @@ tend(Known *database, int *nvisits)
 		return true;
 	if (!database->visited && entry == NULL && *nvisits >= MAX_VISITS)
 		return true;
-	if (now < database->next_start ||
+	if (now < database->started + database->delay ||
 		(entry && now < (int64) pg_atomic_read_u64(&entry->leave_until)))
 		return true;
 	if (entry)
@@ -240,7 +250,14 @@ tend(Known *database, int *nvisits)
 	database->visited |= started;
 
 	/* one that ends at once must not keep us busy; a visit does not count */
-	database->next_start = entry ? now + RESTART_MS : 0;
+	if (entry == NULL)
+		database->delay = 0;
+	else if (now - database->started < SHORT_LIFE_MS)
+		database->delay = Min(Max(2 * database->delay, RESTART_MS),
+							  MAX_RESTART_MS);
+	else
+		database->delay = RESTART_MS;
+	database->started = now;
 	*nvisits += started && entry == NULL;
 	if (entry)
 	{

@@ -471,6 +471,8 @@ pre_commit(void)
 	if (pending.top == NULL)
 		return;
 	close_list();
+	if (pending.top->list->nops + pending.top->list->nglobs == 0)
+		return;
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);
@@ -482,6 +484,8 @@ pre_prepare(void)
 	if (pending.top == NULL)
 		return;
 	close_list();
+	if (pending.top->list->nops + pending.top->list->nglobs == 0)
+		return;
 	if (!slate_publish_hand_over(pending.top->list))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

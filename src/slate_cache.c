@@ -17,6 +17,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "journal.h"
 #include "miscadmin.h"
@@ -38,6 +39,8 @@
 #include "worker.h"
 
 PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(slate_cache_announce);
 
 void		_PG_init(void);
 
@@ -181,10 +184,22 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 	slate_capture_object_access(access, class_id, object_id);
 
-	/* the worker comes, or goes, when that is committed */
-	if (class_id == ExtensionRelationId &&
-		(access == OAT_POST_CREATE || access == OAT_DROP))
+	/* the worker goes when that is committed */
+	if (class_id == ExtensionRelationId && access == OAT_DROP &&
+		object_id == get_extension_oid("slate_cache", true))
 		extension_changes = slate_database_mine();
+}
+
+/*
+ * The last thing that CREATE EXTENSION does: the worker comes when that is
+ * committed.
+ */
+Datum
+slate_cache_announce(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	extension_changes = slate_database_mine();
+	PG_RETURN_VOID();
 }
 
 static void
