@@ -358,7 +358,8 @@ LUA_GUARD
 /*
  * KEYS: the key.  ARGV: token, ttl in ms, value, guard life.  The guard's
  * version then no longer says what the value is: a fill may have loaded it by
- * another rule than the push had.  So it has no order from here on.
+ * another rule than the push had.  So it has no order from here on.  The guard
+ * lives on, too: a walk that has passed the key's name must find the guard's.
  */
 static const char fill_source[] =
 LUA_GUARD
@@ -368,7 +369,7 @@ LUA_GUARD
 "if not known or string.sub(known, 39, 54) ~= token then return 0 end\n"
 "if string.sub(known, 31, 38) ~= '" SHARED "' then\n"
 "  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token .. string.sub(known, 55, 75), 'PX', ARGV[4])\n"
-"end\n"
+"else redis.call('PEXPIRE', g, ARGV[4]) end\n"
 "if ttl == '0' then redis.call('SET', key, value)\n"
 "else redis.call('SET', key, value, 'PX', ttl) end\n"
 "return 1\n";
