@@ -104,7 +104,9 @@ static struct
 	SlateOpList *globs;			/* as a list of globs */
 	int			maxstamps;
 	SlateStamp *stamps;			/* theirs, by position */
-	uint64		nsteps;			/* a pattern's sequence is its last step */
+	uint64	   *tell;			/* in which step to tell Redis of a pattern:
+								 * floor and indexes */
+	uint64		nsteps;
 }			pass;
 
 /* What one step has read. */
@@ -135,21 +137,29 @@ is_in_doubt(SlateDoubtKind kind, uint64 xid)
 	return slate_doubt_contains(&database->active[kind], xid);
 }
 
-/* Add a pattern to the pass, or raise its stamp. */
+/*
+ * Add a pattern to the pass, or raise its stamp.  If it is all that is left of
+ * a transaction, Redis has been told of it, and it is only looked for.
+ */
 static void
-gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry)
+gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry,
+			bool tell)
 {
 	int			known = pass.globs->nglobs;
 	int			position = slate_ops_note_glob(pass.globs, entry->name,
-											   pass.nsteps, NULL,
-											   entry->is_thorough);
+											   1, NULL, entry->is_thorough);
 	SlateStamp *stamp;
 
 	if (position >= pass.maxstamps)
 	{
 		pass.maxstamps *= 2;
 		pass.stamps = repalloc_array(pass.stamps, SlateStamp, pass.maxstamps);
+		pass.tell = repalloc_array(pass.tell, uint64, pass.maxstamps);
 	}
+	if (pass.globs->nglobs > known)
+		pass.tell[position] = 0;
+	if (tell)
+		pass.tell[position] = pass.nsteps;
 	stamp = &pass.stamps[position];
 	if (pass.globs->nglobs > known)
 	{
@@ -177,7 +187,7 @@ take_entry(Step *step, const SlateJournalRow *row,
 	else if (!entry->is_glob && keys)
 		(void) slate_ops_begin(step->list, entry->name, 1);
 	else if (entry->is_glob)
-		gather_glob(row, entry);
+		gather_glob(row, entry, keys);
 }
 
 static void
@@ -277,7 +287,7 @@ read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 		*block = pass.end;
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{
-		if (pass.globs->globs[i].sequence == pass.nsteps)
+		if (pass.tell[i] == pass.nsteps)
 			encode_glob(batch, i);
 	}
 	encode_keys(batch, step);
@@ -358,6 +368,7 @@ begin_gathering(void)
 	pass.globs = slate_ops_create(pass.context);
 	pass.maxstamps = GLOBS_PER_SWEEP;
 	pass.stamps = palloc_array(SlateStamp, pass.maxstamps);
+	pass.tell = palloc_array(uint64, pass.maxstamps);
 	MemoryContextSwitchTo(old);
 }
 
