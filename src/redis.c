@@ -24,7 +24,7 @@
  *
  * Probing is best done by a process that keeps no client waiting.  Where there
  * is one (a prober), backends leave the turn to it, unless it has let it pass
- * for PROBER_GRACE_MS.
+ * for a second longer than the exchange may take in which it may be already.
  *
  * Databases and roles may have urls of their own, and what is learnt of one
  * says nothing about another (a wrong password, too, is one url's).  So there
@@ -102,8 +102,10 @@ static const char questions[] =
 
 #define NQUESTIONS 4
 
-/* How many breakers there are, and how long they leave a turn to a prober. */
+/* How many breakers there are, and how long they wait for a prober, in ms. */
 #define BREAKERS 32
+#define REASON_SIZE 256
+#define READ_TRIES 10
 #define PROBER_GRACE_MS 1000
 
 /* See "The breaker" above. */
@@ -113,6 +115,9 @@ typedef struct RedisBreaker
 	pg_atomic_uint64 next_try;	/* ms of CLOCK_MONOTONIC; 0: closed */
 	pg_atomic_uint32 failures;	/* in a row */
 	pg_atomic_uint32 probers;	/* processes that probe for the others */
+	pg_atomic_uint32 sequence;	/* odd while the reason is written */
+	char		reason[REASON_SIZE];	/* of the last failure that was
+										 * counted */
 } RedisBreaker;
 
 /* Bytes to send, in RESP; malloc'ed. */
@@ -207,6 +212,7 @@ static RedisBreaker *probed = NULL;
 
 /* What slate_redis_error() and slate_redis_server_name() return. */
 static char error_text[1024];
+static size_t error_prefix;		/* so much of it is the server's name */
 static char name_text[512];
 
 static void set_error(const char *format,...) pg_attribute_printf(1, 2);
@@ -216,14 +222,14 @@ static void
 set_error(const char *format,...)
 {
 	va_list		args;
-	size_t		used;
 
 	snprintf(error_text, sizeof(error_text), "%s: ",
 			 slate_redis_server_name());
-	used = strlen(error_text);
+	error_prefix = strlen(error_text);
 
 	va_start(args, format);
-	vsnprintf(error_text + used, sizeof(error_text) - used, format, args);
+	vsnprintf(error_text + error_prefix, sizeof(error_text) - error_prefix,
+			  format, args);
 	va_end(args);
 }
 
@@ -681,6 +687,8 @@ init_breaker(RedisBreaker *fresh)
 	pg_atomic_init_u64(&fresh->next_try, 0);
 	pg_atomic_init_u32(&fresh->failures, 0);
 	pg_atomic_init_u32(&fresh->probers, 0);
+	pg_atomic_init_u32(&fresh->sequence, 0);
+	fresh->reason[0] = '\0';
 }
 
 Size
@@ -772,7 +780,8 @@ take_turn(void)
 	if (next_try == 0)
 		return true;
 	if (!is_prober && pg_atomic_read_u32(&breaker->probers) > 0)
-		turn_begins += PROBER_GRACE_MS;
+		turn_begins += slate_redis_connect_timeout + slate_redis_timeout +
+			PROBER_GRACE_MS;
 	if (now < turn_begins)
 		return next_try == my_turn;
 
@@ -801,7 +810,44 @@ choose_rest(uint32 failures, int64 base, int64 cap)
 	return rest - rest / 4 + (int64) ((dice >> 33) % (rest / 2 + 1));
 }
 
-/* Note a failure: open the breaker, unless that is known already. */
+/* Share what set_error() was told last, unless another is at it. */
+static void
+write_reason(void)
+{
+	uint32		sequence = pg_atomic_read_u32(&breaker->sequence);
+
+	if (sequence % 2 != 0 ||
+		!pg_atomic_compare_exchange_u32(&breaker->sequence, &sequence,
+										sequence + 1))
+		return;
+	strlcpy(breaker->reason, error_text + error_prefix, REASON_SIZE);
+	pg_write_barrier();
+	pg_atomic_write_u32(&breaker->sequence, sequence + 2);
+}
+
+/* "" if writers were in the way. */
+static void
+read_reason(char *reason)
+{
+	for (int i = 0; i < READ_TRIES; i++)
+	{
+		uint32		before = pg_atomic_read_u32(&breaker->sequence);
+
+		if (before % 2 != 0)
+			continue;
+		pg_read_barrier();
+		memcpy(reason, breaker->reason, REASON_SIZE);
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&breaker->sequence) == before)
+			return;
+	}
+	reason[0] = '\0';
+}
+
+/*
+ * Note a failure, which set_error() was told: open the breaker, unless that is
+ * known already.
+ */
 static void
 open_breaker(int64 base, int64 cap)
 {
@@ -820,7 +866,10 @@ open_breaker(int64 base, int64 cap)
 	rest = choose_rest(pg_atomic_read_u32(&breaker->failures), base, cap);
 	if (pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
 									   now + rest))
+	{
 		pg_atomic_fetch_add_u32(&breaker->failures, 1);
+		write_reason();
+	}
 	my_turn = 0;
 }
 
@@ -963,23 +1012,22 @@ const char *
 slate_redis_server_name(void)
 {
 	char		address[sizeof(present.host) + 16];
-	SlateUrl	url;
+	SlateUrl	fresh;
+	const SlateUrl *url = settings_loaded ? &server : &fresh;
 	const char *error;
 
-	if (settings_loaded)
-		memcpy(&url, &server, sizeof(url));
-	else if (!read_url(&url, &error))
+	if (!settings_loaded && !read_url(&fresh, &error))
 		return "(no valid url)";
 	write_address(address, sizeof(address),
-				  settings_loaded ? &present : &url.address);
+				  settings_loaded ? &present : &fresh.address);
 
-	if (url.sentinels.count == 0)
+	if (url->sentinels.count == 0)
 		snprintf(name_text, sizeof(name_text), "%s db %d", address,
-				 url.database);
+				 url->database);
 	else
 		snprintf(name_text, sizeof(name_text), "sentinel master %s%s%s db %d",
-				 url.sentinels.master, address[0] != '\0' ? " at " : "",
-				 address, url.database);
+				 url->sentinels.master, address[0] != '\0' ? " at " : "",
+				 address, url->database);
 	return name_text;
 }
 
@@ -1536,6 +1584,22 @@ ask_sentinels(bool another, int64 deadline, SlateWait wait)
 	return status;
 }
 
+/* It is the sentinels that did not answer. */
+static SlateRedisStatus
+master_is_unknown(SlateLinkStatus status)
+{
+	if (status == LINK_TIMEOUT)
+	{
+		open_breaker((int64) TIMEOUT_REST_FACTOR * slate_redis_connect_timeout,
+					 TIMEOUT_REST_CAP);
+		return REDIS_TIMEOUT;
+	}
+	if (status == LINK_OK)
+		set_error("what the sentinels have said could not be read");
+	open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+	return REDIS_UNREACHABLE;
+}
+
 /*
  * Make present the master's address, and drop a connection to another.  What
  * is known will do where the sentinels do not answer: they may be down, and the
@@ -1544,7 +1608,7 @@ ask_sentinels(bool another, int64 deadline, SlateWait wait)
 static SlateRedisStatus
 find_master(int64 deadline, SlateWait wait)
 {
-	SlateLinkStatus status = LINK_UNREACHABLE;
+	SlateLinkStatus status = LINK_OK;
 	int64		now = slate_link_now();
 	SlateMaster master;
 
@@ -1554,16 +1618,7 @@ find_master(int64 deadline, SlateWait wait)
 	distrusted_at = 0;
 
 	if (!slate_sentinel_known(&master))
-	{
-		if (master_changes != 0)
-			return REDIS_DONE;
-		if (status == LINK_TIMEOUT)
-			open_breaker((int64) TIMEOUT_REST_FACTOR *
-						 slate_redis_connect_timeout, TIMEOUT_REST_CAP);
-		else
-			open_breaker(REFUSED_REST, REFUSED_REST_CAP);
-		return (status == LINK_TIMEOUT) ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
-	}
+		return master_changes != 0 ? REDIS_DONE : master_is_unknown(status);
 
 	if (master.changes != master_changes)
 	{
@@ -1639,20 +1694,22 @@ slate_redis_next_try(void)
 	return Max((int64) next_try - slate_link_now(), 0);
 }
 
-/* Say that we did not try, and why. */
+/* Say that we did not try, and what has happened to who did. */
 static SlateRedisStatus
 resting(void)
 {
+	char		reason[REASON_SIZE];
 	int			failures;
 	int64		rests_for;
 
+	read_reason(reason);
 	slate_redis_breaker(&failures, &rests_for);
 	if (rests_for > 0)
-		set_error("not asked for another %d ms, after %d failures in a row",
-				  (int) rests_for, failures);
+		set_error("not asked for another %d ms, after %d failures in a row; the last: %s",
+				  (int) rests_for, failures, reason);
 	else
-		set_error("not asked until the worker has tried, after %d failures in a row",
-				  failures);
+		set_error("not asked until the worker has tried, after %d failures in a row; the last: %s",
+				  failures, reason);
 	return REDIS_RESTING;
 }
 

@@ -144,8 +144,9 @@ extern int64 slate_redis_server_clock(void);
 extern uint64 slate_redis_identity(void);
 
 /*
- * What the last failure was: server and reason, never a password.  Valid until
- * the next call into this room.
+ * What the last failure was: server and reason, never a password.  If it was
+ * that the breaker is open, with the reason that others met.  Valid until the
+ * next call into this room.
  */
 extern const char *slate_redis_error(void);
 
@@ -175,7 +176,7 @@ extern void slate_redis_breaker(int *failures, int64 *rests_for);
  * again for all that use its url: it calls slate_redis_next_try(), waits for
  * so many ms (0: no longer; the breaker is closed, or a try is due), and has
  * slate_redis_prepare() and slate_redis_run() succeed or fail.  Backends try
- * only when it has let a second pass.  There may be several.
+ * only when it has let a second and both timeouts pass.  There may be several.
  */
 extern void slate_redis_become_prober(void);
 extern int64 slate_redis_next_try(void);
