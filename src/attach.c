@@ -4,10 +4,10 @@
  *	  Putting rules on a table, and taking them off.
  *
  * A table's rules are the arguments of its trigger (see rules.h), so attaching
- * is creating triggers, and detaching is dropping them.  Both need ownership of
- * the table.  The triggers are created in the name of the extension's owner:
- * the trigger functions are nobody else's to use, since whoever can put them on
- * a table of his own writes whatever he likes to Redis.
+ * is creating triggers, and detaching is dropping them.  Both need ownership
+ * of the table.  The triggers are created in the name of the extension's
+ * owner: the trigger functions are nobody else's to use, since whoever can put
+ * them on a table of his own writes whatever he likes to Redis.
  *
  * Attaching and detaching also drop from the cache what the rules name: copies
  * from before may be stale, and copies after will be.
@@ -364,9 +364,9 @@ extension_owner(void)
 
 /*
  * Replace a table's triggers; a NULL attachment takes them off.  Returns false
- * if there were none.  The caller has checked that the user owns the table; the
- * commands are ours, so that the extension's owner can lend his name.  An error
- * gives it back.
+ * if there were none.  The caller has checked that the user owns the table;
+ * the commands are ours, so that the extension's owner can lend his name.  An
+ * error gives it back.
  *
  * Closes the relation: ALTER TABLE insists that nobody has it open.  The lock
  * stays.
@@ -543,8 +543,9 @@ has_columns(Oid relid, const char *source)
 }
 
 /*
- * The defaults that fit a table; false if none does.  Where assets have no column of components,
- * an app makes that value from something else, and it is dropped with the row.
+ * The defaults that fit a table; false if none does.  Where assets have no
+ * column of components, an app makes that value from something else, and it is
+ * dropped with the row.
  */
 static bool
 choose_defaults(Oid relid, const char *table, Attachment *attachment)

@@ -8,9 +8,9 @@
  * the pending list; Redis hears of it at commit.
  *
  * Two things happen to tables that no trigger of theirs sees: their definition
- * changes (slate_cache_on_ddl(), an event trigger), and they, or their trigger,
- * are dropped (slate_capture_object_access(), a hook).  In either case what
- * the cache holds of their rows is dropped too.
+ * changes (slate_cache_on_ddl(), an event trigger), and they, or their
+ * trigger, are dropped (slate_capture_object_access(), a hook).  In either
+ * case what the cache holds of their rows is dropped too.
  *
  *-------------------------------------------------------------------------
  */

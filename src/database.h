@@ -66,7 +66,7 @@ typedef enum SlateDoubtKind
 
 /* How full the journal is; see journal.c. */
 #define SLATE_JOURNAL_ROOM 0
-#define SLATE_JOURNAL_FILLING 1	/* a transaction is writing that it is full */
+#define SLATE_JOURNAL_FILLING 1 /* a transaction is writing that it is full */
 #define SLATE_JOURNAL_FULL 2	/* that has been committed */
 
 typedef struct SlateDatabase
@@ -92,7 +92,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 bytes[SLATE_GENERATIONS];	/* that are written there,
 												 * about */
 	pg_atomic_uint32 full;		/* one of the above */
-	pg_atomic_uint64 forgiven;	/* bytes that were there when it was found full */
+	pg_atomic_uint64 forgiven;	/* bytes that were there when it was found
+								 * full */
 	pg_atomic_uint32 must_empty;	/* what is in doubt is more than the
 									 * journal holds */
 
@@ -143,8 +144,8 @@ extern SlateDatabase *slate_database_at(int position);
 extern void slate_database_release(SlateDatabase *database);
 
 /*
- * Guards the registry, and ranges of all databases.  Never held during I/O, nor
- * by a commit but to make an entry.
+ * Guards the registry, and ranges of all databases.  Never held during I/O,
+ * nor by a commit but to make an entry.
  */
 extern LWLock *slate_database_lock(void);
 

@@ -5,9 +5,9 @@
  *
  * SLOTS
  *
- * Each backend has a slot.  "busy" says which generations of the journal it may
- * be writing to, or may have written to without knowing yet what became of it.
- * A few entries hold transactions that Redis may not have heard of; the
+ * Each backend has a slot.  "busy" says which generations of the journal it
+ * may be writing to, or may have written to without knowing yet what became of
+ * it. A few entries hold transactions that Redis may not have heard of; the
  * worker of their database takes them away.  An entry is written by its slot's
  * backend while its xid is 0, and then belongs to that worker until it is 0
  * again.  If all are taken (the worker is away, or slow) the database notes
@@ -18,22 +18,23 @@
  * GENERATIONS
  *
  * The worker flips the current generation and truncates the other one, if
- * nobody uses it.  A backend reads the current one, says that it is busy there,
- * and reads it again, with a full barrier in between; the worker writes it and
- * reads who is busy, likewise.  So one of them sees the other.  A backend
- * leaves an entry before it stops being busy; the worker reads who is busy
- * before it reads the entries.  Transactions that are going to be prepared, and may
- * stay so for days, write to a generation of their own, which is always current;
- * it is truncated under a lock that excludes writers, when nobody uses it.
+ * nobody uses it.  A backend reads the current one, says that it is busy
+ * there, and reads it again, with a full barrier in between; the worker writes
+ * it and reads who is busy, likewise.  So one of them sees the other.  A
+ * backend leaves an entry before it stops being busy; the worker reads who is
+ * busy before it reads the entries.  Transactions that are going to be
+ * prepared, and may stay so for days, write to a generation of their own,
+ * which is always current; it is truncated under a lock that excludes writers,
+ * when nobody uses it.
  *
  * SETS
  *
- * What the worker has taken over is in "fresh", as ranges of transactions; when
- * a set is full the two ranges that are closest become one, which costs
+ * What the worker has taken over is in "fresh", as ranges of transactions;
+ * when a set is full the two ranges that are closest become one, which costs
  * some keys their place in the cache, but loses nothing.  A pass over the
- * journal works on "active", which is what was fresh when it began; so it can go
- * on after a failure, and its successor after its death.  Transactions that are
- * not decided yet, prepared ones above all, stand aside.
+ * journal works on "active", which is what was fresh when it began; so it can
+ * go on after a failure, and its successor after its death.  Transactions that
+ * are not decided yet, prepared ones above all, stand aside.
  *
  * Locks: the sets are written by the worker alone, under the lock of the
  * registry, for the sake of those who look.  The worker itself reads them

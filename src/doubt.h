@@ -6,8 +6,8 @@
  * A transaction whose changes are in the journal enters before its row is
  * written and leaves when its outcome is known.  If Redis has not heard all of
  * it, it leaves its id behind, and the worker replays its rows.  So whatever a
- * generation of the journal holds is done with when nobody is in it and none of
- * its transactions is in doubt.
+ * generation of the journal holds is done with when nobody is in it and none
+ * of its transactions is in doubt.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +33,10 @@ extern void slate_doubt_shmem_startup(void);	/* holds AddinShmemInitLock */
 
 /*
  * Enter the journal: returns the generation to write to, which stays until
- * slate_doubt_leave().  If it is full, and the transaction may do without a row,
- * *no_row tells that there is nothing to write; what then fails empties the
- * namespace.  Who is going to be prepared writes to SLATE_PREPARED_GENERATION in
- * any case.
+ * slate_doubt_leave().  If it is full, and the transaction may do without a
+ * row, *no_row tells that there is nothing to write; what then fails empties
+ * the namespace.  Who is going to be prepared writes to
+ * SLATE_PREPARED_GENERATION in any case.
  */
 extern int	slate_doubt_enter(SlateDatabase *database, bool may_have_none,
 							  bool *no_row);

@@ -19,22 +19,23 @@
  * A ROW
  *
  * lsn, timeline, nonce and since say with which stamp, and when, the
- * transaction told Redis.  What it told is in a bytea: for each entry two bytes,
- * flags and the length of the name, most significant byte first, and the name.
+ * transaction told Redis.  What it told is in a bytea: for each entry two
+ * bytes, flags and the length of the name, most significant byte first, and
+ * the name.
  *
  * A JOURNAL THAT IS FULL
  *
  * Redis may be away for days.  When both generations together exceed
- * slate_cache.max_journal, one transaction adds the entry "everything"; when it has
- * committed, others write no rows any more.  Then the whole namespace is
- * emptied when Redis is back.  Those that drop patterns still write: theirs may
- * be of a rule that is not there any more when the namespace is emptied.
+ * slate_cache.max_journal, one transaction adds the entry "everything"; when
+ * it has committed, others write no rows any more.  Then the whole namespace
+ * is emptied when Redis is back.  Those that drop patterns still write: theirs
+ * may be of a rule that is not there any more when the namespace is emptied.
  *
  * PREPARED TRANSACTIONS
  *
- * They have a table of their own, slate_cache.journal_prepared, and always a row
- * there: they may be committed days later, and would keep a generation from being
- * truncated.
+ * They have a table of their own, slate_cache.journal_prepared, and always a
+ * row there: they may be committed days later, and would keep a generation
+ * from being truncated.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,7 +113,7 @@ open_table(int generation, LOCKMODE lockmode)
 {
 	Oid			relid = table_oid(generation);
 	Relation	relation = OidIsValid(relid)
-		? try_relation_open(relid, lockmode) : NULL;
+	? try_relation_open(relid, lockmode) : NULL;
 
 	if (relation == NULL)
 		return NULL;
@@ -258,7 +259,7 @@ check_room(SlateDatabase *database)
 {
 	uint32		room = SLATE_JOURNAL_ROOM;
 	uint64		bytes = pg_atomic_read_u64(&database->bytes[0]) +
-		pg_atomic_read_u64(&database->bytes[1]);
+	pg_atomic_read_u64(&database->bytes[1]);
 
 	if (bytes > (uint64) slate_journal_max * 1024 +
 		pg_atomic_read_u64(&database->forgiven) &&
@@ -304,7 +305,7 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 					 bool prepared)
 {
 	SlateDatabase *database = slate_journal_enabled
-		? slate_database_mine() : NULL;
+	? slate_database_mine() : NULL;
 	bool		no_row = false;
 	int			generation = SLATE_PREPARED_GENERATION;
 	Relation	relation;

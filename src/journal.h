@@ -22,8 +22,8 @@ extern int	slate_journal_max;
 /*
  * At PRE_COMMIT or PRE_PREPARE: write down the keys and patterns of the list.
  * From then on slate_journal_leave() must be called at the transaction's end.
- * False if there is no journal here: no shared memory, too many databases, switched
- * off, or another Redis than the worker's.
+ * False if there is no journal here: no shared memory, too many databases,
+ * switched off, or another Redis than the worker's.
  */
 extern bool slate_journal_append(const SlateOpList *list,
 								 const SlateStamp *stamp, bool prepared);
@@ -73,9 +73,9 @@ extern bool slate_journal_next(const SlateJournalRow *row, int *offset,
 							   SlateJournalEntry *entry);
 
 /*
- * Read a generation from block *block on, at most nblocks of it, in a transaction:
- * rows that are not dead, in their order.  The row is good during the call.
- * Moves *block on; false at the end.
+ * Read a generation from block *block on, at most nblocks of it, in a
+ * transaction: rows that are not dead, in their order.  The row is good during
+ * the call. Moves *block on; false at the end.
  */
 typedef void (*SlateJournalFn) (const SlateJournalRow *row, void *arg);
 extern bool slate_journal_read(int generation, BlockNumber *block,
@@ -86,8 +86,8 @@ extern bool slate_journal_read(int generation, BlockNumber *block,
 extern uint64 slate_journal_size(int generation);
 
 /*
- * Throw a generation away, in a transaction, if nobody uses it and nobody has it
- * locked; otherwise false.
+ * Throw a generation away, in a transaction, if nobody uses it and nobody has
+ * it locked; otherwise false.
  */
 extern bool slate_journal_truncate(SlateDatabase *database, int generation);
 

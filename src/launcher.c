@@ -5,13 +5,15 @@
  *
  * There is one launcher a server, started with it.  It is connected to no
  * database, and so hinders none from being dropped.  Which databases have the
- * extension can only be seen from inside: so it sends a worker into each that it does
- * not know, and the worker leaves if there is nothing for it.  After that a
- * database asks for its worker itself, by its entry in shared memory: CREATE
- * EXTENSION does, a worker that ends does, and a commit that finds none.
+ * extension can only be seen from inside: so it sends a worker into each that
+ * it does not know, and the worker leaves if there is nothing for it.  After
+ * that a database asks for its worker itself, by its entry in shared memory:
+ * CREATE EXTENSION does, a worker that ends does, and a commit that finds
+ * none.
  *
- * It also looks up the host name of the server's own slate_cache.url, so that no
- * commit has to: that may take long, and the workers have other things to do.
+ * It also looks up the host name of the server's own slate_cache.url, so that
+ * no commit has to: that may take long, and the workers have other things to
+ * do.
  *
  * Locks: none but the registry's, when the entry of a dropped database goes.
  *

@@ -119,9 +119,9 @@ extern SlateLinkStatus slate_link_look_up(const SlateAddress *address,
 /*
  * Connect.  Any earlier connection of this link is closed first.
  *
- * known is what the address' host stands for; if it is NULL, the host is looked
- * up, so that this must never be called after a commit.  The addresses (the
- * first eight) are tried in turn within the deadline, each with an equal
+ * known is what the address' host stands for; if it is NULL, the host is
+ * looked up, so that this must never be called after a commit.  The addresses
+ * (the first eight) are tried in turn within the deadline, each with an equal
  * share of the time that is left, so that one that swallows packets does not
  * keep the next from its turn.  TCP sockets get TCP_NODELAY and keepalive; all
  * are close-on-exec, and counted with AcquireExternalFD().

@@ -4,10 +4,10 @@
  *	  What host names stand for, looked up ahead of need.
  *
  * A small table in shared memory.  The sequence of an entry is odd while
- * somebody writes it; a reader that finds it odd, or changed when it has copied
- * the entry, tries again a few times and then does without.  A writer makes it
- * odd by a compare-and-swap, and where another is at it, leaves it to that.  No
- * locks, so that nobody ever waits for a process that was stopped.
+ * somebody writes it; a reader that finds it odd, or changed when it has
+ * copied the entry, tries again a few times and then does without.  A writer
+ * makes it odd by a compare-and-swap, and where another is at it, leaves it to
+ * that.  No locks, so that nobody ever waits for a process that was stopped.
  *
  *-------------------------------------------------------------------------
  */

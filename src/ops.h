@@ -5,9 +5,9 @@
  *	  subtransactions collects them.
  *
  * A list has one operation a key: the last one.  It lives in a memory context
- * of its own; values and row images in a child of it, so that they can be given
- * up alone.  Everything here may throw for want of memory, and then the list is
- * as it was, or has the new operation.
+ * of its own; values and row images in a child of it, so that they can be
+ * given up alone.  Everything here may throw for want of memory, and then the
+ * list is as it was, or has the new operation.
  *
  *-------------------------------------------------------------------------
  */
@@ -88,8 +88,8 @@ extern void slate_ops_delete(SlateOpList *list);
 extern SlateOp *slate_ops_find(const SlateOpList *list, SlateSlice key);
 
 /*
- * The key's operation, made or overwritten: a DROP, SHARED, without value.  The
- * pointer is good until the next call.
+ * The key's operation, made or overwritten: a DROP, SHARED, without value.
+ * The pointer is good until the next call.
  */
 extern SlateOp *slate_ops_begin(SlateOpList *list, SlateSlice key,
 								uint64 sequence);

@@ -50,8 +50,9 @@
  * A transaction holds slate_cache.max_pending bytes here at most, give or take
  * an operation.  Past that it first gives up its values: every PUT becomes a
  * DROP, which needs the key only.  If the keys alone are too many, it gives up
- * the keys: each rule that was touched drops all its keys by a glob; as it does
- * with its own globs when there are more than MAX_GLOBS.  All of it is below TopTransactionContext, so every way out of a transaction frees it.
+ * the keys: each rule that was touched drops all its keys by a glob; as it
+ * does with its own globs when there are more than MAX_GLOBS.  All of it is
+ * below TopTransactionContext, so every way out of a transaction frees it.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,8 +66,8 @@
 #include "utils/resowner.h"
 
 /*
- * With more globs than this in a list, a rule's keys are dropped by its wildcard.
- * Each glob costs Redis a call, and the worker room in its queue.
+ * With more globs than this in a list, a rule's keys are dropped by its
+ * wildcard. Each glob costs Redis a call, and the worker room in its queue.
  */
 #define MAX_GLOBS 256
 
@@ -139,9 +140,10 @@ pop_level(void)
 }
 
 /*
- * Merge the two innermost levels, the smaller into the larger, so that thousands
- * of nested savepoints do not copy the same operations again and again.  If that
- * runs out of memory half way, both are still there and say the same.
+ * Merge the two innermost levels, the smaller into the larger, so that
+ * thousands of nested savepoints do not copy the same operations again and
+ * again.  If that runs out of memory half way, both are still there and say
+ * the same.
  */
 static void
 merge_top(void)

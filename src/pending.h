@@ -3,8 +3,8 @@
  * pending.h
  *	  What a transaction will tell Redis when it commits.
  *
- * Everything here may throw and allocates, and belongs before the commit.  What
- * a subtransaction adds vanishes when it is rolled back.
+ * Everything here may throw and allocates, and belongs before the commit.
+ * What a subtransaction adds vanishes when it is rolled back.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,14 +28,15 @@ extern SlateImage *slate_pending_image(SlateRelation *relation,
 									   HeapTuple tuple);
 
 /*
- * The key of a row that this transaction has changed, and so has locked: PUT of
- * the image, or DROP where there is none.
+ * The key of a row that this transaction has changed, and so has locked: PUT
+ * of the image, or DROP where there is none.
  */
 extern void slate_pending_row_key(SlateRule *rule, const char *key,
 								  int keylen, SlateImage *image);
 
 /*
- * A rule's key that is to be dropped for any other reason: nobody waits for us.
+ * A rule's key that is to be dropped for any other reason: nobody waits for
+ * us.
  */
 extern void slate_pending_rule_drop(SlateRule *rule, const char *key,
 									int keylen);

@@ -3,11 +3,11 @@
  * publish.c
  *	  Telling Redis: steps 3 to 5 of the way of a change, see pending.c.
  *
- * Before the commit, slate_publish_prepare() writes the journal, and renders and
- * encodes all that will be sent; it may throw.  After it, slate_publish_send() sends it and looks at
- * each reply.  It must not throw, since an ERROR would be a PANIC: it calls
- * nothing that uses palloc or ereport, waits by poll(2) under a deadline, and
- * leaves signals pending.
+ * Before the commit, slate_publish_prepare() writes the journal, and renders
+ * and encodes all that will be sent; it may throw.  After it,
+ * slate_publish_send() sends it and looks at each reply.  It must not throw,
+ * since an ERROR would be a PANIC: it calls nothing that uses palloc or
+ * ereport, waits by poll(2) under a deadline, and leaves signals pending.
  *
  *-------------------------------------------------------------------------
  */

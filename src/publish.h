@@ -23,8 +23,8 @@ extern bool slate_publish_sweep;
 extern void slate_publish_prepare(SlateOpList *list, Size max_bytes);
 
 /*
- * At PRE_PREPARE: leave all of it to the worker.  False if there is no journal.
- * May throw.
+ * At PRE_PREPARE: leave all of it to the worker.  False if there is no
+ * journal. May throw.
  */
 extern bool slate_publish_hand_over(SlateOpList *list);
 

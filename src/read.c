@@ -9,7 +9,8 @@
  *	  is refused, whatever the cache holds.
  * 2. GET, one exchange.  A hit is the answer.
  * 3. On a miss, LEASE; only then a snapshot, and the rule's query.
- * 4. FILL with the lease's token.  Redis refuses it if the row may have changed
+ * 4. FILL with the lease's token.  Redis refuses it if the row may have
+ * changed
  *	  since the lease.
  *
  * Steps 2 to 4 are left out, and the table answers alone (a bypass), where
@@ -298,9 +299,9 @@ collect_waiting(LookupSet *set, int *ncovered)
 }
 
 /*
- * GET what may be answered by the cache.  MGET does not tell a missing key from
- * one of the wrong type.  For keys that a rule covers the lease will tell; the
- * others are asked for one by one, in the same exchange.
+ * GET what may be answered by the cache.  MGET does not tell a missing key
+ * from one of the wrong type.  For keys that a rule covers the lease will
+ * tell; the others are asked for one by one, in the same exchange.
  */
 static void
 get_from_cache(LookupSet *set)
@@ -424,8 +425,8 @@ add_registrations(SlateBatch *batch, const Lookup *lookup, int64 ttl)
 }
 
 /*
- * LEASE the keys that are waiting.  What turns out to have a value after all is
- * done.  ttl is the one that free keys will be filled with.
+ * LEASE the keys that are waiting.  What turns out to have a value after all
+ * is done.  ttl is the one that free keys will be filled with.
  */
 static void
 lease_waiting(LookupSet *set, int64 ttl)
@@ -824,8 +825,8 @@ query_arguments(FunctionCallInfo fcinfo, FetchQuery *query)
 }
 
 /*
- * A query may read tables whose writers commit asynchronously.  What a crash can
- * take back must not be cached.  (Writers of tables with rules do not.)
+ * A query may read tables whose writers commit asynchronously.  What a crash
+ * can take back must not be cached.  (Writers of tables with rules do not.)
  */
 static void
 flush_what_was_read(const Lookup *lookup)

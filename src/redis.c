@@ -1052,8 +1052,8 @@ slate_redis_set_preamble(const char *bytes, size_t len, int nreplies)
 
 /*
  * Read what a password file holds into buffer.  Returns the number of bytes,
- * or -1 with errno.  Anything but a plain file is refused: opening a pipe, say,
- * could hang.
+ * or -1 with errno.  Anything but a plain file is refused: opening a pipe,
+ * say, could hang.
  */
 static ssize_t
 read_plain_file(const char *path, char *buffer, size_t size)
@@ -1602,8 +1602,8 @@ master_is_unknown(SlateLinkStatus status)
 
 /*
  * Make present the master's address, and drop a connection to another.  What
- * is known will do where the sentinels do not answer: they may be down, and the
- * master not.
+ * is known will do where the sentinels do not answer: they may be down, and
+ * the master not.
  */
 static SlateRedisStatus
 find_master(int64 deadline, SlateWait wait)

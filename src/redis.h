@@ -100,10 +100,11 @@ extern void slate_redis_refresh(void);
  * Make sure that there is a usable connection: reuse, or connect and shake
  * hands, within min(connect_timeout, deadline).  With sentinels, the
  * connection is to what they last said is the master; they are asked here, and
- * only here, if no worker has done it.  For use before a commit and in reads.  While the breaker is open returns REDIS_RESTING at once, unless
- * it is this backend's turn to probe.  A probe is over when
- * slate_redis_run() has succeeded or something has failed; a backend that
- * does neither gives its turn away after a time.
+ * only here, if no worker has done it.  For use before a commit and in reads.
+ * While the breaker is open returns REDIS_RESTING at once, unless it is this
+ * backend's turn to probe.  A probe is over when slate_redis_run() has
+ * succeeded or something has failed; a backend that does neither gives its
+ * turn away after a time.
  *
  * The connection is good for one exchange soon: what comes later should
  * prepare again, which costs one poll(2).
@@ -158,8 +159,8 @@ extern const char *slate_redis_error(void);
 extern const char *slate_redis_server_name(void);
 
 /*
- * A hash of what the url asks for, never 0 if that is valid: processes with the
- * same key use the same service.  It depends neither on credentials nor on
+ * A hash of what the url asks for, never 0 if that is valid: processes with
+ * the same key use the same service.  It depends neither on credentials nor on
  * which server is the master at the moment; and it is that of the url that is
  * set, even if no slate_redis_prepare() has taken it up yet.
  */

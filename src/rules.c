@@ -11,9 +11,9 @@
  * only, since somebody up the stack may be using it: an output function called
  * while rendering a key can run any code, and invalidate anything.
  *
- * The set of all tables' rules serves the readers, who come with a key and look
- * for its table.  Any relcache message may announce a new trigger, so any of
- * them makes the set stale; it is rebuilt from pg_trigger.
+ * The set of all tables' rules serves the readers, who come with a key and
+ * look for its table.  Any relcache message may announce a new trigger, so any
+ * of them makes the set stale; it is rebuilt from pg_trigger.
  *
  *-------------------------------------------------------------------------
  */

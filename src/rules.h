@@ -87,8 +87,8 @@ typedef struct SlateMatch
 extern void slate_rules_init(void);
 
 /*
- * The rules of a table, bound; NULL if it has none.  The caller holds a lock on it.
- * ERROR if a rule no longer fits the table (a renamed column).
+ * The rules of a table, bound; NULL if it has none.  The caller holds a lock
+ * on it. ERROR if a rule no longer fits the table (a renamed column).
  */
 extern SlateRelation *slate_rules_get(Relation relation);
 
@@ -127,9 +127,9 @@ extern void slate_rules_glob_families(const char *glob, int globlen,
 									  SlateFamilyFn fn, void *arg);
 
 /*
- * Append the key, or glob, that a row gives under a bound rule.  False if there is
- * none: a key column is NULL, the key would be one of ours, or too long
- * (*too_long).
+ * Append the key, or glob, that a row gives under a bound rule.  False if
+ * there is none: a key column is NULL, the key would be one of ours, or too
+ * long (*too_long).
  */
 extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
 							   StringInfo out, bool *too_long);
@@ -166,8 +166,8 @@ extern void slate_rules_check_columns(Oid relid);
 extern bool slate_rules_fits(const SlateRelation *relation);
 
 /*
- * Does a column have this type, as such, as the type of its elements, or behind
- * a domain?  Or is it a table of this type?
+ * Does a column have this type, as such, as the type of its elements, or
+ * behind a domain?  Or is it a table of this type?
  */
 extern bool slate_rules_use_type(const SlateRelation *relation, Oid type);
 

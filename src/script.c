@@ -32,20 +32,21 @@
  * whose rules give the same key) the versions prove nothing about the order of
  * the commits.  Suppose T1 takes version 5, T2 takes 7 and DROPs the key, a
  * reader leases and loads the row from before T1's commit and fills it; T1
- * commits, and its PUT finds version 7.  "Newer, nothing to do" would leave the
- * reader's old value for good.  So a PUT that finds a newer version does nothing
- * only if both have the same order, and otherwise removes the value.  A fill
- * takes the order from a guard: what it has loaded may be another rule's.
+ * commits, and its PUT finds version 7.  "Newer, nothing to do" would leave
+ * the reader's old value for good.  So a PUT that finds a newer version does
+ * nothing only if both have the same order, and otherwise removes the value.
+ * A fill takes the order from a guard: what it has loaded may be another
+ * rule's.
  *
- * A version lapses a guard's life after it was raised, however often the guard is
- * used: whatever is older than it is past its deadline by then (see below).  So a
- * version of another cluster, or of a history that PostgreSQL has left (trust.c), is
- * not in the way for ever.
+ * A version lapses a guard's life after it was raised, however often the guard
+ * is used: whatever is older than it is past its deadline by then (see below).
+ * So a version of another cluster, or of a history that PostgreSQL has left
+ * (trust.c), is not in the way for ever.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a
- * fill whose snapshot may have missed a commit finds another nonce, or no guard
- * at all, and is refused.  A lease on a key without a guard creates one.
+ * fill whose snapshot may have missed a commit finds another nonce, or no
+ * guard at all, and is refused.  A lease on a key without a guard creates one.
  *
  * A guard lives slate_script_guard_life seconds from its last use, longer than
  * any push may be on its way: a PUT carries a deadline by the server's clock,
@@ -54,29 +55,29 @@
  *
  * All this relies on the memory of Redis.  If Redis has lost it as a whole
  * (FLUSHALL, a restart, an older dump, another server) it has also lost the
- * epoch, a text that our worker has left there and that each PUT repeats; a PUT
- * that finds another one is a DROP.  See trust.c.  What this cannot do: a single
- * guard that is evicted in the very moment in which two pushes of its key are
- * swapped is not missed by the later one.
+ * epoch, a text that our worker has left there and that each PUT repeats; a
+ * PUT that finds another one is a DROP.  See trust.c.  What this cannot do: a
+ * single guard that is evicted in the very moment in which two pushes of its
+ * key are swapped is not missed by the later one.
  *
  * A family is a set of keys that are dropped together by a glob.  Keys that no
  * rule can enumerate (searches, whatever apps put with slate_cache_set() or
  * slate_cache_fetch()) are entered in their family's index, a sorted set by
  * the time at which they will have expired, before they are leased or put;
- * dropping the family walks the index.  Keys that apps SET by themselves are in
- * no index; for those there is the sweep, a SCAN over everything.
+ * dropping the family walks the index.  Keys that apps SET by themselves are
+ * in no index; for those there is the sweep, a SCAN over everything.
  *
  * A glob drops what is there.  What is on its way is not: T1 inserts a row and
- * is slow to push; T2 truncates the table, and finds neither value nor guard of
- * the row's key to take its version; then T1's PUT comes.  So whoever drops a
- * glob first notes its version under the literal text that the glob begins
+ * is slow to push; T2 truncates the table, and finds neither value nor guard
+ * of the row's key to take its version; then T1's PUT comes.  So whoever drops
+ * a glob first notes its version under the literal text that the glob begins
  * with, in the floor, a hash; and a PUT that is older than the floor under its
  * key becomes a DROP.  The floor is kept in periods of a guard's life, the
  * present one and the last.
  *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
- * hash tag, or K's own tag in its place.  Indexes and the floor do not, and will
- * have to be kept on each node.
+ * hash tag, or K's own tag in its place.  Indexes and the floor do not, and
+ * will have to be kept on each node.
  *
  *-------------------------------------------------------------------------
  */
@@ -221,8 +222,8 @@ LUA_FLOOR
 
 /*
  * ARGV: version, nonce, guard life, owner, deadline, the epoch's key and the
- * epoch; then two a key: an operation ('+' or '-', the order, TTL in ms) and the
- * value.
+ * epoch; then two a key: an operation ('+' or '-', the order, TTL in ms) and
+ * the value.
  */
 static const char publish_source[] =
 LUA_PUSH
@@ -260,10 +261,10 @@ LUA_BELOW
 "return failure or {stored, dropped, outdated, strange and 1 or 0}\n";
 
 /*
- * KEYS: the index.  ARGV: version, nonce, guard life, owner, glob.  ZSCAN matches as
- * Redis does everywhere else, and nothing changes the index meanwhile.
- * Members stay: somebody may have registered a key and not leased it yet, and
- * the next DROP must find it, too.
+ * KEYS: the index.  ARGV: version, nonce, guard life, owner, glob.  ZSCAN
+ * matches as Redis does everywhere else, and nothing changes the index
+ * meanwhile. Members stay: somebody may have registered a key and not leased
+ * it yet, and the next DROP must find it, too.
  */
 static const char drop_family_source[] =
 LUA_PUSH
@@ -281,12 +282,12 @@ LUA_PUSH
 /*
  * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step, the
  * owner; then for each key the version and the nonce of the glob, and "="
- * behind them if all globs that match it are of one transaction.  What was put with that very nonce
- * was put by the same transaction, after the glob.  What has a newer version
- * under an order was put since, and holds nothing but its row: whoever drops a
- * glob because rows have another text now holds a lock that their writers wait
- * for.  What is spared is a value: where there is none, a lease may have been
- * given since, for another rule's row.
+ * behind them if all globs that match it are of one transaction.  What was put
+ * with that very nonce was put by the same transaction, after the glob.  What
+ * has a newer version under an order was put since, and holds nothing but its
+ * row: whoever drops a glob because rows have another text now holds a lock
+ * that their writers wait for.  What is spared is a value: where there is
+ * none, a lease may have been given since, for another rule's row.
  *
  * The glob's nonce is not written again: a lease of it, void since by another
  * push, would be good once more.
@@ -377,8 +378,8 @@ LUA_GUARD
 /*
  * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
  * A DROP without a version: a guard that is there keeps the one it has, since
- * pushes of its key may be under way, and leases are void.  Without a guard there
- * is no lease.
+ * pushes of its key may be under way, and leases are void.  Without a guard
+ * there is no lease.
  */
 static const char forget_source[] =
 LUA_GUARD
@@ -923,8 +924,8 @@ reply_number(const redisReply *reply, size_t element)
 
 /*
  * An outcome is what the scripts answer, an array of three counts.  Whatever
- * else comes back, READONLY, OOM, LOADING, NOAUTH, MOVED or things yet unknown,
- * is a failure to deliver.
+ * else comes back, READONLY, OOM, LOADING, NOAUTH, MOVED or things yet
+ * unknown, is a failure to deliver.
  */
 static void
 count_push_reply(SlateOutcome *outcome, const redisReply *reply)

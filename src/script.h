@@ -198,10 +198,10 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
- * stamps are those of the globs, by their position in the set, all of one owner.  What was PUT
- * by the very transaction of the globs that match it stays, and so does what was
- * PUT under an order with a newer version.  Without stamps (NULL) all that
- * matches goes, whatever its version is.
+ * stamps are those of the globs, by their position in the set, all of one
+ * owner.  What was PUT by the very transaction of the globs that match it
+ * stays, and so does what was PUT under an order with a newer version.
+ * Without stamps (NULL) all that matches goes, whatever its version is.
  *
  * Begins no step after stop_at; a step may take slate_cache.timeout, but not
  * past the deadline, which should be so much later than stop_at that running

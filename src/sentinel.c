@@ -10,9 +10,9 @@
  * Sentinels may disagree: one that was stopped, or cut off from the others,
  * goes on naming a master that has been replaced, and that master, stopped
  * with it, may still think that it is one.  Each failover has a number, the
- * configuration epoch, which grows.  So an answer with a smaller epoch than the
- * one that is known is not taken, and the next sentinel is asked.  Only if most
- * of the sentinels say the same their counting has begun anew.
+ * configuration epoch, which grows.  So an answer with a smaller epoch than
+ * the one that is known is not taken, and the next sentinel is asked.  Only if
+ * most of the sentinels say the same their counting has begun anew.
  *
  * A connection to each sentinel is made for each question, and closed.
  *
@@ -164,8 +164,8 @@ read_knowledge(SlateMaster *master, uint64 *epoch)
 }
 
 /*
- * If another process is at it, that will do; and so if one has heard of a later
- * failover since we looked, when the epoch was known_epoch.
+ * If another process is at it, that will do; and so if one has heard of a
+ * later failover since we looked, when the epoch was known_epoch.
  */
 static void
 write_knowledge(const Answer *answer, uint64 known_epoch)
@@ -403,8 +403,8 @@ take_word(const Answer *answer, int which, uint64 known_epoch)
 }
 
 /*
- * Each gets an equal share of the time that is left, so that one which does not
- * answer keeps no other from its turn.
+ * Each gets an equal share of the time that is left, so that one which does
+ * not answer keeps no other from its turn.
  */
 SlateLinkStatus
 slate_sentinel_ask(const char *user, const char *password, bool another,

@@ -5,7 +5,8 @@
  *
  * Nothing here throws, except where the caller asks for interruptible waits
  * (see link.h).  Only slate_sentinel_ask() exchanges anything with a sentinel;
- * the others look at what is noted in memory, and may be called after a commit.
+ * the others look at what is noted in memory, and may be called after a
+ * commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,9 +53,10 @@ extern uint64 slate_sentinel_changes(void);
 
 /*
  * Should the caller ask before it relies on what is known?  So it is if no
- * sentinel has answered since distrusted_at, when the caller has seen something
- * that speaks against it (of slate_link_now(); 0: it has not); and if the last
- * answer is older than max_age ms, but then only for one caller a second.
+ * sentinel has answered since distrusted_at, when the caller has seen
+ * something that speaks against it (of slate_link_now(); 0: it has not); and
+ * if the last answer is older than max_age ms, but then only for one caller a
+ * second.
  */
 extern bool slate_sentinel_should_ask(int64 distrusted_at, int64 max_age);
 

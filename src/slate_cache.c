@@ -4,9 +4,9 @@
  *	  The module: settings, hooks, shared memory.
  *
  * Everything but the journal works without shared_preload_libraries, for each
- * session by itself; with it, sessions share the breaker and the counters, there
- * are a journal and workers, and a session notices DROP and TRUNCATE even before
- * it has used the extension.
+ * session by itself; with it, sessions share the breaker and the counters,
+ * there are a journal and workers, and a session notices DROP and TRUNCATE
+ * even before it has used the extension.
  *
  *-------------------------------------------------------------------------
  */

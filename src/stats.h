@@ -50,8 +50,8 @@ extern uint64 slate_stats_get(SlateCounter counter);
 extern void slate_stats_reset(void);
 
 /*
- * A transaction's push did not arrive: it is lost, or the journal has it.  Only
- * notes it; safe after a commit.
+ * A transaction's push did not arrive: it is lost, or the journal has it.
+ * Only notes it; safe after a commit.
  */
 extern void slate_stats_lost(int64 nkeys, const char *reason);
 extern void slate_stats_delayed(int64 nkeys, const char *reason);

@@ -171,8 +171,8 @@ extern bool slate_glob_match(const char *pattern, int patternlen,
 
 /*
  * Many globs, to be matched at once.  Most globs begin with literal text; they
- * are found by it, so that what a match costs grows with the lengths that those
- * texts have, not with the number of globs.
+ * are found by it, so that what a match costs grows with the lengths that
+ * those texts have, not with the number of globs.
  */
 typedef struct SlateGlobSet SlateGlobSet;
 

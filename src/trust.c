@@ -4,54 +4,57 @@
  *	  Is this Redis the one that we know, and are we the ones it knows?
  *
  * What Redis holds is right because every change was pushed to it, in the
- * order that guards keep.  That is worth nothing if Redis has lost pushes that it
- * had taken (a restart from an older dump, a failover to a replica that lags, another
- * server at the same address, FLUSHALL in the middle of it all), or if
- * PostgreSQL has lost commits that it had made (a restore, a recovery to a point in
- * time, the promotion of a replica that lags).  Then the namespace, all keys
- * that rules of this database cover, is emptied before anything is trusted.
+ * order that guards keep.  That is worth nothing if Redis has lost pushes that
+ * it had taken (a restart from an older dump, a failover to a replica that
+ * lags, another server at the same address, FLUSHALL in the middle of it all),
+ * or if PostgreSQL has lost commits that it had made (a restore, a recovery to
+ * a point in time, the promotion of a replica that lags).  Then the namespace,
+ * all keys that rules of this database cover, is emptied before anything is
+ * trusted.
  *
  * WHAT IS COMPARED
  *
  * The worker chooses an epoch, a random number, and notes it in Redis under
- * slate_cache:epoch:<owner>, where the owner is this database of this cluster, and in the
- * table slate_cache.history, together with
+ * slate_cache:epoch:<owner>, where the owner is this database of this cluster,
+ * and in the table slate_cache.history, together with
  *
- * - the identity of the Redis server, a hash of its run_id, which every start of
+ * - the identity of the Redis server, a hash of its run_id, which every start
+ * of
  *	 a server chooses anew;
  * - our timeline, which every promotion and every recovery to a point in time
  *	 raises.
  *
- * And every second it notes in Redis, under slate_cache:wal:<owner>, how far our WAL is
- * flushed, to a record's end.  What we have pushed is older than that or about as old; so a
- * server whose life begins before it has lost what was pushed: a copy of
- * the data directory, put back.
+ * And every second it notes in Redis, under slate_cache:wal:<owner>, how far
+ * our WAL is flushed, to a record's end.  What we have pushed is older than
+ * that or about as old; so a server whose life begins before it has lost what
+ * was pushed: a copy of the data directory, put back.
  *
- * The epoch is the same on both sides, Redis is the same process, we have the same
- * timeline and have not begun before what Redis knows of us: then history is
- * known.  That is so after each restart and each crash of PostgreSQL.  Each
- * start begins another epoch nevertheless: a copy of the data directory from before
- * it is found out by its epoch.
+ * The epoch is the same on both sides, Redis is the same process, we have the
+ * same timeline and have not begun before what Redis knows of us: then history
+ * is known.  That is so after each restart and each crash of PostgreSQL.  Each
+ * start begins another epoch nevertheless: a copy of the data directory from
+ * before it is found out by its epoch.
  *
  * WHO LOOKS
  *
  * The worker, when it starts and every second.  In between: each connection
- * has learnt the identity of its server, and a backend trusts no other than the one
- * that is noted in shared memory; each PUT repeats the epoch, and is a DROP where
- * Redis has another one or none.  So even a push that was on its way over a
- * FLUSHALL cannot set what is old.  A backend that does not trust pushes DROPs,
- * which is all an invalidation needs, and reads the tables.
+ * has learnt the identity of its server, and a backend trusts no other than
+ * the one that is noted in shared memory; each PUT repeats the epoch, and is a
+ * DROP where Redis has another one or none.  So even a push that was on its
+ * way over a FLUSHALL cannot set what is old.  A backend that does not trust
+ * pushes DROPs, which is all an invalidation needs, and reads the tables.
  *
- * An address may come to mean another server while the former lives on.  So what a
- * server has answered counts as delivered only if, after the answer, it still is
- * the one that is noted.  Before it empties another, the worker notes that: a
- * commit that does not see the note was made before the emptying began.
+ * An address may come to mean another server while the former lives on.  So
+ * what a server has answered counts as delivered only if, after the answer, it
+ * still is the one that is noted.  Before it empties another, the worker notes
+ * that: a commit that does not see the note was made before the emptying
+ * began.
  *
  * TWO SERVERS OF ONE HISTORY
  *
- * After a promotion the old primary may still be alive.  The epoch begins with the
- * timeline; who finds a later one than its own stands back: it does not empty,
- * and all its PUTs are DROPs.
+ * After a promotion the old primary may still be alive.  The epoch begins with
+ * the timeline; who finds a later one than its own stands back: it does not
+ * empty, and all its PUTs are DROPs.
  *
  * Without shared memory, or a worker, nobody could empty the namespace, and so
  * nothing is compared.
@@ -205,8 +208,8 @@ is_worth_waiting(SlateDatabase *database, SlateTrust trust)
 }
 
 /*
- * Wait for the worker's first look after a start of the server.  Who has waited
- * for nothing saves the others from doing so.
+ * Wait for the worker's first look after a start of the server.  Who has
+ * waited for nothing saves the others from doing so.
  */
 static SlateTrust
 await(SlateDatabase *database)

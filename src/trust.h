@@ -23,8 +23,8 @@ typedef enum SlateTrust
 } SlateTrust;
 
 /* ------------------------------------------------------------------------
- * Backends.  A connection must be prepared.  They may wait a second for the worker,
- * once after a start of the server.
+ * Backends.  A connection must be prepared.  They may wait a second for the
+ * worker, once after a start of the server.
  * ------------------------------------------------------------------------
  */
 
@@ -44,8 +44,8 @@ extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
 extern bool slate_trust_reads(void);
 
 /* ------------------------------------------------------------------------
- * The worker, with a prepared connection.  These begin transactions of their own and
- * exchange with Redis outside of them.
+ * The worker, with a prepared connection.  These begin transactions of their
+ * own and exchange with Redis outside of them.
  * ------------------------------------------------------------------------
  */
 

@@ -5,12 +5,14 @@
  *
  * ITS ROUND
  *
- * 1. Is the extension still here?  Does somebody want the database for himself?
+ * 1. Is the extension still here?  Does somebody want the database for
+ * himself?
  *	  Then it leaves; the launcher sends another one when it is asked.
  * 2. Is it still the Redis that we know?  See trust.c.  If not, or if the
  *	  journal was full, or on request, the namespace is emptied: all keys that
  *	  rules cover, with their guards, in steps of a SCAN.
- * 3. What is in doubt?  See doubt.c.  One step of a pass over the journal: in a
+ * 3. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
+ * a
  *	  transaction it reads some pages and encodes DROPs of what the rows in doubt
  *	  name; after the transaction it sends them.  It goes on when all of them have
  *	  arrived, and otherwise repeats the step.  Patterns are gathered, and looked
@@ -18,12 +20,12 @@
  * 4. Generations: see journal.c.
  *
  * While Redis is away the worker is the one that tries it (the breaker, see
- * redis.c), and so knows first that it is back.  It then works as long as it rests:
- * half of Redis' time is for the others.
+ * redis.c), and so knows first that it is back.  It then works as long as it
+ * rests: half of Redis' time is for the others.
  *
- * DROPs are sent with the highest version among their rows; higher than that of
- * their own transaction does no harm: a PUT that comes later than such a DROP
- * and is older becomes a DROP too.
+ * DROPs are sent with the highest version among their rows; higher than that
+ * of their own transaction does no harm: a PUT that comes later than such a
+ * DROP and is older becomes a DROP too.
  *
  * No transaction is open during I/O.  The worker may die at any place: what is
  * in doubt is in shared memory, and a pass begins anew.
@@ -534,9 +536,9 @@ forget_namespace(void)
 }
 
 /*
- * Empty it, and begin a new epoch.  If the journal was full, there is room from
- * now on; transactions that still rely on the entry "everything" of another
- * are seen by their failure.  What has rows is replayed nevertheless.
+ * Empty it, and begin a new epoch.  If the journal was full, there is room
+ * from now on; transactions that still rely on the entry "everything" of
+ * another are seen by their failure.  What has rows is replayed nevertheless.
  */
 static bool
 empty_namespace(const char *reason)

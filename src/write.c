@@ -157,8 +157,8 @@ slate_cache_invalidate(PG_FUNCTION_ARGS)
 /* ------------------------------------------------------------------------
  * Projects
  *
- * What belongs to a project: its own row's keys, those of the rows that name it
- * in a column project_id, and the families that have no table.
+ * What belongs to a project: its own row's keys, those of the rows that name
+ * it in a column project_id, and the families that have no table.
  * ------------------------------------------------------------------------
  */
 

@@ -37,6 +37,10 @@ $redis->config(requirepass => 'secret');
 is($redis->cli('PING'), 'PONG', 'password: cli uses it');
 like($redis->url(tcp => 1), qr/:secret@/, 'password: url has it');
 
+# A Unix socket's url has no room for it.
+$redis->config(requirepass => '');
+is($redis->cli('PING'), 'PONG', 'no password: cli uses none');
+
 # Even a paused server ends with its object.
 my $other = SlateRedis->new;
 $pid = $other->pid;

@@ -1,12 +1,14 @@
 # Cancelling a read that waits for Redis works, by statement_timeout and by
 # pg_cancel_backend(); and the answer that was given up is never taken for the
 # answer to the next question.  A push is not cancelled: it is over in time by
-# itself, and its transaction is committed.
+# itself, and its transaction is committed.  What is asked before a commit is not
+# cancelled either; then it is not too late for the transaction to be.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateNode;
+use SlateProxy;
 use SlateRedis;
 use SlateSession;
 use Test::More;
@@ -81,16 +83,34 @@ $redis->resume;
 $session->query('COMMIT');
 is($redis->field('shop:item:3', 'name'), 'after the savepoint', 'the transaction delivers the rest');
 
+# Before the commit.
+$redis->pause;
+$session->send("UPDATE item SET name = 'cancelled' WHERE id = 3");
+waits_for_redis($session);
+$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $session->pid . ')');
+waits_for_redis($session);
+$redis->resume;
+$session->finish;
+like($session->error, qr/canceling statement/, 'before the commit: the transaction ends');
+is( $node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 3'),
+    'after the savepoint', 'the row is as it was');
+is($redis->field('shop:item:3', 'name'), 'after the savepoint', 'and so is its copy');
+is($session->query('SELECT count(*) FROM slate_cache.journal'), '0', 'and the journal is empty');
+
 # A push that waits: the commit has happened, so there is nothing to cancel.
+my $proxy = SlateProxy->new($redis);
+$session->query("SET slate_cache.url = '" . $proxy->url . "'");
+$session->query("SELECT slate_cache_get('shop:free:1')");
 foreach my $way ('pg_cancel_backend', 'pg_terminate_backend')
 {
-    $redis->pause;
+    $proxy->hold(qr/\r\nEVALSHA\r\n/);
     $session->send("UPDATE item SET name = '$way' WHERE id = 1");
+    $proxy->wait_until_held;
     waits_for_redis($session);
     is($node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 1'), $way,
         "$way during a push: the commit is visible");
     $node->safe_psql('postgres', "SELECT $way(" . $session->pid . ')');
-    $redis->resume;
+    $proxy->release;
     SlateRedis::wait_until(sub { $redis->field('shop:item:1', 'name') eq $way }, 'the push arrives');
     if ($way eq 'pg_cancel_backend')
     {
@@ -106,6 +126,9 @@ foreach my $way ('pg_cancel_backend', 'pg_terminate_backend')
         pass('it is delivered, and the session ends');
     }
 }
+
+is($node->safe_psql('postgres', 'SELECT pushes_delayed + pushes_lost FROM slate_cache.stats'),
+    '0', 'each push was delivered');
 
 SlateNode::unharmed($node);
 done_testing();

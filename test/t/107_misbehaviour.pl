@@ -1,5 +1,6 @@
 # What only a broken, or a quite different, server does: each is a failure to
-# deliver that costs a connection at most, and the next exchange is in step.
+# deliver that costs a connection at most, and the next exchange is in step; and
+# what it has not taken the worker tells it again.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -18,12 +19,15 @@ SlateNode::create_items($node, 9);
 $redis->cli('SET', "shop:free:$_", qq("free $_")) foreach 1 .. 9;
 my $session = SlateSession->new($node);
 
-# Until the breaker lets a change through.
+# Until the worker has replayed what failed, and the breaker lets a change through.
 my $tries = 0;
 sub recovers
 {
     my ($what) = @_;
     $proxy->pass;
+    SlateRedis::wait_until(
+        sub { $session->query('SELECT count(*) FROM slate_cache.journal') eq '0' },
+        "the journal empties after: $what");
     SlateRedis::wait_until(
         sub {
             $session->query("UPDATE item SET name = 'try " . ++$tries . "' WHERE id = 3");
@@ -59,14 +63,17 @@ recovers('nothing');
 foreach my $misbehaviour (@misbehaviours)
 {
     my ($what, $begin) = @$misbehaviour;
+    $session->query("SELECT slate_cache_get('shop:item:1')");
+    is($redis->cli('EXISTS', 'shop:item:1'), '1', "push, $what: there is a copy");
     $node->safe_psql('postgres', 'SELECT slate_cache_stats_reset()');
     $begin->($push);
     $session->query("UPDATE item SET name = '$what' WHERE id = 1");
     is($session->error, '', "push, $what: the commit succeeds");
     cmp_ok($proxy->matches, '>', 0, "push, $what: the server has misbehaved");
-    is( $node->safe_psql('postgres', 'SELECT pushes_lost, keys_stored FROM slate_cache.stats'),
-        $what eq 'a reply too many' ? '1|1' : '1|0', "push, $what: it is lost");
+    is( $node->safe_psql('postgres', 'SELECT pushes_delayed, pushes_lost, keys_stored FROM slate_cache.stats'),
+        $what eq 'a reply too many' ? '1|0|1' : '1|0|0', "push, $what: it is delayed");
     recovers("push, $what");
+    is($redis->cli('EXISTS', 'shop:item:1'), '0', "push, $what: then the copy has gone");
 
     # The same to readers: lease and fill, then GET itself.
     $redis->cli('DEL', 'shop:item:4');
@@ -92,7 +99,10 @@ $proxy->answer($push => "-READONLY You can't write against a read only replica.\
 $session->query("SELECT slate_cache_invalidate('app:*')");
 is($session->error, '', 'sweep refused: the commit succeeds');
 is($redis->cli('EXISTS', 'app:1'), '1', 'sweep refused: the key is still there');
-is(SlateNode::counter($node, 'pushes_lost'), '1', 'sweep refused: it counts as lost');
+is(SlateNode::counter($node, 'pushes_delayed'), '1', 'sweep refused: it counts as delayed');
+recovers('sweep refused');
+is($redis->cli('EXISTS', 'app:1'), '0', 'sweep refused: then the key has gone');
+is(SlateNode::counter($node, 'pushes_lost'), '0', 'sweep refused: nothing was lost');
 
 # Words of a server go to the log with no more than printable characters.
 unlike(SlateNode::log_text($node), qr/\e/, 'no escape sequence gets into the log');

@@ -12,7 +12,8 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
-my $node = SlateNode->start('main', redis => $redis, conf => { 'slate_cache.timeout' => 200 });
+my $node = SlateNode->start('main', redis => $proxy->url, conf => { 'slate_cache.timeout' => 60000 });
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
 SlateNode::create_items($node, 9);
 $node->safe_psql('postgres', q{
     CREATE TABLE note (id int PRIMARY KEY, tag text, body text);
@@ -21,51 +22,45 @@ $node->safe_psql('postgres', q{
 
 my $push = qr/\r\nEVALSHA\r\n/;
 my $slow = SlateSession->new($node);
-$slow->query("SET slate_cache.url = '" . $proxy->url . "'");
 my $fast = SlateSession->new($node);
 $fast->query("SELECT slate_cache_get('shop:item:1')");
 
-# The slow session commits; its push is on its way, and it has given up.
+# The slow session has committed, and holds no lock any more; its push is on its
+# way.  What others send is not held.
 sub commit_slowly
 {
     my ($sql) = @_;
-    $proxy->pass;
-    SlateRedis::wait_until(
-        sub {
-            $slow->query("UPDATE item SET name = 'here ' || clock_timestamp() WHERE id = 9");
-            return $redis->field('shop:item:9', 'name') eq
-              $node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 9');
-        },
-        'the slow session has a connection');
-    $fast->query("SELECT slate_cache_get('shop:free')");
     $proxy->hold($push);
-    $slow->query($sql);
-    is($slow->error, '', 'the slow commit succeeds');
+    $slow->send($sql);
     $proxy->wait_until_held;
+    $proxy->pass;
+    return;
+}
 
-    # The breaker is one for all, whatever the way: a new address closes it.
-    $fast->query("SET slate_cache.url = '" . $redis->url(db => 1) . "'");
-    $fast->query("SELECT slate_cache_peek('x')");
-    $fast->query('RESET slate_cache.url');
+sub push_arrives
+{
+    $proxy->release;
+    $slow->finish;
+    is($slow->error, '', 'the slow commit ends well');
     return;
 }
 
 commit_slowly("UPDATE item SET name = 'older' WHERE id = 1");
 $fast->query("UPDATE item SET name = 'newer' WHERE id = 1");
 is($redis->field('shop:item:1', 'name'), 'newer', 'put, put: the newer is there');
-$proxy->release;
+push_arrives();
 is($redis->field('shop:item:1', 'name'), 'newer', 'put, put: the older does not win');
 
 commit_slowly("UPDATE item SET name = 'older' WHERE id = 2");
 $fast->query('DELETE FROM item WHERE id = 2');
 is($redis->cli('EXISTS', 'shop:item:2'), '0', 'put, delete: the key is gone');
-$proxy->release;
+push_arrives();
 is($redis->cli('EXISTS', 'shop:item:2'), '0', 'put, delete: the deleted row does not come back');
 
 commit_slowly('DELETE FROM item WHERE id = 3');
 $fast->query("INSERT INTO item VALUES (3, 'again')");
 is($redis->field('shop:item:3', 'name'), 'again', 'delete, put: the new row is there');
-$proxy->release;
+push_arrives();
 isnt($redis->field('shop:item:3', 'name'), 'old', 'delete, put: the old row does not come back');
 is($fast->query("SELECT slate_cache_get('shop:item:3')->>'name'"), 'again', 'delete, put: get has the new row');
 
@@ -74,33 +69,41 @@ commit_slowly("UPDATE item SET name = 'older' WHERE id = 4");
 $fast->query("SELECT slate_cache_del('shop:item:4')");
 is($fast->query("SELECT slate_cache_get('shop:item:4')->>'name'"), 'older', 'put, fill: get has it from the table');
 $fast->query("UPDATE item SET name = 'newer' WHERE id = 4");
-$proxy->release;
+push_arrives();
 isnt($redis->field('shop:item:4', 'name'), 'older', 'put, fill, put: the older does not win');
 
 # Nothing makes the tag unique, so nothing orders its writers: the late push
 # drops the key.
 commit_slowly("UPDATE note SET body = 'older' WHERE id = 1");
 $fast->query("UPDATE note SET body = 'newer' WHERE id = 1");
-$proxy->release;
+push_arrives();
 isnt($redis->field('shop:note:tag:a', 'body'), 'older', 'no unique key: the older does not win');
 is($fast->query("SELECT slate_cache_get('shop:note:tag:a')->>'body'"), 'newer', 'no unique key: get has the newer');
 
 # A fill that is held back, until the row has changed.
-$proxy->pass;
 $redis->cli('DEL', 'shop:item:5');
-$slow->query("SET slate_cache.timeout = '60s'");
-SlateRedis::wait_until(
-    sub { $slow->query("SELECT slate_cache_get('shop:item:6')"); $redis->cli('EXISTS', 'shop:item:6') },
-    'the slow session reads through the cache');
 $proxy->hold(qr/"id":5/);
 $slow->send("SELECT slate_cache_get('shop:item:5')->>'name'");
 $proxy->wait_until_held;
+$proxy->pass;
 $fast->query("UPDATE item SET name = 'newer' WHERE id = 5");
 is($redis->field('shop:item:5', 'name'), 'newer', 'fill, put: the newer is there');
 $proxy->release;
 is($slow->finish, 'old', 'fill, put: the reader has what it saw');
 is($redis->field('shop:item:5', 'name'), 'newer', 'fill, put: the fill does not win');
 
+# The slow session gives up, and the worker drops the key; and then the push
+# arrives.
+$slow->query("SET slate_cache.timeout = '2s'");
+commit_slowly("UPDATE item SET name = 'older' WHERE id = 8");
+$slow->finish;
+is($slow->error, '', 'the slow commit ends well');
+SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
+is($redis->cli('EXISTS', 'shop:item:8'), '0', 'put, replay: the key is gone');
+$fast->query("UPDATE item SET name = 'newer' WHERE id = 8");
+is($redis->field('shop:item:8', 'name'), 'newer', 'put, replay, put: the newer is there');
+$proxy->release;
+is($redis->field('shop:item:8', 'name'), 'newer', 'put, replay, put: the older does not win');
 $slow->query('RESET slate_cache.timeout');
 
 # Rows that are dropped by pattern leave no guard of their own where they had
@@ -108,7 +111,7 @@ $slow->query('RESET slate_cache.timeout');
 commit_slowly("UPDATE item SET name = 'older' WHERE id = 7");
 $redis->cli('DEL', 'shop:item:7', split /\n/, $redis->all_keys('slate_cache:guard:*'));
 $fast->query('TRUNCATE item');
-$proxy->release;
+push_arrives();
 is($redis->cli('EXISTS', 'shop:item:7'), '0', 'put, TRUNCATE: the row does not come back');
 is($fast->query("SELECT slate_cache_get('shop:item:7') IS NULL"), 't', 'put, TRUNCATE: get has nothing');
 

@@ -64,14 +64,25 @@ apply('TRUNCATE item');
 SlateRedis::wait_until(sub { $redis->all_keys('shop:item:*') eq '' }, 'no row is left');
 pass('TRUNCATE arrives');
 
-# With Redis away the apply worker goes on, and does not start over.
+# With Redis away the apply worker goes on, and does not start over.  When Redis
+# is back, empty, the worker of slate_cache is the first to know.
+my $emptied = SlateNode::counter($subscriber, 'emptied');
 my $worker = $subscriber->safe_psql('postgres', 'SELECT pid FROM pg_stat_subscription');
 $redis->stop;
 apply("INSERT INTO item VALUES (5, 'away')");
 is($subscriber->safe_psql('postgres', 'SELECT name FROM item'), 'away', 'Redis is away: rows arrive');
 is($subscriber->safe_psql('postgres', 'SELECT pid FROM pg_stat_subscription'), $worker,
     'by the same worker');
-is(SlateNode::counter($subscriber, 'pushes_lost'), '1', 'and the loss is counted');
+SlateNode::wait_for($subscriber, 'SELECT pushes_delayed, pushes_lost FROM slate_cache.stats', '1|0');
+pass('and the delay is counted');
+is($subscriber->safe_psql('postgres', 'SELECT keys FROM slate_cache.journal'), '{shop:item:5}',
+    'the journal has it');
+$redis->start;
+SlateNode::wait_for($subscriber, 'SELECT count(*) FROM slate_cache.journal', '0');
+pass('Redis is back: the journal empties');
+SlateNode::wait_for($subscriber, "SELECT emptied > $emptied FROM slate_cache.stats");
+apply("INSERT INTO item VALUES (6, 'back')");
+arrives(6, 'back', 'and rows arrive in Redis again');
 
 SlateNode::unharmed($subscriber);
 done_testing();

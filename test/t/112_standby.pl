@@ -27,11 +27,11 @@ $redis->cli('DEL', 'shop:item:5');
 $redis->cli('RPUSH', 'shop:item:5', 'a list');
 $redis->cli('SET', 'shop:free', '"free"');
 
-# What is there, but for its age.
+# What is there, but for its age, and for what the primary notes of itself.
 sub contents
 {
     my @found;
-    foreach my $key (split /\n/, $redis->all_keys)
+    foreach my $key (grep { !/^slate_cache:wal:/ } split /\n/, $redis->all_keys)
     {
         my $encoded = unpack 'H*', $redis->cli('TYPE', $key) eq 'string' ? $redis->cli('GET', $key) : 'other';
         push @found, "$key $encoded";
