@@ -256,6 +256,27 @@ COMMENT ON FUNCTION slate_cache_ttl(text) IS
 'the lifetime that a key''s rule gives, or SLATE''s own table of families; null if neither knows the key';
 
 --
+-- Looking after a table's keys
+--
+
+CREATE FUNCTION slate_cache_warm(rel regclass)
+RETURNS bigint
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache_warm(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_warm(regclass) IS
+'fills the keys of a table''s rows that are not in Redis; returns how many; needs SELECT on the table';
+
+CREATE FUNCTION slate_cache_verify(
+    rel regclass,
+    sample integer DEFAULT NULL,
+    repair boolean DEFAULT false)
+RETURNS TABLE(key text, problem text, cached text, actual jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache_verify(regclass, integer, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache_verify(regclass, integer, boolean) IS
+'compares what Redis has of a table with the table; returns keys that are stale, orphan (their row does not exist) or unreadable, and with repair drops them; a sample of so many random rows, or all that Redis has';
+
+--
 -- Watching
 --
 

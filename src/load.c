@@ -526,7 +526,10 @@ gather_group(SlateLoad *loads, int nloads, const SlateRule *unbound,
 	{
 		if (!loads[i].settled && loads[i].match.rule == unbound &&
 			values_of_match(group->rule, &loads[i].match, values))
+		{
+			loads[i].possible = true;
 			group->loads[group->nloads++] = &loads[i];
+		}
 	}
 	qsort(group->loads, group->nloads, sizeof(SlateLoad *), compare_loads);
 }
@@ -561,6 +564,7 @@ load_group(Relation relation, LoadGroup *group, MemoryContext context)
 
 		load->settled = load->json != NULL;
 		load->ttl = group->rule->ttl;
+		load->is_list = group->rule->kind == RULE_LIST;
 	}
 }
 

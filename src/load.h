@@ -18,6 +18,8 @@ typedef struct SlateLoad
 	char	   *json;			/* NULL: no rule has a row for it */
 	int			len;
 	int64		ttl;			/* of the rule that had it, ms */
+	bool		is_list;		/* that is a list's rule */
+	bool		possible;		/* some row could have this key */
 	SlateMatch	match;			/* private to load.c */
 	bool		settled;		/* private to load.c */
 } SlateLoad;

@@ -788,6 +788,55 @@ slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 }
 
 void
+slate_script_add_ttl(SlateBatch *batch, const char *key, int keylen)
+{
+	append_array(batch, 2);
+	append_text(batch, "PTTL");
+	append_bytes(batch, key, keylen);
+}
+
+/* As the scripts' guard() has it. */
+static void
+append_guard_key(SlateBatch *batch, const char *key, int keylen)
+{
+	const char *end = key + keylen;
+	const char *tag = memchr(key, '{', keylen);
+	const char *tag_end = tag ? memchr(tag, '}', end - tag) : NULL;
+	bool		tagged = tag_end && tag_end > tag + 1;
+	StringInfoData name;
+
+	initStringInfo(&name);
+	appendStringInfoString(&name, tagged ? SLATE_INTERNAL_PREFIX "tagged:"
+						   : SLATE_INTERNAL_PREFIX "guard:{");
+	appendBinaryStringInfo(&name, key, keylen);
+	if (!tagged)
+		appendStringInfoChar(&name, '}');
+	append_bytes(batch, name.data, name.len);
+	pfree(name.data);
+}
+
+void
+slate_script_add_get_guard(SlateBatch *batch, const char *key, int keylen)
+{
+	append_array(batch, 2);
+	append_text(batch, "GET");
+	append_guard_key(batch, key, keylen);
+}
+
+void
+slate_script_add_scan(SlateBatch *batch, const char *cursor,
+					  const char *glob, int globlen)
+{
+	append_array(batch, 6);
+	append_text(batch, "SCAN");
+	append_text(batch, cursor);
+	append_text(batch, "MATCH");
+	append_bytes(batch, glob, globlen);
+	append_text(batch, "COUNT");
+	append_number(batch, SWEEP_COUNT);
+}
+
+void
 slate_script_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
 	char		nonce[SLATE_TOKEN_LEN + 1];

@@ -154,6 +154,18 @@ extern void slate_script_add_get(SlateBatch *batch,
 extern void slate_script_add_mget(SlateBatch *batch,
 								  const SlateSlice *keys, int nkeys);
 
+/* PTTL: -2 where there is no such key. */
+extern void slate_script_add_ttl(SlateBatch *batch,
+								 const char *key, int keylen);
+
+/* GET of a key's guard: the same bytes while nothing is pushed, nor filled. */
+extern void slate_script_add_get_guard(SlateBatch *batch,
+									   const char *key, int keylen);
+
+/* One step of SCAN for the keys that a glob matches; "0" begins. */
+extern void slate_script_add_scan(SlateBatch *batch, const char *cursor,
+								  const char *glob, int globlen);
+
 /*
  * Ask for leases.  The reply is an array with one pair a key: (1, value) when
  * there is a value after all, (0, token), or (2, token) when something of

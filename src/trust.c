@@ -278,7 +278,7 @@ confirm(const char *epoch, int64 deadline)
 	if (slate_link_now() - confirmed_at <= CONFIRM_MS)
 		return true;
 	/* locks are held meanwhile */
-	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 4);
+	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
 	slate_script_batch_init(&batch);
 	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
 	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
@@ -514,8 +514,9 @@ take_note(int index, const redisReply *reply, void *arg)
 {
 	Notes	   *notes = arg;
 
+	/* of another type: none of ours */
 	if (reply->type == REDIS_REPLY_ERROR)
-		notes->failed = true;
+		notes->failed |= strncmp(reply->str, "WRONGTYPE", 9) != 0;
 	else if (reply->type == REDIS_REPLY_STRING && index == 0)
 		strlcpy(notes->epoch, reply->str, sizeof(notes->epoch));
 	else if (reply->type == REDIS_REPLY_STRING && index == 1)
