@@ -65,6 +65,12 @@ demo:
 fuzz:
 	@$(MAKE) -C test/fuzz check
 
+soak:
+	@bash test/soak
+
+model:
+	@python3 test/model/explore.py
+
 mutants:
 	@bash test/mutants
 
@@ -78,8 +84,10 @@ help:
 	@echo "                ONLY=unit|regress|isolation|tap  T=name  KEEP=1  ACCEPT=1"
 	@echo "make demo       shows the main job on private servers (KEEP=1 leaves them up)"
 	@echo "make fuzz       runs the parsers' unit and fuzz tests alone"
+	@echo "make soak       a load, random faults, and a comparison of every key (MINUTES=10  SEED=n)"
+	@echo "make model      explores the protocol in every order of its steps (needs python3)"
 	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz mutants indent help log/installcheck.conf
+.PHONY: test demo fuzz soak model mutants indent help log/installcheck.conf
 .DEFAULT_GOAL := all

@@ -19,8 +19,17 @@
 #   $proxy->release;                           # Redis gets them, whether the
 #                                              # client still waits or not, and
 #                                              # has done what they say
+#   $proxy->delay(requests => [0, 400], replies => [100, 100]);
+#                                              # each piece of bytes is passed
+#                                              # on so many ms later, at random
+#                                              # within the bounds, in order;
+#                                              # a request also when its client
+#                                              # has gone
+#   $proxy->refuse;                            # closes all connections, and new
+#                                              # ones as they come
 #   $proxy->pass;                              # as at first, for new bytes
 #   $proxy->matches;                           # how often since the last order
+#   $proxy->connections;                       # how many came since then
 #
 # Bytes match by the piece in which they arrive; keep what is to match small.
 #-------------------------------------------------------------------------
@@ -66,7 +75,17 @@ sub answer { my ($self, $what, $bytes) = @_; $self->order('answer', $what, $byte
 sub hold { my ($self, $what) = @_; $self->order('hold', $what); return }
 sub release { $_[0]->order('release'); return }
 sub pass { $_[0]->order('pass'); return }
+sub refuse { $_[0]->order('refuse'); return }
 sub matches { return $_[0]->order('matches') }
+sub connections { return $_[0]->order('connections') }
+
+# What clients send is delayed by "requests", what Redis sends by "replies".
+sub delay
+{
+    my ($self, %ranges) = @_;
+    $self->order('delay', qr/\A/, join ' ', map { @{ $ranges{$_} // [ 0, 0 ] } } qw(requests replies));
+    return;
+}
 
 sub hang_up
 {
@@ -113,9 +132,13 @@ sub DESTROY
 # The proxy's own process
 #
 
-my %connections;    # by either socket: { client, server, held, left }
-my %rule = (action => 'pass');
+my %connections;    # by either socket: { client, server, held, left, due }
+my %rule = (action => 'pass', matches => 0, connections => 0);
 my $select;
+
+# What is on its way: [ when, connection, to which side, bytes ], the earliest
+# first; no bytes: this side gets no more.
+my @delayed;
 
 sub serve
 {
@@ -125,7 +148,9 @@ sub serve
     $select = IO::Select->new($listener, $control);
     while (1)
     {
-        foreach my $ready ($select->can_read)
+        deliver_delayed();
+        my $rest = @delayed ? $delayed[0][0] - time : undef;
+        foreach my $ready ($select->can_read(defined $rest && $rest < 0 ? 0 : $rest))
         {
             if ($ready == $listener) { accept_client($listener, $path); }
             elsif ($ready == $control)
@@ -150,11 +175,17 @@ sub serve
 sub obey
 {
     my ($order, $what, $bytes) = @_;
-    return $rule{matches} // 0 if $order eq 'matches';
+    return $rule{$order} if $order eq 'matches' || $order eq 'connections';
     return (grep { defined $_->{held} } values %connections) ? 1 : 0 if $order eq 'held';
     %rule = $order eq 'release' ? (action => 'pass')
-      : (action => $order, what => $what, bytes => $bytes, matches => 0);
+      : (action => $order, what => $what, bytes => $bytes);
+    $rule{matches} = $rule{connections} = 0;
     deliver_held() if $order eq 'release';
+    if ($order eq 'refuse')
+    {
+        my @all = values %connections;
+        end_connection($_) foreach @all;
+    }
     return 'done';
 }
 
@@ -162,6 +193,8 @@ sub accept_client
 {
     my ($listener, $path) = @_;
     my $client = $listener->accept or return;
+    $rule{connections}++;
+    return close $client if $rule{action} eq 'refuse';
     my $server = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path);
     return close $client unless $server;
     $connections{$client} = $connections{$server} = { client => $client, server => $server };
@@ -192,16 +225,17 @@ sub from_client
     my $got = sysread $connection->{client}, my $bytes, 1 << 20;
     if (!$got)
     {
-        # What is held outlives its client.
+        # What is held, and what is on its way, outlives its client.
         end_socket($connection, 'client');
-        end_socket($connection, 'server') unless defined $connection->{held};
+        if (is_due($connection, 'server')) { pass_on($connection, 'server', undef); }
+        elsif (!defined $connection->{held}) { end_socket($connection, 'server'); }
         return;
     }
     if (defined $connection->{held}) { $connection->{held} .= $bytes; return; }
 
     my $matches = defined $rule{what} ? () = $bytes =~ /$rule{what}/g : 0;
     $rule{matches} += $matches;
-    if (!$matches || $rule{action} eq 'pass') { put($connection->{server}, $bytes); }
+    if (!$matches || $rule{action} =~ /^(pass|delay)$/) { pass_on($connection, 'server', $bytes); }
     elsif ($rule{action} eq 'hold') { $connection->{held} = $bytes; }
     elsif ($rule{action} eq 'answer') { put($connection->{client}, $rule{bytes} x $matches); }
     elsif ($rule{bytes} eq '') { end_connection($connection); }
@@ -217,10 +251,57 @@ sub from_server
 {
     my ($connection) = @_;
     my $got = sysread $connection->{server}, my $bytes, 1 << 20;
-    return end_connection($connection) if !$got;
+    if (!$got)
+    {
+        return end_connection($connection) unless is_due($connection, 'client');
+        end_socket($connection, 'server');
+        return pass_on($connection, 'client', undef);
+    }
     $bytes = substr $bytes, 0, $connection->{left} if defined $connection->{left};
-    put($connection->{client}, $bytes) if $connection->{client};
+    pass_on($connection, 'client', $bytes);
     end_connection($connection) if defined $connection->{left};
+    return;
+}
+
+# Is there something on its way to this side?
+sub is_due
+{
+    my ($connection, $side) = @_;
+    return ($connection->{due}{$side} // 0) > 0;
+}
+
+# At once, or late if it is to be, or if something before it is still on its way.
+sub pass_on
+{
+    my ($connection, $side, $bytes) = @_;
+    my ($min, $max) = (0, 0);
+    ($min, $max) = (split / /, $rule{bytes})[ $side eq 'server' ? (0, 1) : (2, 3) ]
+      if $rule{action} eq 'delay';
+    my $when = time + ($min + rand($max - $min)) / 1000;
+    return put($connection->{$side}, $bytes) unless $max > 0 || is_due($connection, $side);
+
+    $when = $connection->{last}{$side}
+      if is_due($connection, $side) && $connection->{last}{$side} > $when;
+    $connection->{last}{$side} = $when;
+    $connection->{due}{$side}++;
+    my $place = @delayed;
+    $place-- while $place > 0 && $delayed[ $place - 1 ][0] > $when;
+    splice @delayed, $place, 0, [ $when, $connection, $side, $bytes ];
+    return;
+}
+
+sub deliver_delayed
+{
+    while (@delayed && $delayed[0][0] <= time)
+    {
+        my (undef, $connection, $side, $bytes) = @{ shift @delayed };
+        $connection->{due}{$side}--;
+        if (defined $bytes) { put($connection->{$side}, $bytes); }
+        elsif ($side eq 'client') { end_socket($connection, 'client'); }
+
+        # Redis closes when it has done it all.
+        elsif ($connection->{server}) { shutdown $connection->{server}, 1; }
+    }
     return;
 }
 
@@ -243,7 +324,7 @@ sub deliver_held
 sub put
 {
     my ($socket, $bytes) = @_;
-    while (length $bytes)
+    while ($socket && length $bytes)
     {
         my $sent = syswrite $socket, $bytes;
         return unless $sent;

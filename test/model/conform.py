@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Does the model do what the Lua does?
+
+    python3 test/model/conform.py [SEED]
+
+Takes the scripts out of src/script.c, runs random calls on a private Redis
+and the same on scripts.py, and compares what both hold after each.  Needs
+redis-server.  The exit status is 1 at the first difference.
+
+Marks are not compared: there is no Lua for them yet.
+"""
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+from time import sleep, time
+
+sys.dont_write_bytecode = True
+
+import scripts
+from scripts import Call, LAPSED, NOBODY, SHARED
+
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                      '..', '..', 'src', 'script.c')
+RUNS = 300
+STEPS = 25
+
+KEY = 'k:1'
+GUARD = 'slate_cache:guard:{k:1}'
+INDEX = 'slate_cache:index:{k:*}'
+EPOCH = 'slate_cache:epoch:1'
+LIFE = 100000                   # ms; nothing expires by itself here
+
+
+# ------------------------------------------------------------------ the Lua
+
+def lua_scripts():
+    """The text of each script, by the name of its variable."""
+    source = open(SOURCE).read()
+    macros = {}
+
+    def text(pieces):
+        return ''.join(
+            macros[name] if name else string.encode().decode('unicode_escape')
+            for string, name in re.findall(
+                r'"((?:[^"\\]|\\.)*)"|\b([A-Z_]+)\b', pieces))
+
+    for name, pieces in re.findall(r'^#define ((?:LUA_|SHARED|NOBODY)\w*)\s+'
+                                   r'(.*)$', source.replace('\\\n', ''), re.M):
+        macros[name] = text(pieces)
+    return {name: text(pieces) for name, pieces in re.findall(
+        r'^static const char (\w+)_source\[\] =\n(.*?);\n\n', source,
+        re.M | re.S)}
+
+
+class Redis:
+    """A private server, and one connection to it."""
+
+    def __init__(self):
+        self.folder = os.path.join(os.environ.get('TMPDIR', '/tmp'),
+                                   'slate-conform.%d' % os.getpid())
+        os.mkdir(self.folder, 0o700)
+        self.path = os.path.join(self.folder, 'socket')
+        self.server = subprocess.Popen(
+            ['redis-server', '--port', '0', '--unixsocket', self.path,
+             '--save', '', '--dir', self.folder], stdout=subprocess.DEVNULL)
+        self.connection = self.connect()
+        self.replies = self.connection.makefile('rb')
+
+    def connect(self):
+        end = time() + 10
+        while True:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(self.path)
+                return connection
+            except OSError:
+                connection.close()
+                if time() > end:
+                    raise
+                sleep(0.01)
+
+    def stop(self):
+        self.server.terminate()
+        self.server.wait()
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        os.rmdir(self.folder)
+
+    def __call__(self, *words):
+        words = [str(word).encode() for word in words]
+        self.connection.sendall(b'*%d\r\n' % len(words) + b''.join(
+            b'$%d\r\n%s\r\n' % (len(word), word) for word in words))
+        return self.reply()
+
+    def reply(self):
+        line = self.replies.readline()[:-2]
+        kind, rest = line[:1], line[1:]
+        if kind == b'-':
+            raise RuntimeError(rest.decode())
+        if kind == b':':
+            return int(rest)
+        if kind == b'$':
+            return (None if rest == b'-1'
+                    else self.replies.read(int(rest) + 2)[:-2].decode())
+        if kind == b'*':
+            return [self.reply() for _ in range(int(rest))]
+        return rest.decode()
+
+    def now(self):
+        seconds, micros = self('TIME')
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+# ---------------------------------------------------- how values are written
+
+def name_or_dashes(number, nothing):
+    return '--------' if number == nothing else '%08x' % number
+
+
+def number_or(nothing, text):
+    return nothing if text == '--------' else int(text, 16)
+
+
+def in_redis(redis):
+    """What Redis holds, in the same form as in_model()."""
+    text = redis('GET', GUARD)
+    guard = text and (
+        int(text[:30]), number_or(SHARED, text[30:38]), int(text[38:54], 16),
+        number_or(NOBODY, text[54:62]),
+        int(text[62:75]) + LIFE >= redis.now())
+    floors = [int(redis('HGET', name, 'k:')) for name in
+              redis('KEYS', 'slate_cache:floor:*')
+              if not name.endswith(':lengths')]
+    return (redis('GET', KEY), guard, redis('ZSCORE', INDEX, KEY) is not None,
+            max(floors, default=0), int(redis('GET', EPOCH) or 0))
+
+
+def in_model(model):
+    guard = model.guard
+    return (model.value, guard and (guard.top, guard.order, guard.nonce,
+                                    guard.whose, guard.raised != LAPSED),
+            model.member, model.floor[0] if model.floor else 0,
+            model.epochs[0])
+
+
+# ---------------------------------------------------------------- the calls
+
+class Pair:
+    """Both, and a random call on both."""
+
+    def __init__(self, redis, lua):
+        self.redis = redis
+        self.lua = lua
+        self.model = scripts.empty()
+        redis('FLUSHALL')
+
+    def run(self, script, keys, *arguments):
+        return self.redis('EVAL', self.lua[script], len(keys), *keys,
+                          *arguments)
+
+    def step(self, number):
+        call = Call(version=random.randint(1, 6),
+                    nonce=random.randint(1, 1 << 40),
+                    order=random.randint(0, 2), owner=random.randint(1, 2),
+                    late=random.random() < 0.1, value=str(number), stamped=1)
+        name = random.choice(ACTIONS)
+        getattr(self, name)(call)
+        return name
+
+    def push(self, call):
+        return ('%030d' % call.version, '%016x' % call.nonce, LIFE,
+                name_or_dashes(call.owner, NOBODY))
+
+    def publish(self, call, sign, epoch=('', '')):
+        self.run('publish', [KEY], *self.push(call),
+                 0 if call.late else self.redis.now() + LIFE / 2, *epoch,
+                 sign + name_or_dashes(call.order, SHARED) + '0', call.value)
+
+    def put(self, call):
+        known = random.choice([None, 1, 1, 2])
+        self.publish(call, '+', ('', '') if known is None else (EPOCH, known))
+        if known is not None and known != self.model.epochs[0]:
+            call.late = True            # put() counts epochs by owner
+        self.model = scripts.put(self.model, call, ())
+
+    def drop(self, call):
+        self.publish(call, '-')
+        self.model = scripts.drop(self.model, call, ())
+
+    def drop_bad_value(self, call):
+        call.version, call.order, call.owner = 0, SHARED, NOBODY
+        self.drop(call)
+
+    def set_floor(self, call):
+        self.run('floor', [], *self.push(call), 'k:')
+        self.model = scripts.set_floor(self.model, call)
+
+    def drop_family(self, call):
+        self.run('drop_family', [INDEX], *self.push(call), 'k:*')
+        call.order = SHARED
+        self.model = scripts.drop_family(self.model, call, ())
+
+    def drop_swept(self, call):
+        guard = self.model.guard
+        glob = random.choice([guard.nonce if guard else 1, 1])
+        single = random.random() < 0.5
+        self.run('drop_swept', [KEY], LIFE, '%016x' % call.nonce,
+                 name_or_dashes(call.owner, NOBODY), '%030d%016x%s' % (
+                     call.version, glob, '=' if single else ''))
+        call.order = SHARED
+        self.model = scripts.drop_swept(self.model, call,
+                                        glob if single else None, ())
+
+    def register(self, call):
+        self.run('register', [INDEX], KEY, LIFE)
+        self.model = scripts.register(self.model)
+
+    def lease(self, call):
+        [[found, text]] = self.run('lease', [KEY], '%016x' % call.nonce, LIFE)
+        self.model, token = scripts.lease(self.model, call.nonce, 1, ())
+        assert token == (None if found == 1 else int(text, 16))
+
+    def fill(self, call):
+        guard = self.model.guard
+        token = guard.nonce if guard and random.random() < 0.7 else 1
+        done = self.run('fill', [KEY], '%016x' % token, 0, call.value, LIFE)
+        model = scripts.fill(self.model, token, call.value, 1, ())
+        assert (model is not None) == (done == 1)
+        self.model = model or self.model
+
+    def forget(self, call):
+        self.run('forget', [KEY], LIFE, '%016x' % call.nonce)
+        self.model = scripts.forget(self.model, call.nonce, 1, ())
+
+    def begin_epoch(self, call):
+        epoch = random.choice([1, 1, 2])
+        self.redis('SET', EPOCH, epoch)
+        self.model = self.model._replace(epochs=(epoch,))
+
+    def lose_epoch(self, call):
+        self.redis('UNLINK', EPOCH)
+        self.model = self.model._replace(epochs=(0,))
+
+    def lose_guard(self, call):
+        self.redis('UNLINK', GUARD)
+        self.model = self.model._replace(guard=None)
+
+    def lose_value(self, call):
+        self.redis('UNLINK', KEY)
+        self.model = self.model._replace(value=None)
+
+    def lapse(self, call):
+        text = self.redis('GET', GUARD)
+        if text is None:
+            return
+        self.redis('SET', GUARD, '%s%013d' % (
+            text[:62], self.redis.now() - LIFE - 1000))
+        self.model = self.model._replace(
+            guard=self.model.guard._replace(raised=LAPSED))
+
+
+ACTIONS = ['put'] * 4 + ['fill', 'begin_epoch'] * 2 + [
+    'drop', 'drop_bad_value', 'set_floor', 'drop_family', 'drop_swept',
+    'register', 'lease', 'forget', 'lose_epoch', 'lose_guard', 'lose_value',
+    'lapse']
+
+
+def compare(redis, lua):
+    for run in range(RUNS):
+        pair = Pair(redis, lua)
+        for number in range(STEPS):
+            before = in_model(pair.model)
+            name = pair.step(number)
+            if in_redis(redis) != in_model(pair.model):
+                print('run %d, step %d: %s\n  before    %s\n  in Redis  %s\n'
+                      '  in model  %s' % (run, number, name, before,
+                                          in_redis(redis),
+                                          in_model(pair.model)))
+                return False
+    print('%d calls did the same in Redis and in the model' % (RUNS * STEPS))
+    return True
+
+
+def main(arguments):
+    random.seed(int(arguments[0]) if arguments else 1)
+    redis = Redis()
+    try:
+        return compare(redis, lua_scripts())
+    finally:
+        redis.stop()
+
+
+if __name__ == '__main__':
+    sys.exit(0 if main(sys.argv[1:]) else 1)
