@@ -160,8 +160,12 @@ static uint64 server_key;
 static bool settings_loaded = false;
 static bool settings_stale = false;
 
-/* The connection, if any; see link.h. */
+/*
+ * The connection, if any; see link.h.  If there is none, is what became of the
+ * last what error_text tells?
+ */
 static SlateLink connection;
+static bool loss_is_told = false;
 
 /*
  * The server's clock minus our CLOCK_MONOTONIC, in us, and when we were told,
@@ -524,7 +528,7 @@ parse_redis_url(Span host, SlateUrl *url)
 
 /* host[:port][,host[:port]...] */
 static const char *
-parse_sentinels(Span hosts, SlateSentinels *sentinels)
+parse_sentinels(Span hosts, SlateSentinels * sentinels)
 {
 	const char *comma;
 	const char *error;
@@ -550,7 +554,7 @@ parse_sentinels(Span hosts, SlateSentinels *sentinels)
 }
 
 static const char *
-parse_master(Span name, SlateSentinels *sentinels)
+parse_master(Span name, SlateSentinels * sentinels)
 {
 	if (name.len == 0)
 		return "The name of the master is missing, as in sentinel://host1,host2,host3/mymaster.";
@@ -903,6 +907,7 @@ static SlateRedisStatus
 link_failed(SlateLinkStatus status, int timeout)
 {
 	set_error("%s", connection.error);
+	loss_is_told = true;
 	distrust();
 
 	switch (status)
@@ -1523,6 +1528,7 @@ shake_hands(int64 deadline, SlateWait wait)
 	}
 	if (status != REDIS_DONE)
 		slate_link_close(&connection);
+	loss_is_told = (status != REDIS_DONE);
 	return status;
 }
 
@@ -1779,7 +1785,7 @@ typedef struct Watch
 	SlateReplyFn reply_fn;
 	void	   *arg;
 	bool		read_only;		/* a reply was READONLY */
-} Watch;
+}			Watch;
 
 static bool
 is_read_only(const redisReply *reply)
@@ -1820,7 +1826,8 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 
 	if (!slate_link_is_open(&connection))
 	{
-		set_error("there is no connection");
+		if (!loss_is_told)
+			set_error("there is no connection");
 		return REDIS_UNREACHABLE;
 	}
 	if (slate_link_now() >= deadline)
@@ -1838,11 +1845,14 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 	{
 		slate_link_close(&connection);
 		set_error("another server has become the master");
+		loss_is_told = true;
 		return REDIS_UNREACHABLE;
 	}
 	if (watch.read_only)
 	{
 		slate_link_close(&connection);
+		set_error("the server is read-only");
+		loss_is_told = true;
 		distrust();
 		return REDIS_DONE;
 	}

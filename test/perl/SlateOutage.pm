@@ -4,7 +4,7 @@
 #
 #   use SlateOutage;
 #   my $outage = SlateOutage->new(
-#       timeout => 150,                  # slate_cache.timeout, ms
+#       timeout => 400,                  # slate_cache.timeout, ms
 #       proxy => 1,                      # a SlateProxy stands before Redis
 #       redis => { save => '3600 1' });  # its config
 #   $outage->hit('hangs',
@@ -49,7 +49,7 @@ use constant RECOVERY => 30;
 sub new
 {
     my ($class, %args) = @_;
-    my $timeout = $args{timeout} // 150;
+    my $timeout = $args{timeout} // 400;
     my $redis = SlateRedis->new(config => $args{redis} // {});
     my $proxy = $args{proxy} ? SlateProxy->new($redis) : undef;
     my $node = SlateNode->start('main', redis => $proxy ? $proxy->url : $redis,

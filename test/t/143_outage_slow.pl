@@ -7,7 +7,7 @@ use PostgreSQL::Test::Utils;
 use SlateOutage;
 use Test::More;
 
-my $timeout = 150;
+my $timeout = 400;
 my $outage = SlateOutage->new(timeout => $timeout, proxy => 1);
 my $proxy = $outage->proxy;
 my @pass = (end => sub { $proxy->pass });
