@@ -528,7 +528,7 @@ parse_redis_url(Span host, SlateUrl *url)
 
 /* host[:port][,host[:port]...] */
 static const char *
-parse_sentinels(Span hosts, SlateSentinels * sentinels)
+parse_sentinels(Span hosts, SlateSentinels *sentinels)
 {
 	const char *comma;
 	const char *error;
@@ -554,7 +554,7 @@ parse_sentinels(Span hosts, SlateSentinels * sentinels)
 }
 
 static const char *
-parse_master(Span name, SlateSentinels * sentinels)
+parse_master(Span name, SlateSentinels *sentinels)
 {
 	if (name.len == 0)
 		return "The name of the master is missing, as in sentinel://host1,host2,host3/mymaster.";
@@ -1785,7 +1785,7 @@ typedef struct Watch
 	SlateReplyFn reply_fn;
 	void	   *arg;
 	bool		read_only;		/* a reply was READONLY */
-}			Watch;
+} Watch;
 
 static bool
 is_read_only(const redisReply *reply)
