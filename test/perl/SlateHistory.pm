@@ -5,8 +5,9 @@
 #   SlateHistory::wrong($node, $redis);            # what keys are wrong, '': none
 #   SlateHistory::become_right($node, $redis, 'what');     # waits, asserts that
 #                                                  # none is, notes how long
-#   SlateHistory::set_again($node, $redis, 'what');        # waits, asserts that
+#   SlateHistory::set_again($node, $redis, 'what',         # waits, asserts that
 #                                                  # changes are written through
+#       row => 1, database => 'postgres');
 #   SlateHistory::wrong_gets($session);            # slate_cache_get's answers,
 #                                                  # for rows that are not there, too
 #   SlateHistory::right_once_promoted($node, $redis, $session, 'what');
@@ -60,14 +61,15 @@ sub set_again
 {
     my ($node, $redis, $what, %args) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $row = $args{row} // 1;
     my $start = time;
     my ($name, $found);
     do
     {
         sleep 0.05 if defined $found;
         $name = 'again ' . ++$serial;
-        $node->safe_psql($args{database} // 'postgres', "UPDATE item SET name = '$name' WHERE id = 1");
-        $found = $redis->field('shop:item:1', 'name');
+        $node->safe_psql($args{database} // 'postgres', "UPDATE item SET name = '$name' WHERE id = $row");
+        $found = $redis->field("shop:item:$row", 'name');
     } until $found eq $name || time > $start + PATIENCE;
     is($found, $name, "$what: a change is written through");
     note(sprintf '%s: written through after %.1f s', $what, time - $start);

@@ -14,7 +14,7 @@ use Time::HiRes qw(sleep);
 
 my $redis = SlateRedis->new;
 my $old = SlateNode->start('old', redis => $redis, init => [ allows_streaming => 1 ],
-    conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
+    conf => { 'slate_cache.guard_life' => 10, 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
 $old->backup('backup');
 my $replica = PostgreSQL::Test::Cluster->new('replica');
 $replica->init_from_backup($old, 'backup', has_streaming => 1);

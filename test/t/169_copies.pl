@@ -14,7 +14,7 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 my $redis = SlateRedis->new;
-my %conf = ('slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000);
+my %conf = ('slate_cache.guard_life' => 10, 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000);
 my $first = SlateNode->start('first', redis => $redis, testing => 1, conf => \%conf);
 SlateNode::create_items($first, 50);
 SlateHistory::set_again($first, $redis, 'at first');
@@ -228,7 +228,7 @@ $clone->start;
 $session = SlateSession->new($clone);
 is(SlateHistory::wrong_gets($session), '', 'clone: gets are right at once');
 take_turns($first, $clone, 'clone');
-is(SlateHistory::wrong_gets($session), '', 'clone: gets are right');
+
 my $before = SlateNode::counter($first, 'emptied') + SlateNode::counter($clone, 'emptied');
 $session->query('SELECT pg_sleep(4)');
 my $after = SlateNode::counter($first, 'emptied') + SlateNode::counter($clone, 'emptied');
