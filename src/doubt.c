@@ -67,6 +67,7 @@ typedef struct Slot
 {
 	pg_atomic_uint32 busy;		/* generations, as bits */
 	pg_atomic_uint32 database;
+	pg_atomic_uint64 marking;	/* has marks, and has not left yet; 0: none */
 	Entry		entries[ENTRIES_PER_SLOT];
 } Slot;
 
@@ -101,6 +102,7 @@ slate_doubt_shmem_startup(void)
 	{
 		pg_atomic_init_u32(&slots[i].busy, 0);
 		pg_atomic_init_u32(&slots[i].database, InvalidOid);
+		pg_atomic_init_u64(&slots[i].marking, 0);
 		for (int j = 0; j < ENTRIES_PER_SLOT; j++)
 			pg_atomic_init_u64(&slots[i].entries[j].xid, 0);
 	}
@@ -208,6 +210,32 @@ leave_behind(SlateDoubtKind kind)
 		return;
 	}
 	note_overflow(mine.database, kind, mine.xid);
+}
+
+void
+slate_doubt_begin_marking(uint64 xid)
+{
+	pg_atomic_write_u64(&my_slot()->marking, xid);
+}
+
+void
+slate_doubt_end_marking(void)
+{
+	/* after what it has left behind */
+	pg_write_barrier();
+	pg_atomic_write_u64(&my_slot()->marking, 0);
+}
+
+bool
+slate_doubt_is_marking(uint64 xid)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		if (pg_atomic_read_u64(&slots[i].marking) == xid)
+			return true;
+	}
+	pg_read_barrier();
+	return false;
 }
 
 void
@@ -595,6 +623,27 @@ slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy)
 	copy->nundecided = database->nundecided;
 	memcpy(copy->undecided, database->undecided, sizeof(database->undecided));
 	LWLockRelease(slate_database_lock());
+}
+
+bool
+slate_doubt_copy_contains(const SlateDoubtCopy *copy, uint64 xid)
+{
+	for (int i = 0; i < lengthof(copy->ranges); i++)
+	{
+		if (slate_doubt_contains(&copy->ranges[i], xid))
+			return true;
+	}
+	for (int i = 0; i < lengthof(copy->left); i++)
+	{
+		if (slate_doubt_contains(&copy->left[i], xid))
+			return true;
+	}
+	for (int i = 0; i < copy->nundecided; i++)
+	{
+		if (copy->undecided[i].xid == xid)
+			return true;
+	}
+	return false;
 }
 
 bool

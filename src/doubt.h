@@ -55,6 +55,13 @@ extern void slate_doubt_written(uint64 xid);
 extern void slate_doubt_prepared(void);
 
 /*
+ * In mode strict: from its marks until it has left, whether it is in the journal
+ * or not, a transaction says that it is not done with.  These do not throw.
+ */
+extern void slate_doubt_begin_marking(uint64 xid);
+extern void slate_doubt_end_marking(void);
+
+/*
  * Leave; false if this transaction has not entered, so that nobody remembers
  * it.  After a commit or an abort; does not throw.
  */
@@ -90,6 +97,12 @@ extern void slate_doubt_forget(SlateDatabase *database);
 /* The database is gone, and with it what its backends have left. */
 extern void slate_doubt_forget_database(Oid oid);
 
+/*
+ * Has it marks, and not left yet?  Who asks has seen before that it is not under
+ * way any more, and looks afterwards whether it is in doubt.
+ */
+extern bool slate_doubt_is_marking(uint64 xid);
+
 /* Is anybody in this generation, or in doubt that may have a row there? */
 extern bool slate_doubt_uses(SlateDatabase *database, int generation);
 
@@ -110,6 +123,8 @@ typedef struct SlateDoubtCopy
 } SlateDoubtCopy;
 
 extern void slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy);
+
+extern bool slate_doubt_copy_contains(const SlateDoubtCopy *copy, uint64 xid);
 
 /* Is there anything but undecided transactions? */
 extern bool slate_doubt_exists(SlateDatabase *database);

@@ -21,7 +21,8 @@
  * lsn, timeline, nonce and since say with which stamp, and when, the
  * transaction told Redis.  What it told is in a bytea: for each entry two
  * bytes, flags and the length of the name, most significant byte first, and
- * the name.
+ * the name.  A row of a strict writer says so in front of them: the worker can
+ * mark what it names again.
  *
  * A JOURNAL THAT IS FULL
  *
@@ -79,6 +80,9 @@ enum
 #define ENTRY_EVERYTHING 0x4000
 #define ENTRY_THOROUGH 0x2000
 #define ENTRY_LENGTH 0x1fff
+
+/* No entry: the row's transaction has marked what the row names. */
+#define ENTRY_MARKED (ENTRY_EVERYTHING | ENTRY_THOROUGH)
 
 /* A glob that is longer than this is written as "everything". */
 #define ENTRY_NAME_MAX 4096
@@ -195,6 +199,25 @@ set_stamp(Datum *values, const SlateStamp *stamp)
 }
 
 static void
+put_entry(Writer *writer, uint16 flags, const char *name, int len)
+{
+	char	   *at = writer->entries.bytes + VARHDRSZ + writer->used;
+
+	at[0] = (char) ((flags | len) >> 8);
+	at[1] = (char) ((flags | len) & 0xff);
+	memcpy(at + 2, name, len);
+	writer->used += 2 + len;
+}
+
+static void
+begin_row(Writer *writer)
+{
+	writer->used = 0;
+	if (writer->stamp->mark[0])
+		put_entry(writer, ENTRY_MARKED, "", 0);
+}
+
+static void
 write_row(Writer *writer)
 {
 	Datum		values[ROW_NCOLUMNS];
@@ -210,14 +233,12 @@ write_row(Writer *writer)
 				TABLE_INSERT_NO_LOGICAL, writer->bulk);
 	writer->written += tuple->t_len + sizeof(ItemIdData);
 	heap_freetuple(tuple);
-	writer->used = 0;
+	begin_row(writer);
 }
 
 static void
 write_entry(Writer *writer, uint16 flags, const char *name, int len)
 {
-	char	   *at;
-
 	if (len > ENTRY_NAME_MAX)
 	{
 		flags = ENTRY_EVERYTHING;
@@ -228,11 +249,7 @@ write_entry(Writer *writer, uint16 flags, const char *name, int len)
 		CHECK_FOR_INTERRUPTS();
 		write_row(writer);
 	}
-	at = writer->entries.bytes + VARHDRSZ + writer->used;
-	at[0] = (char) ((flags | len) >> 8);
-	at[1] = (char) ((flags | len) & 0xff);
-	memcpy(at + 2, name, len);
-	writer->used += 2 + len;
+	put_entry(writer, flags, name, len);
 }
 
 static void
@@ -292,7 +309,7 @@ append(SlateDatabase *database, int generation, Relation relation,
 		? GetBulkInsertState() : NULL;
 	writer.stamp = stamp;
 	writer.written = 0;
-	writer.used = 0;
+	begin_row(&writer);
 	write_rows(&writer, list);
 	if (writer.bulk)
 		FreeBulkInsertState(writer.bulk);
@@ -425,14 +442,25 @@ take_apart(HeapTuple tuple, TupleDesc desc, SlateJournalRow *row)
 }
 
 bool
+slate_journal_is_marked(const SlateJournalRow *row)
+{
+	return row->nbytes >= 2 &&
+		(unsigned char) row->bytes[0] == ENTRY_MARKED >> 8 &&
+		row->bytes[1] == 0;
+}
+
+bool
 slate_journal_next(const SlateJournalRow *row, int *offset,
 				   SlateJournalEntry *entry)
 {
-	const unsigned char *at = (const unsigned char *) row->bytes + *offset;
+	const unsigned char *at;
 	int			head;
 
+	if (*offset == 0 && slate_journal_is_marked(row))
+		*offset = 2;
 	if (*offset + 2 > row->nbytes)
 		return false;
+	at = (const unsigned char *) row->bytes + *offset;
 	head = at[0] << 8 | at[1];
 	entry->is_glob = (head & ENTRY_GLOB) != 0;
 	entry->is_everything = (head & ENTRY_EVERYTHING) != 0;

@@ -68,6 +68,9 @@ typedef struct SlateJournalEntry
 	bool		is_everything;	/* the whole namespace; no name */
 } SlateJournalEntry;
 
+/* Has the row's transaction marked what it names, for mode strict? */
+extern bool slate_journal_is_marked(const SlateJournalRow *row);
+
 /* The next entry from *offset on, which is 0 at first; false: no more. */
 extern bool slate_journal_next(const SlateJournalRow *row, int *offset,
 							   SlateJournalEntry *entry);

@@ -21,8 +21,10 @@
  *	  patterns to the journal; renders the images as JSON; encodes everything
  *	  that will be sent.  May throw, and then the transaction aborts and nothing
  *	  is sent; but it avoids to: no connection means that the push comes later,
- *	  not that the commit fails, and rows that cannot be rendered are dropped.  A transaction that pushes commits synchronously: Redis must
- *	  not know what a crash can take back.
+ *	  not that the commit fails, and rows that cannot be rendered are dropped.
+ *	  A transaction that pushes commits synchronously: Redis must not know what
+ *	  a crash can take back.  In mode strict the keys are marked in Redis, and
+ *	  if that cannot be done the transaction fails, see strict.c.
  *
  * 4. Publish.  When the commit is visible and its locks are released, in the
  *	  resource owners' last phase: sends the bytes of step 3 and reads the
@@ -39,7 +41,7 @@
  * 6. Acknowledge.  A transaction that has told all lets go of its place in the
  *	  journal; of others the worker replays the row, as DROPs.
  *
- * Abort forgets everything.  PREPARE TRANSACTION writes the journal and leaves
+ * Abort forgets everything, and takes marks away.  PREPARE TRANSACTION writes the journal and leaves
  * the rest to the worker, which looks what becomes of the transaction.
  *
  * Without a journal (the library is not preloaded, or slate_cache.journal is
@@ -59,6 +61,7 @@
 #include "compat.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "pending.h"
 #include "publish.h"
 #include "stats.h"
@@ -174,6 +177,8 @@ current_list(void)
 {
 	int			depth = GetCurrentTransactionNestLevel();
 
+	/* a parallel worker's list would be lost at its end */
+	PreventCommandIfParallelMode("a change of cached data");
 	if (pending.closed)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -536,10 +541,12 @@ on_transaction(XactEvent event, void *arg pg_attribute_unused())
 			/* all that publishing needs is encoded */
 			forget();
 			break;
-		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			slate_publish_prepared();
 			forget();
-			slate_publish_forget();
+			break;
+		case XACT_EVENT_ABORT:
+			forget();
 			break;
 		default:				/* parallel workers never have anything */
 			break;

@@ -19,6 +19,7 @@
 #include "pause.h"
 #include "publish.h"
 #include "stats.h"
+#include "strict.h"
 #include "trust.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -53,6 +54,7 @@ static struct
 /* What Redis said, where it must outlive the outcome that it came with. */
 static char refusal[192];
 
+int			slate_publish_mode = SLATE_MODE_COMMIT;
 int			slate_publish_max_value = 1024;
 bool		slate_publish_sweep = true;
 
@@ -289,7 +291,7 @@ register_in_family(const char *family, int familylen, void *arg)
 {
 	RegisterState *state = arg;
 
-	slate_script_add_register(state->batch, family, familylen,
+	slate_script_add_register(state->batch, &publish.stamp, family, familylen,
 							  state->op->key, state->op->keylen,
 							  state->op->ttl);
 }
@@ -420,25 +422,64 @@ encode(SlateOpList *list, Size max_bytes)
 	encode_globs(list, &publish.batch);
 	encode_registrations(list, &publish.batch);
 	encode_pushes(list, &publish.batch);
+	if (publish.stamp.mark[0])
+		slate_script_add_release(&publish.batch, publish.stamp.mark,
+								 publish.batch.npushes);
 	MemoryContextSwitchTo(old);
 }
 
-void
-slate_publish_prepare(SlateOpList *list, Size max_bytes)
+/*
+ * In mode commit: write the journal, and give the stamp the epoch.  A connection
+ * is good to have.  To cancel a wait would be a commit that fails because of
+ * Redis.
+ */
+static void
+begin_commit(SlateOpList *list)
 {
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 	int64		connected_by = deadline - slate_redis_timeout / 4;
 
-	/* a cancelled wait would be a commit that fails because of Redis */
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	publish.budget = Max(deadline - slate_link_now(), 1);
-	publish.nkeys = list->nops + list->nglobs;
 	slate_script_stamp(&publish.stamp);
 	if (publish.failure == NULL)
 		slate_trust_stamp(&publish.stamp, connected_by);
 	(void) slate_journal_append(list, &publish.stamp, false);
 	slate_pause(PAUSE_AFTER_JOURNAL);
+}
+
+/* In mode strict, or when it is prepared: mark, too, or throw. */
+static bool
+begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
+{
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+	bool		written;
+
+	slate_strict_connect(deadline);
+	slate_script_stamp(stamp);
+	slate_script_make_mark(stamp);
+	written = slate_journal_append(list, stamp, prepared);
+	if (prepared && !written)
+		return false;
+	slate_pause(PAUSE_AFTER_JOURNAL);
+	slate_strict_mark(list, stamp);
+	return true;
+}
+
+void
+slate_publish_prepare(SlateOpList *list, Size max_bytes)
+{
+	publish.nkeys = list->nops + list->nglobs;
+	if (slate_publish_mode == SLATE_MODE_STRICT)
+	{
+		(void) begin_strict(list, &publish.stamp, false);
+		slate_trust_stamp(&publish.stamp,
+						  slate_link_now() + slate_redis_timeout);
+		publish.budget = slate_redis_timeout;
+	}
+	else
+		begin_commit(list);
 	if (publish.failure == NULL)
 		encode(list, max_bytes);
 	publish.ready = true;
@@ -450,8 +491,16 @@ slate_publish_hand_over(SlateOpList *list)
 {
 	SlateStamp	stamp;
 
+	if (slate_publish_mode == SLATE_MODE_STRICT)
+		return begin_strict(list, &stamp, true);
 	slate_script_stamp(&stamp);
 	return slate_journal_append(list, &stamp, true);
+}
+
+void
+slate_publish_prepared(void)
+{
+	slate_strict_leave();
 }
 
 /* ------------------------------------------------------------------------
@@ -582,6 +631,7 @@ slate_publish_send(void)
 		slate_pause(PAUSE_BEFORE_ACK);
 		settle(kind);
 	}
+	slate_strict_leave();
 	slate_publish_forget();
 }
 
@@ -589,5 +639,6 @@ void
 slate_publish_forget(void)
 {
 	(void) slate_journal_leave(LEAVE_DELIVERED, false);
+	slate_strict_release();
 	memset(&publish, 0, sizeof(publish));
 }

@@ -408,7 +408,7 @@ register_in_family(const char *family, int familylen, void *arg)
 {
 	RegisterState *state = arg;
 
-	slate_script_add_register(state->batch, family, familylen,
+	slate_script_add_register(state->batch, NULL, family, familylen,
 							  state->lookup->key.start,
 							  state->lookup->key.len, state->ttl);
 }
@@ -445,7 +445,7 @@ lease_waiting(LookupSet *set, int64 ttl)
 		lookup->bad_value = false;
 		add_registrations(&batch, lookup, ttl);
 	}
-	add_keys_waiting(&batch, set, set->nwaiting, slate_script_add_leases);
+	add_keys_waiting(&batch, set, set->nwaiting, slate_trust_add_leases);
 	(void) exchange(&batch, on_lease_reply, set);
 	for (int i = 0; i < set->nwaiting; i++)
 		slate_stats_add(STAT_BAD_VALUES, set->waiting[i]->wrong_type ? 1 : 0);

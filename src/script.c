@@ -20,6 +20,7 @@
  *	  bytes 39-54  a nonce, new with each push
  *	  bytes 55-62  whose version it is: a database of a cluster
  *	  bytes 63-75  when it was raised to that, by the server's clock, in ms
+ *	  then, 24 each: the marks of strict writers under way
  *
  * PUT proves its age by its version.  Two pushes of one key that have the same
  * order, say, of the primary key of one table, have versions in the order of
@@ -75,6 +76,34 @@
  * key becomes a DROP.  The floor is kept in periods of a guard's life, the
  * present one and the last.
  *
+ * MARKS
+ *
+ * In mode strict no reader may find a value that lacks a commit which is
+ * visible.  So before the commit a writer MARKs its keys: it removes the value,
+ * voids the leases, and leaves its mark in the guard.  While a mark stands
+ * nobody gets a lease, and a PUT of somebody else is a DROP.  The writer's own
+ * PUT counts only if its mark still stands: then nobody has set anything since.
+ * What a mark does must not depend on whether its transaction commits, so it
+ * has no version.
+ *
+ * A mark is an owner and an id, the nonce of a transaction.  It stands as long
+ * as the owner's hash slate_cache:marks:<owner> has the id as a field; so one
+ * HDEL takes away all marks of a transaction, however many keys it has.  Marks
+ * that do not stand mean nothing, and go with the next step that writes the
+ * guard.  The field's value is the transaction's number: the owner's worker
+ * takes away those of transactions that have ended (strict.c).  A mark has no
+ * deadline of its own, since a transaction may take any time from its mark to
+ * its end (think of synchronous replication); but hash and guard live for a day
+ * only, so that an owner who is gone for good is forgotten.
+ *
+ * A glob's keys may not be there yet.  So a writer also notes the literal text
+ * that the glob begins with, behind its mark, in the hash slate_cache:marked,
+ * and every key that begins with it is marked.
+ *
+ * Pushes that failed must not lose their marks: what is older and on its way
+ * could still be set.  So each call of a strict writer counts itself beside the
+ * id when it has succeeded, and the marks are released only if all have.
+ *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
  * hash tag, or K's own tag in its place.  Indexes and the floor do not, and
  * will have to be kept on each node.
@@ -110,6 +139,9 @@ int			slate_script_guard_life = 60;
 #define SHARED "--------"
 #define NOBODY "--------"
 
+/* How long a mark is remembered, in ms. */
+#define MARK_LIFE "86400000"
+
 /*
  * Functions that more than one script uses.
  */
@@ -128,6 +160,46 @@ int			slate_script_guard_life = 60;
 	"  return nil\n" \
 	"end\n"
 
+/*
+ * others_on() gives the marks on a key that stand, but for mine, and whether
+ * mine does.  covered() tells whether another's mark stands on a beginning of
+ * the key; which there are is read once a call.
+ */
+#define LUA_MARKS \
+	"local function marks_of(mark)\n" \
+	"  return 'slate_cache:marks:' .. string.sub(mark, 1, 8)\n" \
+	"end\n" \
+	"local function stands(mark)\n" \
+	"  return redis.pcall('HEXISTS', marks_of(mark), string.sub(mark, 9, 24)) == 1\n" \
+	"end\n" \
+	"local function others_on(known, me)\n" \
+	"  local others, mine = '', false\n" \
+	"  for at = 76, known and #known or 0, 24 do\n" \
+	"    local mark = string.sub(known, at, at + 23)\n" \
+	"    if stands(mark) then\n" \
+	"      if mark == me then mine = true else others = others .. mark end\n" \
+	"    end\n" \
+	"  end\n" \
+	"  return others, mine\n" \
+	"end\n" \
+	"local beginnings\n" \
+	"local function covered(key, me)\n" \
+	"  beginnings = beginnings or redis.pcall('HKEYS', 'slate_cache:marked')\n" \
+	"  for _, field in ipairs(beginnings) do\n" \
+	"    local mark = string.sub(field, 1, 24)\n" \
+	"    if mark ~= me and string.sub(key, 1, #field - 24) == string.sub(field, 25) and stands(mark) then\n" \
+	"      return true\n" \
+	"    end\n" \
+	"  end\n" \
+	"  return false\n" \
+	"end\n"
+
+/* A strict writer's call has succeeded. */
+#define LUA_COUNT \
+	"local function count()\n" \
+	"  if me ~= '' and stands(me) then redis.call('HINCRBY', marks_of(me), string.sub(me, 9) .. '+', 1) end\n" \
+	"end\n"
+
 #define LUA_CLOCK \
 	"local clock = redis.call('TIME')\n" \
 	"local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n"
@@ -137,13 +209,16 @@ int			slate_script_guard_life = 60;
  * and when it was raised; and whether it knew a newer one.
  *
  * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
- * without one: no guard refuses every fill, and the value is removed too.  The
- * error is remembered, so that the pusher takes the call for undelivered.
+ * without one: no guard refuses every fill, and the value is removed too.  Only
+ * a guard with marks of others stays as it is.  The error is remembered, so that
+ * the pusher takes the call for undelivered.
  */
 #define LUA_PUSH \
 	LUA_GUARD \
+	LUA_MARKS \
 	LUA_CLOCK \
-	"local version, nonce, life, owner = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]\n" \
+	"local version, nonce, life, owner, me = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]\n" \
+	LUA_COUNT \
 	"local failure\n" \
 	"local function failed(reply)\n" \
 	"  if type(reply) == 'table' and reply.err then\n" \
@@ -151,9 +226,11 @@ int			slate_script_guard_life = 60;
 	"    return true\n" \
 	"  end\n" \
 	"end\n" \
-	"local function note(key, g, top, order, whose, raised)\n" \
-	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose .. raised, 'PX', life)) then\n" \
-	"    redis.call('UNLINK', key, g)\n" \
+	"local function note(key, g, top, order, whose, raised, others)\n" \
+	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose .. raised .. others,\n" \
+	"                        'PX', others == '' and life or " MARK_LIFE ")) then\n" \
+	"    redis.call('UNLINK', key)\n" \
+	"    if others == '' then redis.call('UNLINK', g) end\n" \
 	"    return false\n" \
 	"  end\n" \
 	"  return true\n" \
@@ -167,9 +244,11 @@ int			slate_script_guard_life = 60;
 	"end\n" \
 	"local function drop(key, order)\n" \
 	"  local g = guard(key)\n" \
-	"  local top, by, whose, raised = newest(look(g), order)\n" \
+	"  local known = look(g)\n" \
+	"  local top, by, whose, raised = newest(known, order)\n" \
+	"  local others = others_on(known, me)\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by, whose, raised)\n" \
+	"  note(key, g, top, by, whose, raised, others)\n" \
 	"end\n"
 
 /*
@@ -202,46 +281,52 @@ int			slate_script_guard_life = 60;
 	"end\n"
 
 /*
- * ARGV: version, nonce, guard life, owner; then the literal beginnings of
- * globs.
+ * ARGV: version, nonce, guard life, owner, own mark or ""; then the literal
+ * beginnings of globs.
  */
 static const char floor_source[] =
-"local version, life = ARGV[1], tonumber(ARGV[3])\n"
+LUA_MARKS
+"local version, life, me = ARGV[1], tonumber(ARGV[3]), ARGV[5]\n"
+LUA_COUNT
 LUA_CLOCK
 LUA_FLOOR
 "local name = floor_name(0)\n"
 "local lengths = name .. ':lengths'\n"
-"for i = 5, #ARGV do\n"
+"for i = 6, #ARGV do\n"
 "  local top = redis.call('HGET', name, ARGV[i])\n"
 "  if not top or top < version then redis.call('HSET', name, ARGV[i], version) end\n"
 "  redis.call('SADD', lengths, #ARGV[i])\n"
 "end\n"
 "redis.call('PEXPIRE', name, 2 * life)\n"
 "redis.call('PEXPIRE', lengths, 2 * life)\n"
+"count()\n"
 "return {0, 0, 0}\n";
 
 /*
- * ARGV: version, nonce, guard life, owner, deadline, the epoch's key and the
- * epoch; then two a key: an operation ('+' or '-', the order, TTL in ms) and
- * the value.
+ * ARGV: version, nonce, guard life, owner, own mark or "", deadline, the epoch's
+ * key and the epoch; then two a key: an operation ('+' or '-', the order, TTL in
+ * ms) and the value.
  */
 static const char publish_source[] =
 LUA_PUSH
 LUA_FLOOR
 LUA_BELOW
-"local strange = ARGV[6] ~= '' and redis.pcall('GET', ARGV[6]) ~= ARGV[7]\n"
-"local late = strange or now > tonumber(ARGV[5])\n"
+"local strange = ARGV[7] ~= '' and redis.pcall('GET', ARGV[7]) ~= ARGV[8]\n"
+"local late = strange or now > tonumber(ARGV[6])\n"
 "local stored, dropped, outdated = 0, 0, 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
-"  local top, by, whose, raised, older = newest(look(g), order)\n"
+"  local known = look(g)\n"
+"  local top, by, whose, raised, older = newest(known, order)\n"
+"  local others, mine = others_on(known, me)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
-"    redis.call('PEXPIRE', g, life)\n"
+"    if #known > 75 then note(key, g, top, by, whose, raised, others)\n"
+"    else redis.call('PEXPIRE', g, life) end\n"
 "    outdated = outdated + 1\n"
-"  elseif older or below(key) then\n"
+"  elseif older or below(key) or others ~= '' or (me ~= '' and not mine) or covered(key, me) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
-"  elseif note(key, g, top, by, whose, raised) then\n"
+"  elseif note(key, g, top, by, whose, raised, others) then\n"
 "    local reply\n"
 "    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
 "    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"
@@ -249,7 +334,7 @@ LUA_BELOW
 "  end\n"
 "end\n"
 "for i, key in ipairs(KEYS) do\n"
-"  local operation, value = ARGV[6 + 2 * i], ARGV[7 + 2 * i]\n"
+"  local operation, value = ARGV[7 + 2 * i], ARGV[8 + 2 * i]\n"
 "  local order = string.sub(operation, 2, 9)\n"
 "  if string.sub(operation, 1, 1) == '+' and not late then\n"
 "    put(key, order, string.sub(operation, 10), value)\n"
@@ -258,11 +343,13 @@ LUA_BELOW
 "    dropped = dropped + 1\n"
 "  end\n"
 "end\n"
-"return failure or {stored, dropped, outdated, strange and 1 or 0}\n";
+"if failure then return failure end\n"
+"count()\n"
+"return {stored, dropped, outdated, strange and 1 or 0}\n";
 
 /*
- * KEYS: the index.  ARGV: version, nonce, guard life, owner, glob.  ZSCAN
- * matches as Redis does everywhere else, and nothing changes the index
+ * KEYS: the index.  ARGV: version, nonce, guard life, owner, own mark or "",
+ * glob.  ZSCAN matches as Redis does everywhere else, and nothing changes the index
  * meanwhile. Members stay: somebody may have registered a key and not leased
  * it yet, and the next DROP must find it, too.
  */
@@ -270,14 +357,16 @@ static const char drop_family_source[] =
 LUA_PUSH
 "local members, cursor = {}, '0'\n"
 "repeat\n"
-"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[5], 'COUNT', 1000)\n"
+"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[6], 'COUNT', 1000)\n"
 "  cursor = step[1]\n"
 "  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
 "until cursor == '0'\n"
 "for _, key in ipairs(members) do\n"
 "  drop(key, '" SHARED "')\n"
 "end\n"
-"return failure or {0, #members, 0}\n";
+"if failure then return failure end\n"
+"count()\n"
+"return {0, #members, 0}\n";
 
 /*
  * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step, the
@@ -294,7 +383,7 @@ LUA_PUSH
  */
 static const char drop_swept_source[] =
 LUA_PUSH
-"life, nonce, owner = tonumber(ARGV[1]), ARGV[2], ARGV[3]\n"
+"life, nonce, owner, me = tonumber(ARGV[1]), ARGV[2], ARGV[3], ''\n"
 "local dropped = 0\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local given = ARGV[3 + i]\n"
@@ -311,11 +400,13 @@ LUA_PUSH
 "return failure or {0, dropped, 0}\n";
 
 /*
- * KEYS: the index.  ARGV: key, ttl in ms.  Members whose time is over go on
+ * KEYS: the index.  ARGV: key, ttl in ms, own mark or "".  Members whose time is over go on
  * the way, so that an index stays as large as its family.
  */
 static const char register_source[] =
-"local index, key, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])\n"
+LUA_MARKS
+"local index, key, ttl, me = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]\n"
+LUA_COUNT
 "local now = redis.call('TIME')\n"
 "now = now[1] * 1000 + math.floor(now[2] / 1000)\n"
 "redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. now)\n"
@@ -327,15 +418,29 @@ static const char register_source[] =
 "  redis.call('ZADD', index, 'GT', now + ttl, key)\n"
 "  if left == -2 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', index, ttl) end\n"
 "end\n"
+"count()\n"
 "return {0, 0, 0}\n";
 
 /*
- * KEYS: keys.  ARGV: nonce, guard life.  A key of another type than string
- * holds nothing of ours; it is removed, as any other bad value is.
+ * KEYS: keys.  ARGV: nonce, guard life, the epoch's key and the epoch.  A key of
+ * another type than string holds nothing of ours; it is removed, as any other
+ * bad value is.  Where a mark stands there is no token, nor in a Redis that has
+ * another epoch: the key's registration may be lost.
  */
 static const char lease_source[] =
 LUA_GUARD
+LUA_MARKS
 "local nonce, life, answers = ARGV[1], ARGV[2], {}\n"
+"local strange = ARGV[3] ~= '' and redis.pcall('GET', ARGV[3]) ~= ARGV[4]\n"
+"local function free(g, known)\n"
+"  if #known == 75 then\n"
+"    redis.call('PEXPIRE', g, life)\n"
+"    return true\n"
+"  end\n"
+"  if others_on(known, '') ~= '' then return false end\n"
+"  redis.call('SET', g, string.sub(known, 1, 75), 'PX', life)\n"
+"  return true\n"
+"end\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local value = redis.pcall('GET', key)\n"
 "  if type(value) == 'string' then\n"
@@ -345,8 +450,9 @@ LUA_GUARD
 "    if value then redis.call('UNLINK', key); found = 2 end\n"
 "    local g = guard(key)\n"
 "    local known = look(g)\n"
-"    if known then\n"
-"      redis.call('PEXPIRE', g, life)\n"
+"    if strange or (known and not free(g, known)) or covered(key, '') then\n"
+"      answers[i] = {3, ''}\n"
+"    elseif known then\n"
 "      answers[i] = {found, string.sub(known, 39, 54)}\n"
 "    else\n"
 "      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "' .. string.rep('0', 13), 'PX', life)\n"
@@ -377,9 +483,9 @@ LUA_GUARD
 
 /*
  * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
- * A DROP without a version: a guard that is there keeps the one it has, since
- * pushes of its key may be under way, and leases are void.  Without a guard
- * there is no lease.
+ * A DROP without a version: a guard that is there keeps the one it has, and its
+ * marks, since pushes of its key may be under way, and leases are void.  Without
+ * a guard there is no lease.
  */
 static const char forget_source[] =
 LUA_GUARD
@@ -388,10 +494,53 @@ LUA_GUARD
 "  local known = look(g)\n"
 "  redis.call('UNLINK', key)\n"
 "  if known then\n"
-"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55, 75), 'PX', ARGV[1])\n"
+"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55),\n"
+"               'PX', #known > 75 and " MARK_LIFE " or ARGV[1])\n"
 "  end\n"
 "end\n"
 "return {0, #KEYS, 0}\n";
+
+/*
+ * KEYS: keys.  ARGV: own mark, the transaction's number, a nonce, the epoch's
+ * key and the epoch; then beginnings of keys.  Marks again are the same marks,
+ * but for the nonce.
+ */
+static const char mark_source[] =
+LUA_GUARD
+LUA_MARKS
+"local me, nonce = ARGV[1], ARGV[3]\n"
+"local strange = redis.pcall('GET', ARGV[4]) ~= ARGV[5]\n"
+"redis.call('HSET', marks_of(me), string.sub(me, 9), ARGV[2])\n"
+"redis.call('PEXPIRE', marks_of(me), " MARK_LIFE ")\n"
+"for i = 6, #ARGV do\n"
+"  redis.call('HSET', 'slate_cache:marked', me .. ARGV[i], 1)\n"
+"  redis.call('PEXPIRE', 'slate_cache:marked', " MARK_LIFE ")\n"
+"end\n"
+"for i, key in ipairs(KEYS) do\n"
+"  local g = guard(key)\n"
+"  local known = look(g)\n"
+"  local others = others_on(known, me)\n"
+"  known = known or string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "' .. string.rep('0', 13)\n"
+"  redis.call('UNLINK', key)\n"
+"  redis.call('SET', g, string.sub(known, 1, 38) .. nonce .. string.sub(known, 55, 75) .. others .. me, 'PX', " MARK_LIFE ")\n"
+"end\n"
+"return {0, 0, 0, strange and 1 or 0}\n";
+
+/*
+ * ARGV: a mark, and how many calls must have succeeded; -1 for the end of a
+ * transaction that has sent none, or whose pushes are done with otherwise.
+ */
+static const char release_source[] =
+"local me, calls = ARGV[1], tonumber(ARGV[2])\n"
+"local name, id = 'slate_cache:marks:' .. string.sub(me, 1, 8), string.sub(me, 9)\n"
+"local counted = redis.pcall('HGET', name, id .. '+')\n"
+"if calls >= 0 and tonumber(type(counted) == 'string' and counted or 0) < calls then return {0, 0, 0} end\n"
+"redis.pcall('HDEL', name, id, id .. '+')\n"
+"local fields = redis.pcall('HKEYS', 'slate_cache:marked')\n"
+"for _, field in ipairs(fields) do\n"
+"  if string.sub(field, 1, 24) == me then redis.call('HDEL', 'slate_cache:marked', field) end\n"
+"end\n"
+"return {0, 0, 0}\n";
 
 typedef struct Script
 {
@@ -407,10 +556,13 @@ static Script register_script = {register_source, ""};
 static Script lease_script = {lease_source, ""};
 static Script fill_script = {fill_source, ""};
 static Script forget_script = {forget_source, ""};
+static Script mark_script = {mark_source, ""};
+static Script release_script = {release_source, ""};
 
 static Script *const scripts[] = {
-	&publish_script, &floor_script, &drop_family_script, &drop_swept_script, &register_script,
-	&lease_script, &fill_script, &forget_script
+	&publish_script, &floor_script, &drop_family_script, &drop_swept_script,
+	&register_script, &lease_script, &fill_script, &forget_script,
+	&mark_script, &release_script
 };
 
 /* SCRIPT LOAD of all of them; lives as long as the backend. */
@@ -517,6 +669,8 @@ append_push_arguments(SlateBatch *batch, const SlateStamp *stamp)
 	append_bytes(batch, stamp->nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
 	append_text(batch, stamp->owner);
+	append_text(batch, stamp->mark);
+	batch->npushes++;
 }
 
 static void
@@ -599,6 +753,7 @@ slate_script_stamp(SlateStamp *stamp)
 	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
+	stamp->mark[0] = '\0';
 	slate_script_own(stamp);
 }
 
@@ -611,6 +766,21 @@ slate_script_own(SlateStamp *stamp)
 									MyDatabaseId);
 
 	snprintf(stamp->owner, sizeof(stamp->owner), "%08x", name);
+}
+
+void
+slate_script_make_mark(SlateStamp *stamp)
+{
+	snprintf(stamp->mark, sizeof(stamp->mark), "%s%s", stamp->owner,
+			 stamp->nonce);
+}
+
+void
+slate_script_disown(SlateStamp *stamp)
+{
+	strlcpy(stamp->version, no_version, sizeof(stamp->version));
+	strlcpy(stamp->owner, NOBODY, sizeof(stamp->owner));
+	stamp->mark[0] = '\0';
 }
 
 void
@@ -691,7 +861,7 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = pushes_for_call(pushes, npushes);
 
-		append_call(batch, &publish_script, n, 7 + 2 * n);
+		append_call(batch, &publish_script, n, 8 + 2 * n);
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
 		append_push_arguments(batch, stamp);
@@ -710,24 +880,26 @@ void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 {
 	SlatePush	push = {.key = key,.keylen = keylen,.order = SLATE_SHARED};
-	SlateStamp	stamp = {.epoch_key = "",.owner = NOBODY};
+	SlateStamp	stamp = {.epoch_key = ""};
 
-	strlcpy(stamp.version, no_version, sizeof(stamp.version));
+	slate_script_disown(&stamp);
 	make_nonce(stamp.nonce);
 	slate_script_add_pushes(batch, &stamp, &push, 1);
 }
 
 void
-slate_script_add_register(SlateBatch *batch,
+slate_script_add_register(SlateBatch *batch, const SlateStamp *stamp,
 						  const char *family, int familylen,
 						  const char *key, int keylen, int64 ttl)
 {
-	append_call(batch, &register_script, 1, 2);
+	append_call(batch, &register_script, 1, 3);
 	append_index_key(batch, family, familylen);
 	append_bytes(batch, key, keylen);
 
 	/* the value comes later than this, by a guard's life at most */
 	append_number(batch, ttl == 0 ? 0 : ttl + guard_life_ms());
+	append_text(batch, stamp ? stamp->mark : "");
+	batch->npushes++;
 }
 
 void
@@ -738,7 +910,7 @@ slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = Min(nprefixes - start, KEYS_PER_CALL);
 
-		append_call(batch, &floor_script, 0, 4 + n);
+		append_call(batch, &floor_script, 0, 5 + n);
 		append_push_arguments(batch, stamp);
 		append_slices(batch, prefixes + start, n);
 		count_keys(batch, n);
@@ -754,7 +926,7 @@ slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 
 	/* a PUT of the same transaction, of the same key, has another nonce */
 	make_nonce(own.nonce);
-	append_call(batch, &drop_family_script, 1, 5);
+	append_call(batch, &drop_family_script, 1, 6);
 	append_index_key(batch, family, familylen);
 	append_push_arguments(batch, &own);
 	append_bytes(batch, glob, globlen);
@@ -837,15 +1009,18 @@ slate_script_add_scan(SlateBatch *batch, const char *cursor,
 }
 
 void
-slate_script_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
+slate_script_add_leases(SlateBatch *batch, const SlateStamp *stamp,
+						const SlateSlice *keys, int nkeys)
 {
 	char		nonce[SLATE_TOKEN_LEN + 1];
 
 	make_nonce(nonce);
-	append_call(batch, &lease_script, nkeys, 2);
+	append_call(batch, &lease_script, nkeys, 4);
 	append_slices(batch, keys, nkeys);
 	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
+	append_text(batch, stamp->epoch_key);
+	append_text(batch, stamp->epoch);
 }
 
 void
@@ -859,6 +1034,72 @@ slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
 	append_number(batch, ttl);
 	append_bytes(batch, value, valuelen);
 	append_number(batch, guard_life_ms());
+}
+
+/* What every MARK begins with: room for nkeys keys, nbeginnings more. */
+static void
+append_mark_call(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
+				 const SlateSlice *keys, int nkeys, int nbeginnings)
+{
+	char		nonce[SLATE_TOKEN_LEN + 1];
+
+	/* a push of this transaction has another nonce */
+	make_nonce(nonce);
+	append_call(batch, &mark_script, nkeys, 5 + nbeginnings);
+	append_slices(batch, keys, nkeys);
+	append_text(batch, stamp->mark);
+	append_number(batch, (int64) xid);
+	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
+	append_text(batch, stamp->epoch_key);
+	append_text(batch, stamp->epoch);
+}
+
+void
+slate_script_add_marks(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
+					   const SlateSlice *keys, int nkeys)
+{
+	for (int start = 0; start < nkeys; start += KEYS_PER_CALL)
+	{
+		int			n = Min(nkeys - start, KEYS_PER_CALL);
+
+		append_mark_call(batch, stamp, xid, keys + start, n, 0);
+		count_keys(batch, n);
+	}
+}
+
+void
+slate_script_add_mark_beginnings(SlateBatch *batch, const SlateStamp *stamp,
+								 uint64 xid, const SlateSlice *beginnings,
+								 int nbeginnings)
+{
+	for (int start = 0; start < nbeginnings; start += KEYS_PER_CALL)
+	{
+		int			n = Min(nbeginnings - start, KEYS_PER_CALL);
+
+		append_mark_call(batch, stamp, xid, NULL, 0, n);
+		append_slices(batch, beginnings + start, n);
+		count_keys(batch, n);
+	}
+}
+
+void
+slate_script_add_release(SlateBatch *batch, const char *mark, int after_calls)
+{
+	append_call(batch, &release_script, 0, 2);
+	append_text(batch, mark);
+	append_number(batch, after_calls);
+}
+
+void
+slate_script_add_get_marks(SlateBatch *batch, const SlateStamp *stamp)
+{
+	char		name[sizeof(SLATE_INTERNAL_PREFIX "marks:") + 8];
+
+	snprintf(name, sizeof(name), SLATE_INTERNAL_PREFIX "marks:%s",
+			 stamp->owner);
+	append_array(batch, 2);
+	append_text(batch, "HGETALL");
+	append_text(batch, name);
 }
 
 /* ------------------------------------------------------------------------

@@ -26,6 +26,9 @@
 /* A nonce, or the token of a lease: 16 hexadecimal digits. */
 #define SLATE_TOKEN_LEN 16
 
+/* A mark: eight digits of owner, and the nonce of a transaction. */
+#define SLATE_MARK_LEN (8 + SLATE_TOKEN_LEN)
+
 /* An epoch: ten digits of timeline, 16 hexadecimal digits; see trust.h. */
 #define SLATE_EPOCH_LEN 26
 
@@ -57,6 +60,7 @@ typedef struct SlateStamp
 	const char *epoch_key;		/* "": the epoch is not looked at */
 	char		epoch[SLATE_EPOCH_LEN + 1]; /* of the Redis that we trust */
 	char		owner[8 + 1];	/* whose version it is */
+	char		mark[SLATE_MARK_LEN + 1];	/* on the keys; "": mode commit */
 } SlateStamp;
 
 /* What a transaction says about one key. */
@@ -82,6 +86,7 @@ typedef struct SlateBatch
 {
 	StringInfoData bytes;
 	int			ncommands;
+	int			npushes;		/* of these, what a mark counts */
 	int			nkeys;			/* since the last cut */
 	int			ncuts;			/* of a batch that is too large for one */
 	int			maxcuts;
@@ -111,8 +116,14 @@ extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 /* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
 
+/* Give it a mark, for mode strict; after its owner and nonce. */
+extern void slate_script_make_mark(SlateStamp *stamp);
+
 /* Make it one of this database. */
 extern void slate_script_own(SlateStamp *stamp);
+
+/* Take version, owner and mark from it: what is sent only removes. */
+extern void slate_script_disown(SlateStamp *stamp);
 
 /* Another nonce for what is sent under a stamp that was sent before. */
 extern void slate_script_refresh_nonce(SlateStamp *stamp);
@@ -124,8 +135,12 @@ extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlateStamp *stamp,
 									const SlatePush *pushes, int npushes);
 
-/* Register a key in a family's index; for ttl ms at least (0: for good). */
+/*
+ * Register a key in a family's index; for ttl ms at least (0: for good).  stamp
+ * is that of the push that it belongs to, NULL for a reader.
+ */
 extern void slate_script_add_register(SlateBatch *batch,
+									  const SlateStamp *stamp,
 									  const char *family, int familylen,
 									  const char *key, int keylen,
 									  int64 ttl);
@@ -167,12 +182,41 @@ extern void slate_script_add_scan(SlateBatch *batch, const char *cursor,
 								  const char *glob, int globlen);
 
 /*
- * Ask for leases.  The reply is an array with one pair a key: (1, value) when
- * there is a value after all, (0, token), or (2, token) when something of
- * another type than string was there and has been removed.
+ * Ask for leases, of a Redis with the stamp's epoch; of the stamp nothing else
+ * counts.  The reply is an array with one pair a key: (1, value) when there is a
+ * value after all, (0, token), or (2, token) when something of another type than
+ * string was there and has been removed; (3, "") when there is no lease to be
+ * had.
  */
 extern void slate_script_add_leases(SlateBatch *batch,
+									const SlateStamp *stamp,
 									const SlateSlice *keys, int nkeys);
+
+/*
+ * MARK keys, or all keys that begin with certain texts, for transaction xid:
+ * values go, leases are void, and until the release nobody sets any.  The
+ * outcome is strange if the epoch is not the stamp's; the marks stand
+ * nevertheless.
+ */
+extern void slate_script_add_marks(SlateBatch *batch, const SlateStamp *stamp,
+								   uint64 xid,
+								   const SlateSlice *keys, int nkeys);
+extern void slate_script_add_mark_beginnings(SlateBatch *batch,
+											 const SlateStamp *stamp,
+											 uint64 xid,
+											 const SlateSlice *beginnings,
+											 int nbeginnings);
+
+/*
+ * Take away all marks of a transaction, if so many pushes under its stamp have
+ * succeeded (a batch's npushes); -1: in any case.
+ */
+extern void slate_script_add_release(SlateBatch *batch, const char *mark,
+									 int after_calls);
+
+/* HGETALL of an owner's marks: ids and transactions, and counts ("id+"). */
+extern void slate_script_add_get_marks(SlateBatch *batch,
+									   const SlateStamp *stamp);
 
 /* FILL one key under a lease; the reply is 1 if the value was set. */
 extern void slate_script_add_fill(SlateBatch *batch,

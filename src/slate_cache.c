@@ -29,7 +29,6 @@
 #include "redis.h"
 #include "rules.h"
 #include "script.h"
-#include "slate_cache.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -52,12 +51,10 @@ static ProcessUtility_hook_type prev_utility = NULL;
 /* This transaction creates or drops an extension. */
 static SlateDatabase *extension_changes = NULL;
 
-static int	mode = MODE_COMMIT;
-
 static const struct config_enum_entry modes[] = {
-	{"async", MODE_ASYNC, false},
-	{"commit", MODE_COMMIT, false},
-	{"strict", MODE_STRICT, false},
+	{"async", SLATE_MODE_ASYNC, false},
+	{"commit", SLATE_MODE_COMMIT, false},
+	{"strict", SLATE_MODE_STRICT, false},
 	{NULL, 0, false}
 };
 
@@ -91,10 +88,10 @@ static bool
 check_mode(int *newval, void **extra pg_attribute_unused(),
 		   GucSource source pg_attribute_unused())
 {
-	if (*newval == MODE_COMMIT)
+	if (*newval != SLATE_MODE_ASYNC)
 		return true;
 	GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
-	GUC_check_errdetail("This version of slate_cache has the mode \"commit\" only.");
+	GUC_check_errdetail("This version of slate_cache has the modes \"commit\" and \"strict\" only.");
 	GUC_check_errhint("Leave slate_cache.mode at \"commit\".");
 	return false;
 }
@@ -131,8 +128,8 @@ define_cache_settings(void)
 {
 	DefineCustomEnumVariable("slate_cache.mode",
 							 "What a commit waits for.",
-							 "commit: one exchange with Redis, after the commit.",
-							 &mode, MODE_COMMIT, modes,
+							 "commit: one exchange with Redis, after the commit; strict: another one before it, which must succeed.",
+							 &slate_publish_mode, SLATE_MODE_COMMIT, modes,
 							 PGC_USERSET, 0, check_mode, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.max_pending",
 							"Memory that a transaction may hold for the cache before it falls back to dropping.",

@@ -371,6 +371,36 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 }
 
 bool
+slate_trust_meet(SlateStamp *stamp, int64 deadline)
+{
+	SlateDatabase *database = vouching();
+	SlateTrust	trust;
+
+	if (database == NULL)
+		return false;
+	trust = await(database);
+	if (trust == TRUST_HELD && !holds(database, trust))
+		trust = meet_again(database, deadline);
+	stamp->epoch_key = epoch_key();
+	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
+	if (trust == TRUST_HELD || trust == TRUST_EMPTYING)
+		return true;
+	doubt(database, SLATE_LOOK_SERVER);
+	return false;
+}
+
+bool
+slate_trust_is_marked(bool strange)
+{
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
+
+	if (!strange)
+		confirmed_at = slate_link_now();
+	return database &&
+		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
+}
+
+bool
 slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 {
 	SlateDatabase *database;
@@ -387,6 +417,20 @@ slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 	pg_memory_barrier();
 	return pg_atomic_read_u64(&database->identity) ==
 		slate_redis_identity();
+}
+
+void
+slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
+{
+	SlateDatabase *database = vouching();
+	SlateStamp	stamp = {.epoch_key = ""};
+
+	if (database && pg_atomic_read_u32(&database->trust) == TRUST_HELD)
+	{
+		stamp.epoch_key = epoch_key();
+		write_epoch(stamp.epoch, pg_atomic_read_u64(&database->epoch));
+	}
+	slate_script_add_leases(batch, &stamp, keys, nkeys);
 }
 
 bool

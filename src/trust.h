@@ -35,6 +35,15 @@ typedef enum SlateTrust
 extern void slate_trust_stamp(SlateStamp *stamp, int64 deadline);
 
 /*
+ * May keys be marked there, for mode strict?  In a Redis that is being emptied
+ * they may.  Gives the stamp the epoch as it is noted.  May connect anew.
+ */
+extern bool slate_trust_meet(SlateStamp *stamp, int64 deadline);
+
+/* After Redis' answer to that: was it the Redis that counts? */
+extern bool slate_trust_is_marked(bool strange);
+
+/*
  * After the commit, and Redis' answer: was it the Redis that counts?  strange:
  * it had another epoch.  Does not throw.
  */
@@ -42,6 +51,10 @@ extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
 
 /* May what Redis has be taken for an answer? */
 extern bool slate_trust_reads(void);
+
+/* Ask for leases there, see slate_script_add_leases(). */
+extern void slate_trust_add_leases(SlateBatch *batch,
+								   const SlateSlice *keys, int nkeys);
 
 /* ------------------------------------------------------------------------
  * The worker, with a prepared connection.  These begin transactions of their

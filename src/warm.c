@@ -23,6 +23,7 @@
 #include "pending.h"
 #include "publish.h"
 #include "stats.h"
+#include "trust.h"
 #include "utils/lsyscache.h"
 #include "walk.h"
 
@@ -110,7 +111,7 @@ lease(WarmKey *keys, int nkeys)
 
 	slate_script_batch_init(&batch);
 	for (int i = 0; i < nkeys; i++)
-		slate_script_add_leases(&batch, &keys[i].key, 1);
+		slate_trust_add_leases(&batch, &keys[i].key, 1);
 	slate_walk_exchange(&batch, on_lease_reply, keys);
 	slate_pause(PAUSE_AFTER_LEASE);
 }

@@ -11,13 +11,14 @@
  * 2. Is it still the Redis that we know?  See trust.c.  If not, or if the
  *	  journal was full, or on request, the namespace is emptied: all keys that
  *	  rules cover, with their guards, in steps of a SCAN.
- * 3. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
+ * 3. What is marked, for mode strict, and need not be any more?  See strict.c.
+ * 4. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
  * a
  *	  transaction it reads some pages and encodes DROPs of what the rows in doubt
  *	  name; after the transaction it sends them.  It goes on when all of them have
  *	  arrived, and otherwise repeats the step.  Patterns are gathered, and looked
  *	  for in one walk over the keyspace at the end.
- * 4. Generations: see journal.c.
+ * 5. Generations: see journal.c.
  *
  * While Redis is away the worker is the one that tries it (the breaker, see
  * redis.c), and so knows first that it is back.  It then works as long as it
@@ -45,6 +46,7 @@
 #include "rules.h"
 #include "script.h"
 #include "stats.h"
+#include "strict.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -87,6 +89,9 @@
 
 /* How often to connect anew, to meet the server that others would meet. */
 #define RECONNECT_MS 10000
+
+/* How often marks of prepared transactions are renewed. */
+#define RENEW_MS (6 * 3600 * 1000)
 
 /* How long it rests after a step, at most. */
 #define MAX_REST_MS 100
@@ -600,6 +605,25 @@ reason_to_empty(void)
 	return trust == TRUST_EMPTYING ? reason : NULL;
 }
 
+/* Marks of strict writers: those that are left, those that must last. */
+static void
+watch_marks(void)
+{
+	static uint64 renewed_for = 0;
+	static int64 next_renewal = 0;
+	uint64		epoch = pg_atomic_read_u64(&database->epoch);
+	int64		now = slate_link_now();
+
+	if ((epoch != renewed_for || now >= next_renewal) &&
+		(pg_atomic_read_u64(&database->bytes[SLATE_PREPARED_GENERATION]) == 0 ||
+		 slate_strict_mark_prepared()))
+	{
+		renewed_for = epoch;
+		next_renewal = now + RENEW_MS;
+	}
+	slate_strict_resolve(database);
+}
+
 /* False if there is no Redis to work with, or no trust in it. */
 static bool
 watch(void)
@@ -831,6 +855,8 @@ go_round(void)
 		pg_atomic_read_u32(&database->flushed))
 	{
 		can_work = watch();
+		if (can_work)
+			watch_marks();
 		next_watch = can_work ? start + ROUND_MS : 0;
 	}
 	if (can_work)

@@ -199,8 +199,8 @@ FROM unnest(ARRAY['redis://host', 'redis://host/', 'REDIS://host:6379/15',
                   'sentinel://:p%2Css@host/' || repeat('m', 127)]) AS url;
 
 -- other settings
-SELECT try('SET slate_cache.mode = strict');
 SELECT try('SET slate_cache.mode = async');
+SELECT try('SET slate_cache.mode = strict');
 SELECT try('SET slate_cache.mode = ''commit''');
 SELECT try('SET slate_cache.mode = fast');
 SELECT try('SET slate_cache.timeout = 0');

@@ -1,0 +1,405 @@
+/*-------------------------------------------------------------------------
+ *
+ * strict.c
+ *	  slate_cache.mode = strict: marks on keys whose change is being committed.
+ *
+ * THE PROMISE
+ *
+ * No reader of the cache finds a value that lacks a commit which is visible in
+ * the database, nor one that was not committed.  In mode commit there is such
+ * a moment, from the commit to its push.  In mode strict PRE_COMMIT marks the
+ * keys (see script.c) and waits until Redis has acknowledged that; only then
+ * can the change become visible.  From the mark on nobody finds a value, nor
+ * can set one; the push puts the new one and takes the marks away.
+ *
+ * If Redis does not acknowledge, the transaction fails.
+ *
+ * PATTERNS
+ *
+ * A glob marks all keys that begin as it does, which keeps new ones from being
+ * filled; and what is there goes: what indexes know, and, for globs over keys
+ * that no index holds (TRUNCATE, slate_cache_invalidate(), ...), what a walk
+ * over the keyspace finds, however long that takes: such a commit can be
+ * cancelled.  Patterns of rules, over keys that apps SET by themselves, are
+ * looked for after the commit only, as in mode commit: what apps SET nobody can
+ * vouch for.
+ *
+ * WHO TAKES MARKS AWAY
+ *
+ * - the last command of the pushes, if all of them have succeeded;
+ * - the backend after an abort, if it can;
+ * - for whatever is left the worker.  It asks Redis each second for the marks of
+ *	 its database, with the transactions that they belong to.  Those that are
+ *	 not under way (prepared ones are), nor pushing, nor in doubt, so that all
+ *	 their keys have been dropped, have no use for marks any more.
+ *
+ * Redis forgets marks after a day, so that the keys of a database that is gone
+ * for good can be used again.  A prepared transaction may take longer, or Redis
+ * may lose its memory: the worker marks for those again from the journal, now
+ * and then and when it begins a new epoch.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "storage/procarray.h"
+#include "strict.h"
+#include "trust.h"
+#include "utils/memutils.h"
+
+/* Marks that the worker looks at in one go. */
+#define MARKS_PER_LOOK 1024
+
+/* Pages of the journal in one step. */
+#define STEP_BLOCKS 16
+
+/* What this transaction has marked; the bytes are in TopTransactionContext. */
+static struct
+{
+	bool		standing;
+	SlateBatch	release;
+}			marked;
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+static void
+report_failure(const char *reason)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not mark the changes of this transaction in Redis"),
+			 errdetail("%s", reason),
+			 errhint("Nothing is committed. Try again, or set slate_cache.mode to \"commit\", which commits while Redis is away.")));
+}
+
+static void
+report_failure_of_server(const char *reason)
+{
+	report_failure(psprintf("%s: %s", slate_redis_server_name(), reason));
+}
+
+void
+slate_strict_connect(int64 deadline)
+{
+	SlateDatabase *database = slate_database_mine();
+
+	if (database == NULL || (pg_atomic_read_u32(&database->worker) == 0 &&
+							 !slate_database_has_launcher()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("slate_cache.mode = \"strict\" needs slate_cache's worker"),
+				 errdetail("Nobody would take away the marks of a session that has crashed."),
+				 errhint("Add slate_cache to shared_preload_libraries and look at slate_cache.health, or set slate_cache.mode to \"commit\".")));
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		report_failure(slate_redis_error());
+}
+
+/* A DROP that neither raises a version nor counts for a mark. */
+static void
+drop_from_family(const char *family, int familylen, void *arg)
+{
+	void	  **state = arg;
+	const SlateGlobOp *glob = state[1];
+
+	slate_script_add_drop_family(state[0], state[2], family, familylen,
+								 glob->glob, glob->len);
+}
+
+/* Beginnings first: what has no guard yet gets none meanwhile. */
+static void
+encode_marks(SlateBatch *batch, const SlateOpList *list,
+			 const SlateStamp *stamp, uint64 xid)
+{
+	SlateSlice *slices = palloc_array(SlateSlice,
+									  Max(list->nops, list->nglobs) + 1);
+	SlateStamp	no_version = *stamp;
+
+	slate_script_disown(&no_version);
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		slices[i].start = list->globs[i].glob;
+		slices[i].len = slate_glob_prefix_len(list->globs[i].glob,
+											  list->globs[i].len);
+	}
+	slate_script_add_mark_beginnings(batch, stamp, xid, slices, list->nglobs);
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		void	   *state[] = {batch, &list->globs[i], &no_version};
+
+		slate_rules_glob_families(list->globs[i].glob, list->globs[i].len,
+								  drop_from_family, state);
+	}
+	for (int i = 0; i < list->nops; i++)
+	{
+		slices[i].start = list->ops[i].key;
+		slices[i].len = list->ops[i].keylen;
+	}
+	slate_script_add_marks(batch, stamp, xid, slices, list->nops);
+	pfree(slices);
+}
+
+/* What is there under globs whose keys no index holds. */
+static void
+walk(const SlateOpList *list)
+{
+	SlateSlice *globs = palloc_array(SlateSlice, list->nglobs + 1);
+	SlateOutcome outcome = {0};
+	bool		finished = false;
+	int			nglobs = 0;
+
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		if (!list->globs[i].thorough)
+			continue;
+		globs[nglobs].start = list->globs[i].glob;
+		globs[nglobs++].len = list->globs[i].len;
+	}
+	if (nglobs == 0)
+		return;
+	slate_script_sweep_init();
+	if (slate_script_sweep(slate_globset_make(globs, nglobs), NULL, &outcome,
+						   &finished, PG_INT64_MAX, PG_INT64_MAX,
+						   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		report_failure(slate_redis_error());
+	if (outcome.refused > 0)
+		report_failure_of_server(outcome.error);
+	if (!finished)
+		report_failure_of_server("unexpected reply to SCAN");
+}
+
+/* From here on an abort takes them away. */
+static void
+hold_marks(const SlateStamp *stamp, uint64 xid)
+{
+	slate_script_batch_init(&marked.release);
+	slate_script_add_release(&marked.release, stamp->mark, -1);
+	slate_doubt_begin_marking(xid);
+	marked.standing = true;
+}
+
+void
+slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
+{
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+	SlateOutcome outcome = {0};
+	SlateBatch	batch;
+
+	if (!slate_trust_meet(stamp, slate_link_now() + slate_redis_timeout))
+		report_failure_of_server("it is not known whether it holds the present data; slate_cache.health tells more");
+	slate_script_batch_init(&batch);
+	encode_marks(&batch, list, stamp, xid);
+	hold_marks(stamp, xid);
+	if (slate_script_publish(&batch, &outcome,
+							 slate_link_now() + slate_redis_timeout,
+							 slate_redis_timeout,
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		report_failure(slate_redis_error());
+	if (outcome.refused > 0)
+		report_failure_of_server(outcome.error);
+	walk(list);
+	if (!slate_trust_is_marked(outcome.strange))
+		report_failure_of_server("it is another server than the one that slate_cache has used so far");
+	pfree(batch.bytes.data);
+	MemoryContextSwitchTo(old);
+}
+
+void
+slate_strict_leave(void)
+{
+	if (marked.standing)
+		slate_doubt_end_marking();
+	marked.standing = false;
+}
+
+static void
+ignore_reply(int index pg_attribute_unused(),
+			 const redisReply *reply pg_attribute_unused(),
+			 void *arg pg_attribute_unused())
+{
+}
+
+void
+slate_strict_release(void)
+{
+	if (!marked.standing)
+		return;
+	slate_strict_leave();
+	(void) slate_script_run(&marked.release, ignore_reply, NULL,
+							slate_link_now() + slate_redis_timeout,
+							LINK_WAIT_UNINTERRUPTED);
+}
+
+/* ------------------------------------------------------------------------
+ * The worker: marks that are left
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct Mark
+{
+	uint64		xid;
+	char		id[SLATE_TOKEN_LEN + 1];
+} Mark;
+
+typedef struct Look
+{
+	int			count;
+	Mark		marks[MARKS_PER_LOOK];
+} Look;
+
+static void
+take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
+{
+	Look	   *look = arg;
+
+	look->count = 0;
+	if (reply->type != REDIS_REPLY_ARRAY)
+		return;
+	for (size_t i = 0; i + 1 < reply->elements; i += 2)
+	{
+		const redisReply *id = reply->element[i];
+		const redisReply *xid = reply->element[i + 1];
+		Mark	   *mark = &look->marks[look->count];
+
+		/* others are counts */
+		if (look->count == MARKS_PER_LOOK)
+			break;
+		if (id->type != REDIS_REPLY_STRING || id->len != SLATE_TOKEN_LEN ||
+			xid->type != REDIS_REPLY_STRING)
+			continue;
+		strlcpy(mark->id, id->str, sizeof(mark->id));
+		mark->xid = strtou64(xid->str, NULL, 10);
+		look->count++;
+	}
+}
+
+/*
+ * Numbers that this server has not given yet, or gave so long ago that they
+ * would be taken for others, are of another life of it.
+ */
+static bool
+is_under_way(uint64 xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (xid >= next || next - xid > PG_INT32_MAX)
+		return false;
+	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
+}
+
+/* Leaves those that nobody needs.  The order of the questions matters. */
+static void
+keep_useless(Look *look, SlateDatabase *database)
+{
+	SlateDoubtCopy *doubt = palloc(sizeof(SlateDoubtCopy));
+	int			kept = 0;
+
+	for (int i = 0; i < look->count; i++)
+	{
+		uint64		xid = look->marks[i].xid;
+
+		if (!is_under_way(xid) && !slate_doubt_is_marking(xid))
+			look->marks[kept++] = look->marks[i];
+	}
+	look->count = kept;
+	if (kept > 0)
+		slate_doubt_copy(database, doubt);
+	kept = 0;
+	for (int i = 0; i < look->count; i++)
+	{
+		if (!slate_doubt_copy_contains(doubt, look->marks[i].xid))
+			look->marks[kept++] = look->marks[i];
+	}
+	look->count = kept;
+	pfree(doubt);
+}
+
+void
+slate_strict_resolve(SlateDatabase *database)
+{
+	Look	   *look = palloc0(sizeof(Look));
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+	SlateBatch	batch;
+	SlateStamp	stamp;
+
+	slate_script_own(&stamp);
+	slate_script_batch_init(&batch);
+	slate_script_add_get_marks(&batch, &stamp);
+	if (slate_script_run(&batch, take_marks, look, deadline,
+						 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		return;
+	keep_useless(look, database);
+	slate_script_batch_init(&batch);
+	for (int i = 0; i < look->count; i++)
+	{
+		memcpy(stamp.nonce, look->marks[i].id, sizeof(stamp.nonce));
+		slate_script_make_mark(&stamp);
+		slate_script_add_release(&batch, stamp.mark, -1);
+	}
+	if (batch.ncommands > 0)
+		(void) slate_script_run(&batch, ignore_reply, NULL, deadline,
+								LINK_WAIT_INTERRUPTIBLE);
+}
+
+/* ------------------------------------------------------------------------
+ * The worker: prepared transactions
+ * ------------------------------------------------------------------------
+ */
+
+static void
+mark_row(const SlateJournalRow *row, void *arg)
+{
+	SlateBatch *batch = arg;
+	SlateStamp	stamp = row->stamp;
+	SlateJournalEntry entry;
+	int			offset = 0;
+
+	if (row->state != ROW_UNDER_WAY || !slate_journal_is_marked(row))
+		return;
+	stamp.epoch_key = "";
+	slate_script_own(&stamp);
+	slate_script_make_mark(&stamp);
+	while (slate_journal_next(row, &offset, &entry))
+	{
+		SlateSlice	beginning = {entry.name.start,
+		slate_glob_prefix_len(entry.name.start, entry.name.len)};
+
+		if (entry.is_everything || entry.is_glob)
+			slate_script_add_mark_beginnings(batch, &stamp, row->xid,
+											 &beginning, 1);
+		else
+			slate_script_add_marks(batch, &stamp, row->xid, &entry.name, 1);
+	}
+}
+
+bool
+slate_strict_mark_prepared(void)
+{
+	BlockNumber block = 0;
+	bool		more = true;
+
+	while (more)
+	{
+		SlateOutcome outcome = {0};
+		SlateBatch	batch;
+
+		slate_script_batch_init(&batch);
+		slate_database_begin();
+		more = slate_journal_read(SLATE_PREPARED_GENERATION, &block,
+								  STEP_BLOCKS, mark_row, &batch);
+		slate_database_commit();
+		if (batch.ncommands > 0 &&
+			(slate_script_publish(&batch, &outcome,
+								  slate_link_now() + slate_redis_timeout,
+								  slate_redis_timeout,
+								  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+			 outcome.refused > 0))
+			return false;
+	}
+	return true;
+}

@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * strict.h
+ *	  slate_cache.mode = strict: marks on keys whose change is being committed.
+ *
+ * See script.c for what a mark does, strict.c for who takes it away.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_STRICT_H
+#define SLATE_STRICT_H
+
+#include "journal.h"
+#include "ops.h"
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Before anything else: is there a Redis to mark in, and a worker that takes
+ * marks away which are left behind?  Otherwise throws, 08006 or 55000.
+ */
+extern void slate_strict_connect(int64 deadline);
+
+/*
+ * Mark all that the list names, for a stamp with a mark.  When this returns
+ * Redis has acknowledged it; otherwise it throws, 08006.  Waits for each of its
+ * exchanges as long as slate_cache.timeout, and can be cancelled.
+ */
+extern void slate_strict_mark(const SlateOpList *list, SlateStamp *stamp);
+
+/*
+ * Somebody else takes the marks away: the pushes, or the worker.  Does not
+ * throw.
+ */
+extern void slate_strict_leave(void);
+
+/*
+ * After an abort: take away what this transaction has marked, if anything.  If
+ * Redis does not answer the worker does it.  Does not throw.
+ */
+extern void slate_strict_release(void);
+
+/* ------------------------------------------------------------------------
+ * The worker, with a prepared connection to a Redis that is trusted
+ * ------------------------------------------------------------------------
+ */
+
+/* Take away the marks of transactions that have ended. */
+extern void slate_strict_resolve(SlateDatabase *database);
+
+/*
+ * Mark again what prepared transactions have marked: Redis may have lost it.
+ * False if that has failed.
+ */
+extern bool slate_strict_mark_prepared(void);
+
+#endif							/* SLATE_STRICT_H */
