@@ -30,7 +30,8 @@
  * slate_cache.max_journal, one transaction adds the entry "everything"; when
  * it has committed, others write no rows any more.  Then the whole namespace
  * is emptied when Redis is back.  Those that drop patterns still write: theirs
- * may be of a rule that is not there any more when the namespace is emptied.
+ * may be of a rule that is not there any more when the namespace is emptied; and
+ * so do strict writers, whose marks must last until they are replayed.
  *
  * PREPARED TRANSACTIONS
  *
@@ -332,7 +333,8 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 	if (prepared)
 		slate_doubt_enter_prepared(database);
 	else
-		generation = slate_doubt_enter(database, list->nglobs == 0, &no_row);
+		generation = slate_doubt_enter(database, list->nglobs == 0 &&
+									   stamp->mark[0] == '\0', &no_row);
 	if (no_row)
 		return true;
 	relation = open_table(generation, RowExclusiveLock);

@@ -450,21 +450,16 @@ begin_commit(SlateOpList *list)
 }
 
 /* In mode strict, or when it is prepared: mark, too, or throw. */
-static bool
+static void
 begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 {
-	int64		deadline = slate_link_now() + slate_redis_timeout;
-	bool		written;
-
-	slate_strict_connect(deadline);
+	slate_strict_connect(slate_link_now() + slate_redis_timeout);
 	slate_script_stamp(stamp);
 	slate_script_make_mark(stamp);
-	written = slate_journal_append(list, stamp, prepared);
-	if (prepared && !written)
-		return false;
+	if (!slate_journal_append(list, stamp, prepared))
+		slate_strict_refuse();
 	slate_pause(PAUSE_AFTER_JOURNAL);
 	slate_strict_mark(list, stamp);
-	return true;
 }
 
 void
@@ -473,7 +468,7 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 	publish.nkeys = list->nops + list->nglobs;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
-		(void) begin_strict(list, &publish.stamp, false);
+		begin_strict(list, &publish.stamp, false);
 		slate_trust_stamp(&publish.stamp,
 						  slate_link_now() + slate_redis_timeout);
 		publish.budget = slate_redis_timeout;
@@ -492,7 +487,10 @@ slate_publish_hand_over(SlateOpList *list)
 	SlateStamp	stamp;
 
 	if (slate_publish_mode == SLATE_MODE_STRICT)
-		return begin_strict(list, &stamp, true);
+	{
+		begin_strict(list, &stamp, true);
+		return true;
+	}
 	slate_script_stamp(&stamp);
 	return slate_journal_append(list, &stamp, true);
 }

@@ -210,8 +210,9 @@ int			slate_script_guard_life = 60;
  *
  * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
  * without one: no guard refuses every fill, and the value is removed too.  Only
- * a guard with marks of others stays as it is.  The error is remembered, so that
- * the pusher takes the call for undelivered.
+ * a guard with marks that stand stays as it is: until the pusher has another
+ * try they keep older values out.  The error is remembered, so that the pusher
+ * takes the call for undelivered.
  */
 #define LUA_PUSH \
 	LUA_GUARD \
@@ -226,11 +227,11 @@ int			slate_script_guard_life = 60;
 	"    return true\n" \
 	"  end\n" \
 	"end\n" \
-	"local function note(key, g, top, order, whose, raised, others)\n" \
+	"local function note(key, g, top, order, whose, raised, others, mine)\n" \
 	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose .. raised .. others,\n" \
 	"                        'PX', others == '' and life or " MARK_LIFE ")) then\n" \
 	"    redis.call('UNLINK', key)\n" \
-	"    if others == '' then redis.call('UNLINK', g) end\n" \
+	"    if others == '' and not mine then redis.call('UNLINK', g) end\n" \
 	"    return false\n" \
 	"  end\n" \
 	"  return true\n" \
@@ -246,9 +247,9 @@ int			slate_script_guard_life = 60;
 	"  local g = guard(key)\n" \
 	"  local known = look(g)\n" \
 	"  local top, by, whose, raised = newest(known, order)\n" \
-	"  local others = others_on(known, me)\n" \
+	"  local others, mine = others_on(known, me)\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by, whose, raised, others)\n" \
+	"  note(key, g, top, by, whose, raised, others, mine)\n" \
 	"end\n"
 
 /*
@@ -320,13 +321,13 @@ LUA_BELOW
 "  local top, by, whose, raised, older = newest(known, order)\n"
 "  local others, mine = others_on(known, me)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
-"    if #known > 75 then note(key, g, top, by, whose, raised, others)\n"
+"    if #known > 75 then note(key, g, top, by, whose, raised, others, mine)\n"
 "    else redis.call('PEXPIRE', g, life) end\n"
 "    outdated = outdated + 1\n"
 "  elseif older or below(key) or others ~= '' or (me ~= '' and not mine) or covered(key, me) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
-"  elseif note(key, g, top, by, whose, raised, others) then\n"
+"  elseif note(key, g, top, by, whose, raised, others, mine) then\n"
 "    local reply\n"
 "    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
 "    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"

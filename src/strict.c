@@ -84,17 +84,23 @@ report_failure_of_server(const char *reason)
 }
 
 void
+slate_strict_refuse(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("slate_cache.mode = \"strict\" needs slate_cache's journal and worker"),
+			 errdetail("Nobody would replay a push that has failed, and take away the marks of a session that has crashed."),
+			 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, and look at slate_cache.health; or set slate_cache.mode to \"commit\".")));
+}
+
+void
 slate_strict_connect(int64 deadline)
 {
 	SlateDatabase *database = slate_database_mine();
 
 	if (database == NULL || (pg_atomic_read_u32(&database->worker) == 0 &&
 							 !slate_database_has_launcher()))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("slate_cache.mode = \"strict\" needs slate_cache's worker"),
-				 errdetail("Nobody would take away the marks of a session that has crashed."),
-				 errhint("Add slate_cache to shared_preload_libraries and look at slate_cache.health, or set slate_cache.mode to \"commit\".")));
+		slate_strict_refuse();
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		report_failure(slate_redis_error());
 }

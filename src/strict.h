@@ -24,6 +24,9 @@
  */
 extern void slate_strict_connect(int64 deadline);
 
+/* Throw 55000: nobody would take marks away. */
+extern void slate_strict_refuse(void) pg_attribute_noreturn();
+
 /*
  * Mark all that the list names, for a stamp with a mark.  When this returns
  * Redis has acknowledged it; otherwise it throws, 08006.  Waits for each of its

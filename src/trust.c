@@ -425,10 +425,16 @@ slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 	SlateDatabase *database = vouching();
 	SlateStamp	stamp = {.epoch_key = ""};
 
-	if (database && pg_atomic_read_u32(&database->trust) == TRUST_HELD)
+	SlateTrust	trust = database ? pg_atomic_read_u32(&database->trust)
+		: TRUST_UNKNOWN;
+
+	/* what is being emptied may be lost in the middle of it, unnoticed */
+	if (database && !is_unguarded(database, trust))
 	{
 		stamp.epoch_key = epoch_key();
-		write_epoch(stamp.epoch, pg_atomic_read_u64(&database->epoch));
+		strlcpy(stamp.epoch, "-", sizeof(stamp.epoch));
+		if (trust == TRUST_HELD)
+			write_epoch(stamp.epoch, pg_atomic_read_u64(&database->epoch));
 	}
 	slate_script_add_leases(batch, &stamp, keys, nkeys);
 }
