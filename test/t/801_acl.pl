@@ -1,0 +1,62 @@
+# The Redis user that the README proposes may do all that slate_cache needs, and
+# does: Redis has denied nothing.
+use strict;
+use warnings;
+use File::Basename;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use Test::More;
+
+my $readme = slurp_file(dirname(__FILE__) . '/../../README.md');
+my ($rule) = $readme =~ /^```\nACL SETUSER slate (.*?)^```$/ms
+  or die 'the README has no ACL';
+my @rule = split ' ', $rule;
+is($rule[0], 'on', 'the README proposes a user');
+
+my $redis = SlateRedis->new(port => 1);
+is($redis->cli('ACL', 'SETUSER', 'slate', @rule), 'OK', 'Redis takes it');
+my $url = 'redis://slate:secret@127.0.0.1:' . $redis->port;
+my $node = SlateNode->start('main', redis => $url, conf => { max_prepared_transactions => 2 });
+$node->safe_psql('postgres', q{
+    CREATE TABLE item (id int PRIMARY KEY, owner int, name text);
+    SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'],
+        list_keys => ARRAY['shop:items:{owner}'], drop_keys => ARRAY['shop:search:{owner}:*'])});
+
+# Everything that talks to Redis, in both modes.
+my @everything = split /;\s*\n/, q{
+    INSERT INTO item VALUES (1, 7, 'one'), (2, 7, 'two');
+    SELECT slate_cache_get('shop:items:7'), slate_cache_get('shop:item:3'), slate_cache_peek('shop:item:1');
+    SELECT count(*) FROM slate_cache_mget(ARRAY['shop:item:1', 'shop:item:2', 'shop:items:8']);
+    SELECT slate_cache_fetch('shop:search:7:a', 'SELECT count(*) FROM item');
+    SELECT slate_cache_fetch('shop:search:7:a', 'SELECT count(*) FROM item');
+    SELECT slate_cache_set('shop:note', '1'), slate_cache_set('shop:short', '1', '1 minute');
+    SELECT slate_cache_del('shop:note');
+    UPDATE item SET name = 'three' WHERE id = 1;
+    DELETE FROM item WHERE id = 2;
+    SELECT slate_cache_invalidate('shop:s*');
+    SELECT slate_cache_warm('item');
+    SELECT count(*) FROM slate_cache_verify('item', repair => true);
+    SELECT count(*) FROM slate_cache_verify('item', sample => 5);
+    BEGIN; UPDATE item SET name = 'four'; PREPARE TRANSACTION 'p';
+    COMMIT PREPARED 'p';
+    SELECT slate_cache_repair();
+    BEGIN; UPDATE item SET name = 'five'; ROLLBACK;
+    TRUNCATE item;
+    SELECT slate_cache_flush()};
+foreach my $mode ('commit', 'strict')
+{
+    foreach my $statement (@everything)
+    {
+        my ($status, $out, $err) = $node->psql('postgres', "SET slate_cache.mode = $mode; $statement");
+        is($err, '', "$mode: " . ($statement =~ s/^\s+//r));
+    }
+}
+$redis->cli('FLUSHALL');
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+
+# slate_cache.health may ask for its persistence, and says so if it may not.
+my @denied = grep { $_ ne 'config|get' } $redis->cli('ACL', 'LOG') =~ /^object\n(.*)$/mg;
+is("@denied", '', 'nothing was denied');
+note($redis->cli("ACL","LOG")); note($redis->cli("INFO","stats"));done_testing();
