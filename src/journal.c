@@ -112,11 +112,10 @@ table_oid(int generation)
 		? get_relname_relid(table_names[generation], schema) : InvalidOid;
 }
 
-/* NULL if there is none, or something else of that name. */
+/* NULL if it is something else. */
 static Relation
-open_table(int generation, LOCKMODE lockmode)
+open_if_table(Oid relid, int generation, LOCKMODE lockmode)
 {
-	Oid			relid = table_oid(generation);
 	Relation	relation = OidIsValid(relid)
 	? try_relation_open(relid, lockmode) : NULL;
 
@@ -124,10 +123,29 @@ open_table(int generation, LOCKMODE lockmode)
 		return NULL;
 	if (relation->rd_rel->relkind == RELKIND_RELATION &&
 		relation->rd_rel->relam == HEAP_TABLE_AM_OID &&
+		strcmp(RelationGetRelationName(relation),
+			   table_names[generation]) == 0 &&
 		RelationGetNumberOfAttributes(relation) == ROW_NCOLUMNS)
 		return relation;
 	relation_close(relation, lockmode);
 	return NULL;
+}
+
+/*
+ * NULL if there is none.  Its OID is remembered, since names are looked up in
+ * every commit otherwise: who creates the extension again makes others.
+ */
+static Relation
+open_table(int generation, LOCKMODE lockmode)
+{
+	static Oid	known[SLATE_GENERATIONS];
+	Relation	relation = open_if_table(known[generation], generation,
+										 lockmode);
+
+	if (relation)
+		return relation;
+	known[generation] = table_oid(generation);
+	return open_if_table(known[generation], generation, lockmode);
 }
 
 uint64

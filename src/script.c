@@ -93,8 +93,8 @@
  * guard.  The field's value is the transaction's number: the owner's worker
  * takes away those of transactions that have ended (strict.c).  A mark has no
  * deadline of its own, since a transaction may take any time from its mark to
- * its end (think of synchronous replication); but hash and guard live for a day
- * only, so that an owner who is gone for good is forgotten.
+ * its end (think of synchronous replication); but hash and guard live for two
+ * days only, so that an owner who is gone for good is forgotten.
  *
  * A glob's keys may not be there yet.  So a writer also notes the literal text
  * that the glob begins with, behind its mark, in the hash slate_cache:marked,
@@ -117,6 +117,7 @@
 #include "common/hashfn.h"
 #include "common/sha1.h"
 #include "script.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* Keys a call handles, and bytes of values, before another call is begun. */
@@ -139,8 +140,12 @@ int			slate_script_guard_life = 60;
 #define SHARED "--------"
 #define NOBODY "--------"
 
-/* How long a mark is remembered, in ms. */
-#define MARK_LIFE "86400000"
+/*
+ * How long a mark is remembered, in ms: longer than any guard lives otherwise.
+ * A guard that has more than a guard's life left is one with marks, or one that
+ * Redis refused to write; in any case one that holds no lease.
+ */
+#define MARK_LIFE "172800000"
 
 /*
  * Functions that more than one script uses.
@@ -208,11 +213,11 @@ int			slate_script_guard_life = 60;
  * newest() tells what a guard is to say after this push: version, order, owner
  * and when it was raised; and whether it knew a newer one.
  *
- * note() writes the guard.  Where Redis refuses that (maxmemory), the key goes
- * without one: no guard refuses every fill, and the value is removed too.  Only
- * a guard with marks that stand stays as it is: until the pusher has another
- * try they keep older values out.  The error is remembered, so that the pusher
- * takes the call for undelivered.
+ * note() writes the guard.  Where Redis refuses that (maxmemory) the value is
+ * removed.  The guard that is there may know what others need: a version, a mark.
+ * So it stays, and its leases are made void by a life that no lease has, which
+ * takes no memory.  The error is remembered, so that the pusher takes the call
+ * for undelivered.
  */
 #define LUA_PUSH \
 	LUA_GUARD \
@@ -227,11 +232,11 @@ int			slate_script_guard_life = 60;
 	"    return true\n" \
 	"  end\n" \
 	"end\n" \
-	"local function note(key, g, top, order, whose, raised, others, mine)\n" \
+	"local function note(key, g, top, order, whose, raised, others)\n" \
 	"  if failed(redis.pcall('SET', g, top .. order .. nonce .. whose .. raised .. others,\n" \
 	"                        'PX', others == '' and life or " MARK_LIFE ")) then\n" \
 	"    redis.call('UNLINK', key)\n" \
-	"    if others == '' and not mine then redis.call('UNLINK', g) end\n" \
+	"    redis.call('PEXPIRE', g, " MARK_LIFE ")\n" \
 	"    return false\n" \
 	"  end\n" \
 	"  return true\n" \
@@ -247,9 +252,9 @@ int			slate_script_guard_life = 60;
 	"  local g = guard(key)\n" \
 	"  local known = look(g)\n" \
 	"  local top, by, whose, raised = newest(known, order)\n" \
-	"  local others, mine = others_on(known, me)\n" \
+	"  local others = others_on(known, me)\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by, whose, raised, others, mine)\n" \
+	"  note(key, g, top, by, whose, raised, others)\n" \
 	"end\n"
 
 /*
@@ -321,13 +326,13 @@ LUA_BELOW
 "  local top, by, whose, raised, older = newest(known, order)\n"
 "  local others, mine = others_on(known, me)\n"
 "  if older and by == order and order ~= '" SHARED "' then\n"
-"    if #known > 75 then note(key, g, top, by, whose, raised, others, mine)\n"
+"    if redis.call('PTTL', g) > life then note(key, g, top, by, whose, raised, others)\n"
 "    else redis.call('PEXPIRE', g, life) end\n"
 "    outdated = outdated + 1\n"
 "  elseif older or below(key) or others ~= '' or (me ~= '' and not mine) or covered(key, me) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
-"  elseif note(key, g, top, by, whose, raised, others, mine) then\n"
+"  elseif note(key, g, top, by, whose, raised, others) then\n"
 "    local reply\n"
 "    if ttl == '0' then reply = redis.pcall('SET', key, value)\n"
 "    else reply = redis.pcall('SET', key, value, 'PX', ttl) end\n"
@@ -431,16 +436,16 @@ LUA_COUNT
 static const char lease_source[] =
 LUA_GUARD
 LUA_MARKS
-"local nonce, life, answers = ARGV[1], ARGV[2], {}\n"
+"local nonce, life, answers = ARGV[1], tonumber(ARGV[2]), {}\n"
 "local strange = ARGV[3] ~= '' and redis.pcall('GET', ARGV[3]) ~= ARGV[4]\n"
-"local function free(g, known)\n"
-"  if #known == 75 then\n"
+"local function take(g, known)\n"
+"  if redis.call('PTTL', g) <= life then\n"
 "    redis.call('PEXPIRE', g, life)\n"
-"    return true\n"
+"    return string.sub(known, 39, 54)\n"
 "  end\n"
-"  if others_on(known, '') ~= '' then return false end\n"
-"  redis.call('SET', g, string.sub(known, 1, 75), 'PX', life)\n"
-"  return true\n"
+"  if others_on(known, '') ~= '' then return nil end\n"
+"  redis.call('SET', g, string.sub(known, 1, 38) .. nonce .. string.sub(known, 55, 75), 'PX', life)\n"
+"  return nonce\n"
 "end\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local value = redis.pcall('GET', key)\n"
@@ -451,14 +456,14 @@ LUA_MARKS
 "    if value then redis.call('UNLINK', key); found = 2 end\n"
 "    local g = guard(key)\n"
 "    local known = look(g)\n"
-"    if strange or (known and not free(g, known)) or covered(key, '') then\n"
-"      answers[i] = {3, ''}\n"
-"    elseif known then\n"
-"      answers[i] = {found, string.sub(known, 39, 54)}\n"
+"    local token\n"
+"    if strange or covered(key, '') then token = nil\n"
+"    elseif known then token = take(g, known)\n"
 "    else\n"
 "      redis.call('SET', g, string.rep('0', 30) .. '" SHARED "' .. nonce .. '" NOBODY "' .. string.rep('0', 13), 'PX', life)\n"
-"      answers[i] = {found, nonce}\n"
+"      token = nonce\n"
 "    end\n"
+"    answers[i] = token and {found, token} or {3, ''}\n"
 "  end\n"
 "end\n"
 "return answers\n";
@@ -474,7 +479,7 @@ LUA_GUARD
 "local key, token, ttl, value = KEYS[1], ARGV[1], ARGV[2], ARGV[3]\n"
 "local g = guard(key)\n"
 "local known = look(g)\n"
-"if not known or string.sub(known, 39, 54) ~= token then return 0 end\n"
+"if not known or string.sub(known, 39, 54) ~= token or redis.call('PTTL', g) > tonumber(ARGV[4]) then return 0 end\n"
 "if string.sub(known, 31, 38) ~= '" SHARED "' then\n"
 "  redis.call('SET', g, string.sub(known, 1, 30) .. '" SHARED "' .. token .. string.sub(known, 55, 75), 'PX', ARGV[4])\n"
 "else redis.call('PEXPIRE', g, ARGV[4]) end\n"
@@ -543,6 +548,16 @@ static const char release_source[] =
 "end\n"
 "return {0, 0, 0}\n";
 
+/*
+ * KEYS: the epoch's key, and that of the WAL's position.  ARGV: the epoch that
+ * must be there, the new one, the position.
+ */
+static const char epoch_source[] =
+"if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, 0, 1} end\n"
+"redis.call('SET', KEYS[2], ARGV[3])\n"
+"redis.call('SET', KEYS[1], ARGV[2])\n"
+"return {0, 0, 0, 0}\n";
+
 typedef struct Script
 {
 	const char *source;
@@ -559,11 +574,12 @@ static Script fill_script = {fill_source, ""};
 static Script forget_script = {forget_source, ""};
 static Script mark_script = {mark_source, ""};
 static Script release_script = {release_source, ""};
+static Script epoch_script = {epoch_source, ""};
 
 static Script *const scripts[] = {
 	&publish_script, &floor_script, &drop_family_script, &drop_swept_script,
 	&register_script, &lease_script, &fill_script, &forget_script,
-	&mark_script, &release_script
+	&mark_script, &release_script, &epoch_script
 };
 
 /* SCRIPT LOAD of all of them; lives as long as the backend. */
@@ -590,22 +606,39 @@ slate_script_is_internal(const char *name, int len)
  * ------------------------------------------------------------------------
  */
 
+/* A commit writes some thirty of these, so no format is parsed for them. */
+static void
+append_head(StringInfo into, char kind, int number)
+{
+	char		head[16];
+	int			len;
+
+	head[0] = kind;
+	len = 1 + pg_ltoa(number, head + 1);
+	head[len++] = '\r';
+	head[len++] = '\n';
+	appendBinaryStringInfo(into, head, len);
+}
+
 static void
 append_array(SlateBatch *batch, int nelements)
 {
-	appendStringInfo(&batch->bytes, "*%d\r\n", nelements);
+	append_head(&batch->bytes, '*', nelements);
 	batch->ncommands++;
+}
+
+static void
+append_bulk(StringInfo into, const char *bytes, int len)
+{
+	append_head(into, '$', len);
+	appendBinaryStringInfo(into, bytes, len);
+	appendBinaryStringInfo(into, "\r\n", 2);
 }
 
 static void
 append_bytes(SlateBatch *batch, const char *bytes, int len)
 {
-	char		head[16];
-
-	appendBinaryStringInfo(&batch->bytes, head,
-						   snprintf(head, sizeof(head), "$%d\r\n", len));
-	appendBinaryStringInfo(&batch->bytes, bytes, len);
-	appendBinaryStringInfo(&batch->bytes, "\r\n", 2);
+	append_bulk(&batch->bytes, bytes, len);
 }
 
 static void
@@ -617,10 +650,9 @@ append_text(SlateBatch *batch, const char *text)
 static void
 append_number(SlateBatch *batch, int64 number)
 {
-	char		text[32];
+	char		text[24];
 
-	append_bytes(batch, text,
-				 snprintf(text, sizeof(text), INT64_FORMAT, number));
+	append_bytes(batch, text, pg_lltoa(number, text));
 }
 
 static void
@@ -945,11 +977,22 @@ slate_script_add_get(SlateBatch *batch, const char *key, int keylen)
 void
 slate_script_add_note(SlateBatch *batch, const char *key, const char *value)
 {
-	append_array(batch, value ? 3 : 2);
-	append_text(batch, value ? "SET" : "UNLINK");
+	append_array(batch, 3);
+	append_text(batch, "SET");
 	append_text(batch, key);
-	if (value)
-		append_text(batch, value);
+	append_text(batch, value);
+}
+
+void
+slate_script_add_epoch(SlateBatch *batch, const char *key, const char *from,
+					   const char *to, const char *wal_key, const char *wal)
+{
+	append_call(batch, &epoch_script, 2, 3);
+	append_text(batch, key);
+	append_text(batch, wal_key);
+	append_text(batch, from);
+	append_text(batch, to);
+	append_text(batch, wal);
 }
 
 void
@@ -1114,6 +1157,7 @@ typedef struct RunState
 	void	   *arg;
 	int			first;			/* index of the first reply of this exchange */
 	int			forgotten;		/* index of the first NOSCRIPT; -1: none */
+	bool		remembered;		/* what came behind that was done */
 } RunState;
 
 static bool
@@ -1128,9 +1172,11 @@ watch_for_noscript(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
 
-	if (state->forgotten < 0 && is_error(reply, "NOSCRIPT"))
-		state->forgotten = index;
-	if (state->forgotten < 0)
+	if (is_error(reply, "NOSCRIPT"))
+		state->forgotten = state->forgotten < 0 ? index : state->forgotten;
+	else if (state->forgotten >= 0)
+		state->remembered = true;
+	else
 		state->reply_fn(index, reply, state->arg);
 }
 
@@ -1168,11 +1214,26 @@ ignore_reply(int index pg_attribute_unused(),
 {
 }
 
+/*
+ * Somebody else has loaded the scripts just in the middle of our commands.  Some
+ * are done and some not; none is sent again.
+ */
+static void
+answer_forgotten(const RunState *state, int ncommands)
+{
+	static char text[] = "NOSCRIPT in the middle of an exchange";
+	redisReply	reply = {.type = REDIS_REPLY_ERROR,.str = text,
+	.len = sizeof(text) - 1};
+
+	for (int i = state->forgotten; i < ncommands; i++)
+		state->reply_fn(i, &reply, state->arg);
+}
+
 static SlateRedisStatus
 run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 		  void *arg, int64 deadline, SlateWait wait)
 {
-	RunState	state = {reply_fn, arg, 0, -1};
+	RunState	state = {reply_fn, arg, 0, -1, false};
 	SlateRedisStatus status;
 	const char *rest;
 
@@ -1180,6 +1241,12 @@ run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 							 deadline, wait);
 	if (status != REDIS_DONE || state.forgotten < 0)
 		return status;
+
+	if (state.remembered)
+	{
+		answer_forgotten(&state, ncommands);
+		return status;
+	}
 
 	/*
 	 * SCRIPT FLUSH, or a server that has never seen them.  What it has done is
@@ -1396,17 +1463,6 @@ note_stamp(int position, void *arg)
 }
 
 static void
-remember_bytes(StringInfo into, const char *bytes, int len)
-{
-	char		head[16];
-
-	appendBinaryStringInfo(into, head,
-						   snprintf(head, sizeof(head), "$%d\r\n", len));
-	appendBinaryStringInfo(into, bytes, len);
-	appendBinaryStringInfo(into, "\r\n", 2);
-}
-
-static void
 sweep_remember(Sweep *sweep, const SlateSlice *key,
 			   const MatchedStamps *matched)
 {
@@ -1419,13 +1475,13 @@ sweep_remember(Sweep *sweep, const SlateSlice *key,
 		sweep->overflow = true;
 		return;
 	}
-	remember_bytes(&sweep_names, key->start, key->len);
+	append_bulk(&sweep_names, key->start, key->len);
 	sweep->nfound++;
 	if (matched->highest == NULL)
 		return;
 	snprintf(stamp, sizeof(stamp), "%s%s%s", matched->highest->version,
 			 matched->highest->nonce, matched->differ ? "" : "=");
-	remember_bytes(&sweep_stamps, stamp, strlen(stamp));
+	append_bulk(&sweep_stamps, stamp, strlen(stamp));
 }
 
 static void

@@ -159,9 +159,17 @@ extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const char *family, int familylen,
 										 const char *glob, int globlen);
 
-/* Plain SET of a key of our own, or, if there is no value, UNLINK. */
+/* Plain SET of a key of our own. */
 extern void slate_script_add_note(SlateBatch *batch, const char *key,
 								  const char *value);
+
+/*
+ * Begin an epoch, and note a WAL position, if the one that is there is the one
+ * that should be; otherwise the outcome is strange.
+ */
+extern void slate_script_add_epoch(SlateBatch *batch, const char *key,
+								   const char *from, const char *to,
+								   const char *wal_key, const char *wal);
 
 /* Plain reads: GET, MGET. */
 extern void slate_script_add_get(SlateBatch *batch,

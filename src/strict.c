@@ -33,10 +33,13 @@
  *	 not under way (prepared ones are), nor pushing, nor in doubt, so that all
  *	 their keys have been dropped, have no use for marks any more.
  *
- * Redis forgets marks after a day, so that the keys of a database that is gone
- * for good can be used again.  A prepared transaction may take longer, or Redis
- * may lose its memory: the worker marks for those again from the journal, now
- * and then and when it begins a new epoch.
+ * Redis forgets marks after two days, so that the keys of a database that is
+ * gone for good can be used again.  A prepared transaction may take longer, or
+ * Redis may lose its memory.  So the worker marks again, from the journal, for
+ * all that are under way: now and then, and whenever it has emptied the
+ * namespace.  Then it does so before the new epoch begins: until that nobody
+ * gets a lease, and every PUT is a DROP, so that not even FLUSHALL lets an old
+ * value in.
  *
  *-------------------------------------------------------------------------
  */
@@ -353,7 +356,7 @@ slate_strict_resolve(SlateDatabase *database)
 }
 
 /* ------------------------------------------------------------------------
- * The worker: prepared transactions
+ * The worker: marks that Redis may have lost
  * ------------------------------------------------------------------------
  */
 
@@ -383,8 +386,8 @@ mark_row(const SlateJournalRow *row, void *arg)
 	}
 }
 
-bool
-slate_strict_mark_prepared(void)
+static bool
+mark_generation(int generation)
 {
 	BlockNumber block = 0;
 	bool		more = true;
@@ -396,8 +399,8 @@ slate_strict_mark_prepared(void)
 
 		slate_script_batch_init(&batch);
 		slate_database_begin();
-		more = slate_journal_read(SLATE_PREPARED_GENERATION, &block,
-								  STEP_BLOCKS, mark_row, &batch);
+		more = slate_journal_read(generation, &block, STEP_BLOCKS, mark_row,
+								  &batch);
 		slate_database_commit();
 		if (batch.ncommands > 0 &&
 			(slate_script_publish(&batch, &outcome,
@@ -405,6 +408,22 @@ slate_strict_mark_prepared(void)
 								  slate_redis_timeout,
 								  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
 			 outcome.refused > 0))
+			return false;
+		pfree(batch.bytes.data);
+	}
+	return true;
+}
+
+/*
+ * Rows are written before the marks.  So who has none yet, when we read them,
+ * marks later than this began.
+ */
+bool
+slate_strict_mark_again(void)
+{
+	for (int generation = 0; generation < SLATE_GENERATIONS; generation++)
+	{
+		if (!mark_generation(generation))
 			return false;
 	}
 	return true;

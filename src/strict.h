@@ -47,7 +47,7 @@ extern void slate_strict_leave(void);
 extern void slate_strict_release(void);
 
 /* ------------------------------------------------------------------------
- * The worker, with a prepared connection to a Redis that is trusted
+ * The worker, with a prepared connection
  * ------------------------------------------------------------------------
  */
 
@@ -55,9 +55,9 @@ extern void slate_strict_release(void);
 extern void slate_strict_resolve(SlateDatabase *database);
 
 /*
- * Mark again what prepared transactions have marked: Redis may have lost it.
+ * Mark again what transactions under way have marked: Redis may have lost it.
  * False if that has failed.
  */
-extern bool slate_strict_mark_prepared(void);
+extern bool slate_strict_mark_again(void);
 
 #endif							/* SLATE_STRICT_H */

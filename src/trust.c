@@ -611,6 +611,13 @@ flushed_record_end(void)
 	return flushed;
 }
 
+/*
+ * What Redis has in place of an epoch: the one that went before, as long as it
+ * is there; or a text that is none, while the namespace is emptied.  It tells
+ * whether Redis has lost its memory since.
+ */
+static char placeholder[SLATE_EPOCH_LEN + 1];
+
 /* The WAL position that we have noted last; "" at first. */
 static char told[SLATE_VERSION_LEN + 1];
 
@@ -759,6 +766,7 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	}
 	if (*reason)
 		return set_trust(database, TRUST_EMPTYING);
+	strlcpy(placeholder, notes.epoch, sizeof(placeholder));
 	if (epoch == 0)
 		return slate_trust_establish(database) ? TRUST_HELD : trust;
 	return hold(database, epoch);
@@ -769,13 +777,17 @@ slate_trust_withdraw(SlateDatabase *database)
 {
 	SlateBatch	batch;
 	Notes		notes;
+	uint64		random;
 
 	/* from here on only what this server has heard is delivered */
 	(void) set_trust(database, TRUST_EMPTYING);
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
 	pg_memory_barrier();
+	if (!pg_strong_random(&random, sizeof(random)))
+		elog(ERROR, "could not generate a random epoch");
+	write_epoch(placeholder, random & ~UINT64CONST(1)); /* epochs are odd */
 	slate_script_batch_init(&batch);
-	slate_script_add_note(&batch, epoch_key(), NULL);
+	slate_script_add_note(&batch, epoch_key(), placeholder);
 	return run(&batch, &notes);
 }
 
@@ -784,16 +796,17 @@ slate_trust_establish(SlateDatabase *database)
 {
 	char		text[SLATE_EPOCH_LEN + 1];
 	char		wal[SLATE_VERSION_LEN + 1];
+	char		wal_key[96];
 	History		history;
 	SlateBatch	batch;
-	Notes		notes;
+	SlateOutcome outcome = {0};
 	XLogRecPtr	position = GetXLogInsertRecPtr();
 
 	read_history(&history);
 	history.number++;
 	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
 		elog(ERROR, "could not generate a random epoch");
-	history.epoch |= 1;			/* never 0 */
+	history.epoch |= 1;			/* never 0, and no placeholder */
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
 	append_history(&history);	/* flushes what is before it */
@@ -801,9 +814,14 @@ slate_trust_establish(SlateDatabase *database)
 	write_epoch(text, history.epoch);
 	write_wal(wal, position);
 	slate_script_batch_init(&batch);
-	slate_script_add_note(&batch, owned_key("wal"), wal);
-	slate_script_add_note(&batch, epoch_key(), text);
-	if (history.identity == 0 || !run(&batch, &notes) ||
+	strlcpy(wal_key, owned_key("wal"), sizeof(wal_key));
+	slate_script_add_epoch(&batch, epoch_key(), placeholder, text, wal_key, wal);
+	if (history.identity == 0 ||
+		slate_script_publish(&batch, &outcome,
+							 slate_link_now() + slate_redis_timeout,
+							 slate_redis_timeout,
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+		outcome.refused > 0 || outcome.strange ||
 		slate_redis_identity() != history.identity)
 		return false;
 	strlcpy(told, wal, sizeof(told));

@@ -72,10 +72,13 @@ extern SlateTrust slate_trust_examine(SlateDatabase *database,
 /* Did the last look find the epoch of somebody else? */
 extern bool slate_trust_is_contested(void);
 
-/* From now on no PUT counts.  False if Redis has not heard it. */
+/* From now on no PUT counts, nor lease.  False if Redis has not heard it. */
 extern bool slate_trust_withdraw(SlateDatabase *database);
 
-/* Begin a new epoch.  False if Redis has not heard it. */
+/*
+ * Begin a new epoch.  False if Redis has not heard it, or has lost its memory
+ * since the last of the above.
+ */
 extern bool slate_trust_establish(SlateDatabase *database);
 
 #endif							/* SLATE_TRUST_H */

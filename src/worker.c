@@ -575,8 +575,8 @@ empty_namespace(const char *reason)
 											  SLATE_JOURNAL_ROOM);
 		pg_memory_barrier();
 	}
-	if (!forget_namespace() || identity != slate_redis_identity() ||
-		!slate_trust_establish(database))
+	if (!forget_namespace() || !slate_strict_mark_again() ||
+		identity != slate_redis_identity() || !slate_trust_establish(database))
 	{
 		if (all)
 			pg_atomic_write_u32(&database->must_empty, 1);
@@ -609,18 +609,13 @@ reason_to_empty(void)
 static void
 watch_marks(void)
 {
-	static uint64 renewed_for = 0;
 	static int64 next_renewal = 0;
-	uint64		epoch = pg_atomic_read_u64(&database->epoch);
 	int64		now = slate_link_now();
 
-	if ((epoch != renewed_for || now >= next_renewal) &&
-		(pg_atomic_read_u64(&database->bytes[SLATE_PREPARED_GENERATION]) == 0 ||
-		 slate_strict_mark_prepared()))
-	{
-		renewed_for = epoch;
+	if (next_renewal == 0)
 		next_renewal = now + RENEW_MS;
-	}
+	if (now >= next_renewal && slate_strict_mark_again())
+		next_renewal = now + RENEW_MS;
 	slate_strict_resolve(database);
 }
 
