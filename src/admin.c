@@ -16,6 +16,7 @@
 #include "pending.h"
 #include "pgstat.h"
 #include "redis.h"
+#include "ring.h"
 #include "rules.h"
 #include "script.h"
 #include "stats.h"
@@ -257,7 +258,7 @@ slate_cache_repair(PG_FUNCTION_ARGS)
 	int64		since = slate_link_now();
 
 	(void) fcinfo;
-	while (slate_doubt_exists(database))
+	while (!slate_ring_is_empty(database) || slate_doubt_exists(database))
 		wait_for_worker(database, &since);
 	PG_RETURN_INT64((int64) (slate_stats_get(STAT_REPLAYED) - before));
 }

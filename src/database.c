@@ -18,6 +18,7 @@
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "database.h"
+#include "storage/dsm.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/resowner.h"
@@ -58,7 +59,10 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->unavailable, 0);
 	pg_atomic_init_u64(&database->leave_until, 0);
 	pg_atomic_init_u64(&database->server, 0);
+	pg_atomic_init_u64(&database->clock, 0);
 	pg_atomic_init_u64(&database->large_until, 0);
+	pg_atomic_init_u32(&database->ring, DSM_HANDLE_INVALID);
+	pg_atomic_init_u32(&database->ring_wanted, 0);
 	pg_atomic_init_u32(&database->look, 0);
 	pg_atomic_init_u32(&database->flush, 0);
 	pg_atomic_init_u32(&database->flushed, 0);

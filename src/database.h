@@ -81,11 +81,17 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 leave_until;	/* stay out of the database; clock of
 									 * slate_link_now() */
 	pg_atomic_uint64 server;	/* which Redis the worker uses */
+	pg_atomic_uint64 clock;		/* its clock, less slate_link_now(); 0: not
+								 * known */
 	pg_atomic_uint64 large_until;	/* the keyspace is large; same clock */
 	pg_atomic_uint32 look;		/* look at Redis at once: SLATE_LOOK_... */
 	pg_atomic_uint32 flush;		/* empty the namespace, as asked: counts */
 	pg_atomic_uint32 flushed;	/* the last of those that is done */
 	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
+
+	/* pushes that are left to the worker; see ring.c */
+	pg_atomic_uint32 ring;		/* a dsm_handle */
+	pg_atomic_uint32 ring_wanted;
 
 	/* generations of the journal; see journal.c */
 	pg_atomic_uint32 current;	/* 0 or 1 */

@@ -46,6 +46,7 @@
 
 #include "access/transam.h"
 #include "doubt.h"
+#include "ring.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
@@ -175,6 +176,12 @@ void
 slate_doubt_written(uint64 xid)
 {
 	mine.xid = xid;
+}
+
+uint32
+slate_doubt_generations(void)
+{
+	return mine.database && mine.xid != 0 ? mine.generations : 0;
 }
 
 static void
@@ -469,6 +476,15 @@ slate_doubt_decide(SlateDatabase *database)
 	return database->nundecided;
 }
 
+void
+slate_doubt_add(SlateDatabase *database, SlateDoubtKind kind, uint64 xid,
+				uint32 generations)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	add_transaction(&database->fresh[kind], xid, generations);
+	LWLockRelease(slate_database_lock());
+}
+
 static bool
 is_empty(const SlateRanges *sets)
 {
@@ -557,10 +573,13 @@ slate_doubt_uses(SlateDatabase *database, int generation)
 {
 	uint32		generations = 1 << generation;
 
+	/* who was busy is in the ring by now, or has left an entry */
 	pg_memory_barrier();
 	if (is_busy(database, generations))
 		return true;
 	pg_read_barrier();
+	if (slate_ring_uses(database, generations))
+		return true;
 	slate_doubt_collect(database);
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
 	{

@@ -45,6 +45,9 @@ extern void slate_doubt_enter_prepared(SlateDatabase *database);
 /* Where this transaction has entered; NULL: nowhere. */
 extern SlateDatabase *slate_doubt_entered(void);
 
+/* In which generations its rows are, as bits; 0: it has none. */
+extern uint32 slate_doubt_generations(void);
+
 /* The rows are written, by this transaction. */
 extern void slate_doubt_written(uint64 xid);
 
@@ -71,6 +74,10 @@ extern bool slate_doubt_leave(SlateOutcomeKind kind);
  * The worker
  * ------------------------------------------------------------------------
  */
+
+/* A transaction that was left to the worker is in doubt. */
+extern void slate_doubt_add(SlateDatabase *database, SlateDoubtKind kind,
+							uint64 xid, uint32 generations);
 
 /* Take over what backends have left. */
 extern void slate_doubt_collect(SlateDatabase *database);

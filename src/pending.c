@@ -23,7 +23,8 @@
  *	  is sent; but it avoids to: no connection means that the push comes later,
  *	  not that the commit fails, and rows that cannot be rendered are dropped.
  *	  A transaction that pushes commits synchronously: Redis must not know what
- *	  a crash can take back.  In mode strict the keys are marked in Redis, and
+ *	  a crash can take back.  (In mode async the worker waits for that, and then
+ *	  pushes: see ring.c, drain.c.)  In mode strict the keys are marked in Redis, and
  *	  if that cannot be done the transaction fails, see strict.c.
  *
  * 4. Publish.  When the commit is visible and its locks are released, in the
@@ -480,7 +481,6 @@ pre_commit(void)
 	close_list();
 	if (pending.top->list->nops + pending.top->list->nglobs == 0)
 		return;
-	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);
 }

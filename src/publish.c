@@ -18,6 +18,7 @@
 #include "journal.h"
 #include "pause.h"
 #include "publish.h"
+#include "ring.h"
 #include "stats.h"
 #include "strict.h"
 #include "trust.h"
@@ -49,6 +50,8 @@ static struct
 	bool		sweep;			/* for keys that no index knows */
 	bool		thorough;		/* as long as the time allows */
 	int64		budget;			/* ms that the exchange may take */
+	bool		async;			/* left to the worker */
+	SlateRingEntry entry;		/* then; nothing of its bytes */
 } publish;
 
 /* What Redis said, where it must outlive the outcome that it came with. */
@@ -439,6 +442,7 @@ begin_commit(SlateOpList *list)
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 	int64		connected_by = deadline - slate_redis_timeout / 4;
 
+	ForceSyncCommit();
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	publish.budget = Max(deadline - slate_link_now(), 1);
@@ -447,6 +451,54 @@ begin_commit(SlateOpList *list)
 		slate_trust_stamp(&publish.stamp, connected_by);
 	(void) slate_journal_append(list, &publish.stamp, false);
 	slate_pause(PAUSE_AFTER_JOURNAL);
+}
+
+/*
+ * In mode async the worker sends what we encode, when the commit record has
+ * reached the disk.  False if there is no worker who could.
+ */
+static bool
+begin_async(SlateOpList *list)
+{
+	SlateDatabase *database;
+
+	slate_script_init();
+	slate_script_stamp(&publish.stamp);
+	database = slate_trust_stamp_for_worker(&publish.stamp);
+	if (database == NULL || !slate_ring_prepare(database))
+		return false;
+	publish.async = true;
+	(void) slate_journal_append(list, &publish.stamp, false);
+	slate_pause(PAUSE_AFTER_JOURNAL);
+	return true;
+}
+
+/* A large one is sent by its session, as in mode commit. */
+static void
+finish_async(const SlateOpList *list)
+{
+	if (slate_ring_takes(&publish.batch))
+	{
+		SlateRingEntry *entry = &publish.entry;
+		const SlateOp *op = &list->ops[0];
+
+		entry->xid = U64FromFullTransactionId(GetTopFullTransactionId());
+		entry->nkeys = publish.nkeys;
+		entry->unswept = publish.sweep;
+		if (publish.batch.ncommands != 1 || list->nops != 1 ||
+			op->order == SLATE_SHARED)
+			return;
+		entry->order = op->order;
+		entry->version = strtou64(publish.stamp.version + 10, NULL, 10);
+		entry->key_hash = op->hash;
+		return;
+	}
+	publish.async = false;
+	publish.budget = slate_redis_timeout;
+	ForceSyncCommit();
+	if (slate_script_prepare(slate_link_now() + slate_redis_timeout,
+							 LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
+		publish.failure = slate_redis_error();
 }
 
 /* In mode strict, or when it is prepared: mark, too, or throw. */
@@ -468,15 +520,18 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 	publish.nkeys = list->nops + list->nglobs;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
+		ForceSyncCommit();
 		begin_strict(list, &publish.stamp, false);
 		slate_trust_stamp(&publish.stamp,
 						  slate_link_now() + slate_redis_timeout);
 		publish.budget = slate_redis_timeout;
 	}
-	else
+	else if (slate_publish_mode != SLATE_MODE_ASYNC || !begin_async(list))
 		begin_commit(list);
 	if (publish.failure == NULL)
 		encode(list, max_bytes);
+	if (publish.async)
+		finish_async(list);
 	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
 }
@@ -599,6 +654,19 @@ publish_batch(void)
 	return publish_sweep(deadline);
 }
 
+/* To the worker; if its ring is full, all that is left of it is DROPs. */
+static SlateOutcomeKind
+leave_to_worker(void)
+{
+	publish.entry.lsn = XactLastCommitEnd;
+	publish.entry.generations = slate_doubt_generations();
+	if ((slate_doubt_entered() == NULL || publish.entry.generations != 0) &&
+		slate_ring_push(&publish.batch, &publish.entry))
+		return LEAVE_DELIVERED;
+	publish.failure = "the worker is behind, and its ring is full";
+	return LEAVE_FAILED;
+}
+
 /* Acknowledge in the journal, or leave it what is still to be done. */
 static void
 settle(SlateOutcomeKind kind)
@@ -624,7 +692,9 @@ slate_publish_send(void)
 	if (publish.ready)
 	{
 		slate_pause(PAUSE_BEFORE_PUBLISH);
-		if (publish.failure == NULL)
+		if (publish.async)
+			kind = leave_to_worker();
+		else if (publish.failure == NULL)
 			kind = publish_batch();
 		slate_pause(PAUSE_BEFORE_ACK);
 		settle(kind);

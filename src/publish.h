@@ -13,7 +13,7 @@
 /* slate_cache.mode: what a commit waits for. */
 typedef enum SlateMode
 {
-	SLATE_MODE_ASYNC,			/* a name that is refused, until it exists */
+	SLATE_MODE_ASYNC,			/* nothing; the worker pushes, see ring.h */
 	SLATE_MODE_COMMIT,			/* the push, after the commit */
 	SLATE_MODE_STRICT			/* marks before it, too; see strict.h */
 } SlateMode;

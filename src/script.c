@@ -765,14 +765,20 @@ load_scripts(void)
 							 load_all.ncommands);
 }
 
-SlateRedisStatus
-slate_script_prepare(int64 deadline, SlateWait wait)
+void
+slate_script_init(void)
 {
 	static bool loaded = false;
 
 	if (!loaded)
 		load_scripts();
 	loaded = true;
+}
+
+SlateRedisStatus
+slate_script_prepare(int64 deadline, SlateWait wait)
+{
+	slate_script_init();
 	return slate_redis_prepare(deadline, wait);
 }
 
@@ -783,7 +789,7 @@ slate_script_stamp(SlateStamp *stamp)
 			 GetWALInsertionTimeLine(),
 			 (unsigned long long) GetXLogInsertRecPtr());
 	make_nonce(stamp->nonce);
-	stamp->deadline = slate_redis_server_clock() + guard_life_ms() / 2;
+	slate_script_set_deadline(stamp, slate_redis_server_clock());
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
 	stamp->mark[0] = '\0';
@@ -799,6 +805,12 @@ slate_script_own(SlateStamp *stamp)
 									MyDatabaseId);
 
 	snprintf(stamp->owner, sizeof(stamp->owner), "%08x", name);
+}
+
+void
+slate_script_set_deadline(SlateStamp *stamp, int64 clock)
+{
+	stamp->deadline = clock == 0 ? 0 : clock + guard_life_ms() / 2;
 }
 
 void
@@ -1302,6 +1314,25 @@ count_push_reply(SlateOutcome *outcome, const redisReply *reply)
 				reply->type == REDIS_REPLY_ERROR ? reply->str
 				: "unexpected reply to a script",
 				sizeof(outcome->error));
+}
+
+void
+slate_script_take_reply(SlateOutcome *outcome, const redisReply *reply)
+{
+	count_push_reply(outcome, reply);
+}
+
+SlateSlice
+slate_script_first_key(const char *bytes)
+{
+	SlateSlice	key;
+
+	/* "*", "EVALSHA", its hash, how many keys: two lines each but the first */
+	for (int i = 0; i < 7; i++)
+		bytes = strchr(bytes, '\n') + 1;
+	key.len = (int) strtol(bytes + 1, NULL, 10);
+	key.start = strchr(bytes, '\n') + 1;
+	return key;
 }
 
 static void

@@ -107,14 +107,23 @@ typedef struct SlateOutcome
 /* Settings of this room: how long a guard lives, in seconds. */
 extern int	slate_script_guard_life;
 
+/* Comes before all else in this room; slate_script_prepare() does it, too. */
+extern void slate_script_init(void);
+
 /*
  * Make sure that there is a connection, and that its server has the scripts;
- * see slate_redis_prepare().  Comes before all else in this room.
+ * see slate_redis_prepare().
  */
 extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
 /* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
+
+/*
+ * Without a connection: by the server's clock (ms) as somebody else knows it; 0
+ * for not at all: then it is over already.
+ */
+extern void slate_script_set_deadline(SlateStamp *stamp, int64 clock);
 
 /* Give it a mark, for mode strict; after its owner and nonce. */
 extern void slate_script_make_mark(SlateStamp *stamp);
@@ -248,6 +257,13 @@ extern void slate_script_add_drop(SlateBatch *batch,
 extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 										 SlateReplyFn reply_fn, void *arg,
 										 int64 deadline, SlateWait wait);
+
+/* Add what one push has answered. */
+extern void slate_script_take_reply(SlateOutcome *outcome,
+									const redisReply *reply);
+
+/* The first key of the first of encoded pushes. */
+extern SlateSlice slate_script_first_key(const char *bytes);
 
 /*
  * The same for pushes: adds up what became of them.  A batch of more than a

@@ -27,6 +27,7 @@
 #include "pending.h"
 #include "publish.h"
 #include "redis.h"
+#include "ring.h"
 #include "rules.h"
 #include "script.h"
 #include "stats.h"
@@ -84,18 +85,6 @@ assign_connection(const char *newval pg_attribute_unused(),
 	slate_redis_reconfigure();
 }
 
-static bool
-check_mode(int *newval, void **extra pg_attribute_unused(),
-		   GucSource source pg_attribute_unused())
-{
-	if (*newval != SLATE_MODE_ASYNC)
-		return true;
-	GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
-	GUC_check_errdetail("This version of slate_cache has the modes \"commit\" and \"strict\" only.");
-	GUC_check_errhint("Leave slate_cache.mode at \"commit\".");
-	return false;
-}
-
 static void
 define_connection_settings(void)
 {
@@ -128,9 +117,9 @@ define_cache_settings(void)
 {
 	DefineCustomEnumVariable("slate_cache.mode",
 							 "What a commit waits for.",
-							 "commit: one exchange with Redis, after the commit; strict: another one before it, which must succeed.",
+							 "async: nothing, a worker tells Redis; commit: one exchange with Redis, after the commit; strict: another one before it, which must succeed.",
 							 &slate_publish_mode, SLATE_MODE_COMMIT, modes,
-							 PGC_USERSET, 0, check_mode, NULL, NULL);
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.max_pending",
 							"Memory that a transaction may hold for the cache before it falls back to dropping.",
 							NULL,
@@ -156,6 +145,11 @@ define_cache_settings(void)
 							 "Without it, patterns of rules do not drop keys that apps have SET themselves.",
 							 &slate_publish_sweep, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("slate_cache.ring_size",
+							"Shared memory of a database for pushes in mode async.",
+							"It is allocated when a session first uses that mode. When it is full, keys are dropped instead of being set.",
+							&slate_ring_size, 4096, 64, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.journal",
 							 "Write down in PostgreSQL what Redis must be told.",
 							 "Without it, what Redis is not told at once is lost.",

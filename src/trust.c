@@ -370,6 +370,24 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 	}
 }
 
+SlateDatabase *
+slate_trust_stamp_for_worker(SlateStamp *stamp)
+{
+	SlateDatabase *database = vouching();
+	int64		clock;
+
+	if (database == NULL)
+		return NULL;
+	clock = (int64) pg_atomic_read_u64(&database->clock);
+	slate_script_set_deadline(stamp, clock == 0 ? 0
+							  : clock + slate_link_now());
+	stamp->epoch_key = epoch_key();
+	strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
+	if (pg_atomic_read_u32(&database->trust) == TRUST_HELD)
+		write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
+	return database;
+}
+
 bool
 slate_trust_meet(SlateStamp *stamp, int64 deadline)
 {
@@ -641,6 +659,8 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 		slate_script_add_note(&batch, owned_key("wal"), wal);
 	if (!run(&batch, notes))
 		return false;
+	pg_atomic_write_u64(&database->clock,
+						(uint64) (slate_redis_server_clock() - slate_link_now()));
 	notes->went_back = strcmp(notes->wal, told) < 0;
 	if (tell)
 		strlcpy(told, wal, sizeof(told));

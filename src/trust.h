@@ -35,6 +35,13 @@ typedef enum SlateTrust
 extern void slate_trust_stamp(SlateStamp *stamp, int64 deadline);
 
 /*
+ * The same, for a push that the worker will send: no connection is needed, and
+ * nothing waited for.  NULL if this database's worker cannot, since it has
+ * another Redis, or does not exist.
+ */
+extern SlateDatabase *slate_trust_stamp_for_worker(SlateStamp *stamp);
+
+/*
  * May keys be marked there, for mode strict?  In a Redis that is being emptied
  * they may.  Gives the stamp the epoch as it is noted.  May connect anew.
  */

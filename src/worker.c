@@ -5,6 +5,8 @@
  *
  * ITS ROUND
  *
+ * 0. What have sessions in mode async left in the ring?  See drain.c.  As long as
+ *	  more comes it stays with that, but for a look at the rest now and then.
  * 1. Is the extension still here?  Does somebody want the database for
  * himself?
  *	  Then it leaves; the launcher sends another one when it is asked.
@@ -38,11 +40,13 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "commands/extension.h"
+#include "drain.h"
 #include "journal.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "publish.h"
+#include "ring.h"
 #include "rules.h"
 #include "script.h"
 #include "stats.h"
@@ -92,6 +96,14 @@
 
 /* How often marks of prepared transactions are renewed. */
 #define RENEW_MS (6 * 3600 * 1000)
+
+/*
+ * It waits for more in the ring: so long between two looks, until nothing has
+ * come for so long, and away from the rest for no longer than this.
+ */
+#define DRAIN_NAP_MS 1
+#define DRAIN_IDLE_MS 20
+#define DRAIN_MS 200
 
 /* How long it rests after a step, at most. */
 #define MAX_REST_MS 100
@@ -732,6 +744,7 @@ forget_extension(void)
 		pg_atomic_write_u64(&database->bytes[i], 0);
 	pg_atomic_write_u32(&database->full, SLATE_JOURNAL_ROOM);
 	pg_atomic_write_u32(&database->must_empty, 0);
+	slate_ring_remove(database);
 }
 
 /* The extension's OID; what it had when it was created. */
@@ -816,6 +829,8 @@ take_a_rest(int64 rest)
 	pgstat_report_activity(STATE_IDLE, "resting");
 	while ((now = slate_link_now()) < end)
 	{
+		if (slate_drain(database))
+			continue;
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(end - now, 50), PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();
@@ -830,6 +845,36 @@ take_a_rest(int64 rest)
 	}
 }
 
+/* Tell Redis what sessions have left for it, as long as they do. */
+static void
+drain(void)
+{
+	int64		start = slate_link_now();
+	int64		last = start - DRAIN_IDLE_MS;
+	int64		now;
+
+	slate_ring_make(database);
+	slate_ring_wake_up(database);
+	for (;;)
+	{
+		bool		done = slate_drain(database);
+
+		now = slate_link_now();
+		if (done)
+		{
+			last = now;
+			pgstat_report_activity(STATE_RUNNING, "pushing for sessions in mode async");
+		}
+		if (now >= last + DRAIN_IDLE_MS || now >= start + DRAIN_MS ||
+			ConfigReloadPending || is_told_to_leave())
+			return;
+		CHECK_FOR_INTERRUPTS();
+		if (!done)
+			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 DRAIN_NAP_MS, PG_WAIT_EXTENSION);
+	}
+}
+
 /* Does all that can be done now; returns how long it may wait for more. */
 static long
 go_round(void)
@@ -841,6 +886,7 @@ go_round(void)
 	Progress	progress = PROGRESS_IDLE;
 	int			nundecided;
 
+	drain();
 	slate_redis_refresh();
 	slate_doubt_collect(database);
 	nundecided = slate_doubt_decide(database);
@@ -922,7 +968,7 @@ slate_worker_main(Datum arg)
 		MemoryContextReset(context);
 		pgstat_report_activity(STATE_IDLE, "waiting for something to do");
 		(void) pgstat_report_stat(false);
-		if (rest > 0)
+		if (rest > 0 && slate_ring_may_sleep(database))
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 rest, PG_WAIT_EXTENSION);

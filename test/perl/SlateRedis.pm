@@ -16,6 +16,7 @@
 #   $redis->config(requirepass => 'other');       # CONFIG SET, kept on restart
 #   $redis->wait_until_up;
 #   $redis->field('shop:item:1', 'name');      # a text in a JSON object; '': no key
+#   $redis->calls('evalsha');                  # how often it was called
 #   $redis->all_keys;                          # all, sorted, one a line
 #   $redis->start(wait => 0);                    # it may still be loading
 #   SlateRedis::wait_until(sub { ... }, 'what');  # polls, croaks
@@ -162,6 +163,13 @@ sub field
     my ($self, $key, $field) = @_;
     my ($text) = $self->cli('GET', $key) =~ /"$field": ?"([^"]*)"/;
     return $text // '';
+}
+
+sub calls
+{
+    my ($self, $command) = @_;
+    my ($calls) = $self->cli('INFO', 'commandstats') =~ /^cmdstat_$command:calls=(\d+)/m;
+    return $calls // 0;
 }
 
 sub all_keys

@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * drain.c
+ *	  The worker's part in mode async: sends what sessions have left in the ring.
+ *
+ * All that is ready goes out in one exchange, however many transactions it is
+ * of; while Redis answers the next ones gather.  A transaction whose commit
+ * record has not reached the disk yet (synchronous_commit = off) waits, and who
+ * is behind it: Redis must not know what a crash can take back.
+ *
+ * Of two pushes of one key that meet in an exchange the earlier one need not be
+ * sent, if both have the same order and the later one has the higher version:
+ * Redis would do the same after the one as after both.
+ *
+ * What Redis did not take is in doubt, and becomes DROPs like everything that is
+ * late.  Nothing is sent twice.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/xlog.h"
+#include "doubt.h"
+#include "drain.h"
+#include "ring.h"
+#include "stats.h"
+#include "utils/memutils.h"
+
+/* What one exchange has at most. */
+#define MAX_ENTRIES 512
+#define MAX_BYTES (256 * 1024)
+
+/* Places to look for another push of the same key. */
+#define SLOTS (4 * MAX_ENTRIES)
+
+typedef struct Sent
+{
+	SlateRingEntry *entry;
+	int			first;			/* the first of its commands */
+	int			instead;		/* who is sent in its place; -1: itself */
+	SlateOutcome outcome;
+} Sent;
+
+static struct
+{
+	int			count;
+	uint64		end;			/* position behind the last one */
+	Sent		sent[MAX_ENTRIES];
+	SlateBatch	batch;
+}			exchange;
+
+/* ------------------------------------------------------------------------
+ * Gathering
+ * ------------------------------------------------------------------------
+ */
+
+static void
+gather(SlateDatabase *database)
+{
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+	uint64		position = slate_ring_first(database);
+	Size		bytes = 0;
+	SlateRingEntry *entry;
+
+	exchange.count = 0;
+	exchange.end = position;
+	while (exchange.count < MAX_ENTRIES && bytes < MAX_BYTES &&
+		   (entry = slate_ring_read(database, &position)) != NULL)
+	{
+		Sent	   *sent = &exchange.sent[exchange.count];
+
+		if (entry->lsn > flushed)
+			break;
+		memset(sent, 0, sizeof(*sent));
+		sent->entry = entry;
+		sent->instead = -1;
+		bytes += entry->nbytes;
+		exchange.end = position;
+		exchange.count++;
+	}
+}
+
+static bool
+same_key(const SlateRingEntry *a, const SlateRingEntry *b)
+{
+	SlateSlice	key_a = slate_script_first_key(slate_ring_bytes(a));
+	SlateSlice	key_b = slate_script_first_key(slate_ring_bytes(b));
+
+	return slate_slice_compare(&key_a, &key_b) == 0;
+}
+
+/* From the last to the first: who is there already is later. */
+static void
+coalesce(void)
+{
+	int16		slots[SLOTS];
+
+	memset(slots, -1, sizeof(slots));
+	for (int i = exchange.count - 1; i >= 0; i--)
+	{
+		SlateRingEntry *entry = exchange.sent[i].entry;
+		uint32		slot = entry->key_hash % SLOTS;
+		SlateRingEntry *later;
+
+		if (entry->order == SLATE_SHARED)
+			continue;
+		if (slots[slot] < 0)
+		{
+			slots[slot] = i;
+			continue;
+		}
+		later = exchange.sent[slots[slot]].entry;
+		if (later->key_hash == entry->key_hash &&
+			later->order == entry->order &&
+			later->version > entry->version && same_key(later, entry))
+			exchange.sent[i].instead = slots[slot];
+	}
+}
+
+static void
+encode(void)
+{
+	SlateBatch *batch = &exchange.batch;
+
+	if (batch->bytes.data == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		slate_script_batch_init(batch);
+		MemoryContextSwitchTo(old);
+	}
+	resetStringInfo(&batch->bytes);
+	batch->ncommands = 0;
+	for (int i = 0; i < exchange.count; i++)
+	{
+		Sent	   *sent = &exchange.sent[i];
+
+		sent->first = batch->ncommands;
+		if (sent->instead >= 0)
+			continue;
+		appendBinaryStringInfo(&batch->bytes, slate_ring_bytes(sent->entry),
+							   sent->entry->nbytes);
+		batch->ncommands += sent->entry->ncommands;
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
+
+static void
+on_reply(int index, const redisReply *reply, void *arg pg_attribute_unused())
+{
+	int			low = 0;
+	int			high = exchange.count;
+
+	/* the last one that begins there or before; those not sent have none */
+	while (high - low > 1)
+	{
+		int			middle = (low + high) / 2;
+
+		if (exchange.sent[middle].first <= index)
+			low = middle;
+		else
+			high = middle;
+	}
+	slate_script_take_reply(&exchange.sent[low].outcome, reply);
+}
+
+static bool
+is_known(SlateDatabase *database)
+{
+	return slate_redis_identity() == pg_atomic_read_u64(&database->identity);
+}
+
+/* False: nobody knows what Redis has heard. */
+static bool
+send_batch(SlateDatabase *database, const char **reason)
+{
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		is_known(database) &&
+		slate_script_run(&exchange.batch, on_reply, NULL, deadline,
+						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+		is_known(database))
+		return true;
+	*reason = slate_redis_error();
+	if ((*reason)[0] == '\0')
+		*reason = "this Redis is not known yet";
+	return false;
+}
+
+/* ------------------------------------------------------------------------
+ * Settling
+ * ------------------------------------------------------------------------
+ */
+
+static void
+settle_failed(SlateDatabase *database, const SlateRingEntry *entry,
+			  const char *reason)
+{
+	if (entry->generations == 0)
+	{
+		slate_stats_lost(entry->nkeys, reason);
+		return;
+	}
+	slate_doubt_add(database, DOUBT_ALL, entry->xid, entry->generations);
+	slate_stats_delayed(entry->nkeys, reason);
+}
+
+static void
+settle_unswept(SlateDatabase *database, const SlateRingEntry *entry)
+{
+	if (entry->generations == 0)
+		slate_stats_add(STAT_SWEEPS_UNFINISHED, 1);
+	else
+		slate_doubt_add(database, DOUBT_PATTERNS, entry->xid,
+						entry->generations);
+}
+
+static void
+settle(SlateDatabase *database, bool answered, const char *reason)
+{
+	for (int i = 0; i < exchange.count; i++)
+	{
+		Sent	   *sent = &exchange.sent[i];
+		const SlateOutcome *outcome = sent->instead >= 0
+			? &exchange.sent[sent->instead].outcome : &sent->outcome;
+
+		slate_stats_add(STAT_PUSHES, 1);
+		slate_stats_add(STAT_KEYS_STORED, sent->outcome.stored);
+		slate_stats_add(STAT_KEYS_DROPPED, sent->outcome.dropped);
+		slate_stats_add(STAT_KEYS_OUTDATED, sent->instead >= 0 ? 1
+						: sent->outcome.outdated);
+		if (outcome->strange)
+			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
+		if (!answered)
+			settle_failed(database, sent->entry, reason);
+		else if (outcome->refused > 0)
+			settle_failed(database, sent->entry, outcome->error);
+		else if (sent->entry->unswept)
+			settle_unswept(database, sent->entry);
+	}
+}
+
+bool
+slate_drain(SlateDatabase *database)
+{
+	const char *reason = NULL;
+	bool		answered;
+
+	gather(database);
+	if (exchange.count == 0)
+		return false;
+	coalesce();
+	encode();
+	answered = send_batch(database, &reason);
+	settle(database, answered, reason);
+	slate_ring_advance(database, exchange.end);
+	return true;
+}

@@ -1,0 +1,346 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.c
+ *	  What sessions of a database in mode async leave to their worker: pushes
+ *	  that are encoded, in a ring in shared memory.
+ *
+ * A session that has committed reserves room at the head, under a spinlock,
+ * copies its bytes there, and says that they are ready.  The worker reads from
+ * the tail what is ready, sends it, and moves the tail on when Redis has
+ * answered.  Head and tail are counts of bytes since the beginning, so the
+ * difference is what is in use.  An entry is never split: where it does not fit
+ * before the ring's end there is a gap.
+ *
+ * What is in the ring has not left the journal: it counts as a user of its
+ * generation.  The session leaves its place in the journal after it has said
+ * ready, so whoever looks at the places first and at the ring then misses none.
+ *
+ * The ring is a dynamic segment, made by the worker when somebody wants it, and
+ * stays when the worker dies.  A session keeps it mapped.  After a crash of the
+ * server it is gone, and everything in the journal in doubt.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "ring.h"
+#include "storage/dsm.h"
+#include "storage/spin.h"
+
+/* A ring takes no entry that is larger than this part of it. */
+#define LARGEST_PART 8
+
+#define ENTRY_HEADER MAXALIGN(sizeof(SlateRingEntry))
+
+typedef struct Ring
+{
+	slock_t		lock;			/* of head */
+	uint64		head;
+	pg_atomic_uint64 tail;
+	pg_atomic_uint32 asleep;	/* the worker wants its latch to be set */
+	uint32		size;
+} Ring;
+
+#define RING_HEADER MAXALIGN(sizeof(Ring))
+
+int			slate_ring_size = 4096;
+
+/* What this process has mapped. */
+static dsm_segment *segment = NULL;
+static Ring *ring = NULL;
+static SlateDatabase *owner = NULL;
+
+/* ------------------------------------------------------------------------
+ * The segment
+ * ------------------------------------------------------------------------
+ */
+
+static void
+unmap(void)
+{
+	if (segment)
+		dsm_detach(segment);
+	segment = NULL;
+	ring = NULL;
+}
+
+static void
+map(SlateDatabase *database, dsm_segment *mapped)
+{
+	dsm_pin_mapping(mapped);
+	segment = mapped;
+	ring = dsm_segment_address(segment);
+	owner = database;
+}
+
+/* The database's ring, mapped; false: there is none. */
+static bool
+find(SlateDatabase *database)
+{
+	dsm_handle	handle = pg_atomic_read_u32(&database->ring);
+	dsm_segment *mapped;
+
+	if (segment && dsm_segment_handle(segment) == handle)
+		return true;
+	unmap();
+	if (handle == DSM_HANDLE_INVALID)
+		return false;
+	mapped = dsm_find_mapping(handle);
+	if (mapped == NULL)
+		mapped = dsm_attach(handle);
+	if (mapped == NULL)
+		return false;
+	map(database, mapped);
+	return true;
+}
+
+void
+slate_ring_make(SlateDatabase *database)
+{
+	Size		size = MAXALIGN_DOWN((Size) slate_ring_size * 1024);
+	dsm_segment *made;
+	Ring	   *made_ring;
+
+	if (find(database) || pg_atomic_read_u32(&database->ring_wanted) == 0)
+		return;
+	made = dsm_create(RING_HEADER + size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+	pg_atomic_write_u32(&database->ring_wanted, 0);
+	if (made == NULL)
+		return;
+	made_ring = dsm_segment_address(made);
+	SpinLockInit(&made_ring->lock);
+	made_ring->head = 0;
+	pg_atomic_init_u64(&made_ring->tail, 0);
+	pg_atomic_init_u32(&made_ring->asleep, 0);
+	made_ring->size = (uint32) size;
+	dsm_pin_segment(made);
+	map(database, made);
+	pg_write_barrier();
+	pg_atomic_write_u32(&database->ring, dsm_segment_handle(made));
+}
+
+void
+slate_ring_remove(SlateDatabase *database)
+{
+	dsm_handle	handle = pg_atomic_read_u32(&database->ring);
+
+	if (handle == DSM_HANDLE_INVALID)
+		return;
+	pg_atomic_write_u32(&database->ring, DSM_HANDLE_INVALID);
+	unmap();
+	dsm_unpin_segment(handle);
+}
+
+static SlateRingEntry *
+entry_at(uint64 position)
+{
+	return (SlateRingEntry *) ((char *) ring + RING_HEADER +
+							   position % ring->size);
+}
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+bool
+slate_ring_prepare(SlateDatabase *database)
+{
+	if (pg_atomic_read_u32(&database->worker) == 0)
+		return false;
+	if (find(database))
+		return true;
+	pg_atomic_write_u32(&database->ring_wanted, 1);
+	slate_database_wake(database);
+	return false;
+}
+
+static uint32
+entry_size(int nbytes)
+{
+	return ENTRY_HEADER + MAXALIGN(nbytes);
+}
+
+bool
+slate_ring_takes(const SlateBatch *batch)
+{
+	return batch->ncuts == 0 &&
+		entry_size(batch->bytes.len) <= ring->size / LARGEST_PART;
+}
+
+/* Under the lock.  What is reserved must not look ready. */
+static SlateRingEntry *
+begin_entry(uint32 size)
+{
+	SlateRingEntry *entry = entry_at(ring->head);
+
+	pg_atomic_write_u32(&entry->ready, 0);
+	entry->size = size;
+	ring->head += size;
+	return entry;
+}
+
+static SlateRingEntry *
+reserve(uint32 size)
+{
+	SlateRingEntry *entry = NULL;
+	uint32		to_end;
+	uint32		gap;
+
+	SpinLockAcquire(&ring->lock);
+	to_end = ring->size - (uint32) (ring->head % ring->size);
+	gap = to_end < size ? to_end : 0;
+	if (ring->head + gap + size - pg_atomic_read_u64(&ring->tail) <=
+		ring->size)
+	{
+		/* too small a rest for a header is skipped by who reads, too */
+		if (gap >= ENTRY_HEADER)
+		{
+			entry = begin_entry(gap);
+			entry->xid = 0;
+			pg_atomic_write_u32(&entry->ready, 1);
+		}
+		else
+			ring->head += gap;
+		entry = begin_entry(size);
+	}
+	SpinLockRelease(&ring->lock);
+	return entry;
+}
+
+bool
+slate_ring_push(const SlateBatch *batch, const SlateRingEntry *given)
+{
+	uint32		size = entry_size(batch->bytes.len);
+	SlateRingEntry *entry = reserve(size);
+	uint32		asleep = 1;
+
+	if (entry == NULL)
+		return false;
+	entry->xid = given->xid;
+	entry->lsn = given->lsn;
+	entry->generations = given->generations;
+	entry->nkeys = given->nkeys;
+	entry->unswept = given->unswept;
+	entry->order = given->order;
+	entry->version = given->version;
+	entry->key_hash = given->key_hash;
+	entry->nbytes = batch->bytes.len;
+	entry->ncommands = batch->ncommands;
+	memcpy((char *) entry + ENTRY_HEADER, batch->bytes.data,
+		   batch->bytes.len);
+	pg_write_barrier();
+	pg_atomic_write_u32(&entry->ready, 1);
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&ring->asleep) != 0 &&
+		pg_atomic_compare_exchange_u32(&ring->asleep, &asleep, 0))
+		slate_database_wake(owner);
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * Both
+ * ------------------------------------------------------------------------
+ */
+
+static uint64
+head(void)
+{
+	uint64		position;
+
+	SpinLockAcquire(&ring->lock);
+	position = ring->head;
+	SpinLockRelease(&ring->lock);
+	return position;
+}
+
+bool
+slate_ring_is_empty(SlateDatabase *database)
+{
+	return !find(database) || head() == pg_atomic_read_u64(&ring->tail);
+}
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+uint64
+slate_ring_first(SlateDatabase *database)
+{
+	return find(database) ? pg_atomic_read_u64(&ring->tail) : 0;
+}
+
+SlateRingEntry *
+slate_ring_read(SlateDatabase *database, uint64 *position)
+{
+	if (!find(database))
+		return NULL;
+	while (*position < head())
+	{
+		SlateRingEntry *entry = entry_at(*position);
+		uint32		to_end = ring->size - (uint32) (*position % ring->size);
+
+		if (to_end < ENTRY_HEADER)
+		{
+			*position += to_end;
+			continue;
+		}
+		if (pg_atomic_read_u32(&entry->ready) == 0)
+			return NULL;
+		pg_read_barrier();
+		*position += entry->size;
+		if (entry->xid != 0)
+			return entry;
+	}
+	return NULL;
+}
+
+const char *
+slate_ring_bytes(const SlateRingEntry *entry)
+{
+	return (const char *) entry + ENTRY_HEADER;
+}
+
+void
+slate_ring_advance(SlateDatabase *database, uint64 position)
+{
+	if (!find(database))
+		return;
+	pg_memory_barrier();
+	pg_atomic_write_u64(&ring->tail, position);
+}
+
+bool
+slate_ring_uses(SlateDatabase *database, uint32 generations)
+{
+	uint64		position = slate_ring_first(database);
+	SlateRingEntry *entry;
+
+	while ((entry = slate_ring_read(database, &position)) != NULL)
+	{
+		if (entry->generations & generations)
+			return true;
+	}
+	return false;
+}
+
+bool
+slate_ring_may_sleep(SlateDatabase *database)
+{
+	uint64		position;
+
+	if (!find(database))
+		return true;
+	pg_atomic_write_u32(&ring->asleep, 1);
+	pg_memory_barrier();
+	position = slate_ring_first(database);
+	return slate_ring_read(database, &position) == NULL;
+}
+
+void
+slate_ring_wake_up(SlateDatabase *database)
+{
+	if (find(database))
+		pg_atomic_write_u32(&ring->asleep, 0);
+}

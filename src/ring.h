@@ -1,0 +1,97 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.h
+ *	  What sessions of a database in mode async leave to their worker: pushes
+ *	  that are encoded, in a ring in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_RING_H
+#define SLATE_RING_H
+
+#include "database.h"
+#include "script.h"
+
+/* Setting: its size in kB, when it is made. */
+extern int	slate_ring_size;
+
+/* ------------------------------------------------------------------------
+ * Backends
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Before the commit: is there a ring, and a worker who empties it?  Otherwise
+ * asks for one, for the next time.  May throw.
+ */
+extern bool slate_ring_prepare(SlateDatabase *database);
+
+/* Is this so small that it may be left there? */
+extern bool slate_ring_takes(const SlateBatch *batch);
+
+/* What a transaction leaves there, before its bytes. */
+typedef struct SlateRingEntry
+{
+	pg_atomic_uint32 ready;		/* all of it is written */
+	uint32		size;			/* with this header, and what aligns it */
+	uint64		xid;			/* 0: only a gap, at the ring's end */
+	XLogRecPtr	lsn;			/* where its commit record ends */
+	uint32		generations;	/* where its rows in the journal may be, as
+								 * bits; 0: nowhere */
+	int			nkeys;			/* for the counters */
+	bool		unswept;		/* keys of its patterns are to be looked for */
+
+	/* if it does nothing but one push under an order, otherwise 0 */
+	SlateOrder	order;
+	uint64		version;		/* WAL position; there is one timeline here */
+	uint32		key_hash;
+
+	int			nbytes;
+	int			ncommands;
+} SlateRingEntry;
+
+/*
+ * After the commit: leave it to the worker.  The caller has filled in what is
+ * not the batch's.  False if there is no room.  Waits for nobody but who is
+ * reserving room at the moment; does not throw.
+ */
+extern bool slate_ring_push(const SlateBatch *batch,
+							const SlateRingEntry *entry);
+
+/* Is there nothing in it? */
+extern bool slate_ring_is_empty(SlateDatabase *database);
+
+/* ------------------------------------------------------------------------
+ * The worker
+ * ------------------------------------------------------------------------
+ */
+
+/* Make a ring if one is wanted.  May throw. */
+extern void slate_ring_make(SlateDatabase *database);
+
+/* The extension is gone. */
+extern void slate_ring_remove(SlateDatabase *database);
+
+/*
+ * The entry at a position, from slate_ring_first() on, and the position behind
+ * it; NULL: no more, or it is not ready.
+ */
+extern uint64 slate_ring_first(SlateDatabase *database);
+extern SlateRingEntry *slate_ring_read(SlateDatabase *database,
+									   uint64 *position);
+extern const char *slate_ring_bytes(const SlateRingEntry *entry);
+
+/* What is before the position is done with. */
+extern void slate_ring_advance(SlateDatabase *database, uint64 position);
+
+/*
+ * Has an entry rows in one of these generations?  Whoever is still writing his
+ * is busy there, see doubt.c.
+ */
+extern bool slate_ring_uses(SlateDatabase *database, uint32 generations);
+
+/* The worker is going to sleep; false if it should not. */
+extern bool slate_ring_may_sleep(SlateDatabase *database);
+extern void slate_ring_wake_up(SlateDatabase *database);
+
+#endif							/* SLATE_RING_H */
