@@ -69,7 +69,7 @@ soak:
 	@bash test/soak
 
 model:
-	@python3 test/model/explore.py
+	@$(MAKE) -C test/model large
 
 mutants:
 	@bash test/mutants
@@ -81,11 +81,11 @@ help:
 	@echo "make            builds the extension (TESTING=1: with the tests' pause points)"
 	@echo "make install    installs it into the PostgreSQL of PG_CONFIG"
 	@echo "make test       installs what is missing, runs every test on private servers"
-	@echo "                ONLY=unit|regress|isolation|tap  T=name  KEEP=1  ACCEPT=1"
+	@echo "                ONLY=unit|model|regress|isolation|tap  T=name  KEEP=1  ACCEPT=1"
 	@echo "make demo       shows the main job on private servers (KEEP=1 leaves them up)"
 	@echo "make fuzz       runs the parsers' unit and fuzz tests alone"
 	@echo "make soak       a load, random faults, and a comparison of every key (MINUTES=10  SEED=n)"
-	@echo "make model      explores the protocol in every order of its steps (needs python3)"
+	@echo "make model      explores the protocol in every order of its steps, with larger bounds"
 	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 

@@ -260,14 +260,29 @@ def make(bounds):
         'is behind', [put(owner=1, ahead=50), truncate(last=True)], owners=2,
         more=[put(owner=1, ahead=50), read()], more_faults={'timeout': 1})
 
-    # Mode strict, as it is planned.
+    add('flush-index', 'FLUSHALL between a registration and its lease',
+        [family(), fetch()], faults={'flush': 1}, more=[fetch()])
+
+    # Redis refuses to write (maxmemory), or has forgotten the scripts.
+
+    add('refused', 'no guard is written for a push that comes late',
+        [put(), put(), read()], faults={'oom': 1, 'timeout': 2},
+        more=[read()])
+    add('refused-list', 'the same for a list',
+        [listed(), listed(), read(ALL)], faults={'oom': 1, 'timeout': 1},
+        more=[read(ALL)])
+    add('noscript', 'SCRIPT FLUSH before a call, and others load them again',
+        [family(), family(), fetch()], faults={'noscript': 1},
+        more_faults={'oom': 1})
+
+    # Mode strict.
 
     add('strict', 'readers who must never see anything old',
         [put(strict=True, aborts=True), put(strict=True), read(), read()],
-        never=True, more=[put(strict=True)])
+        never=True, more_faults={'timeout': 1})
     add('strict-list', 'the same for a list',
-        [listed(strict=True, aborts=True), listed(strict=True), read(ALL),
-         read(ALL)], never=True, more=[listed(strict=True)])
+        [listed(strict=True, aborts=True), listed(strict=True), read(ALL)],
+        never=True, more=[read(ALL)])
     add('strict-late', 'pushes that fail or come late',
         [put(strict=True), put(strict=True), read()], never=True,
         faults={'timeout': 2}, more=[read()])
@@ -276,31 +291,89 @@ def make(bounds):
         faults={'crash': 1}, more_faults={'timeout': 1})
     add('strict-mixed', 'with a writer in mode commit',
         [put(strict=True), put(), read()], never=True,
-        faults={'timeout': 1}, more=[put(strict=True)])
+        faults={'timeout': 1}, more=[put(strict=True)],
+        more_faults={'timeout': 2})
+    add('strict-mixed-list', 'the same for a list, equal versions',
+        [listed(strict=True), listed(), read(ALL)], never=True, equal=True,
+        faults={'timeout': 1}, more=[read(ALL)])
+    add('strict-tables', 'two tables give the same key, each with its order',
+        [put(0, 1, strict=True), put(0, 1), put(1, 2, strict=True), read(0)],
+        never=True, more_faults={'timeout': 1})
+    add('strict-del', 'with slate_cache_del() in between',
+        [put(strict=True), put(), del_key(strict=True), read()], never=True,
+        more_faults={'evict value': 1, 'timeout': 1})
     add('strict-prepared', 'PREPARE TRANSACTION; marks last until its end',
-        [put(strict=True), put(), delete(strict=True, aborts=True), read()],
-        never=True, more=[read()])
-    add('strict-evicted', 'a guard with marks is lost; at rest all is right',
+        [put(strict=True, prepared=True, aborts=True), put(), read()],
+        never=True, faults={'timeout': 1}, more=[read()],
+        more_faults={'crash': 1})
+    add('strict-truncate', 'a glob marks all that begins as it does',
+        [put(), truncate(strict=True), read()], never=True,
+        faults={'timeout': 1}, more=[read()], more_faults={'expire': 1})
+    add('strict-glob-put', 'a glob, and then a new value for one of its keys',
+        [glob_and_put(strict=True), read()], never=True,
+        faults={'timeout': 1}, more=[put()])
+    add('strict-family', 'globs over keys that only an index knows',
+        [family(strict=True), fetch(), fetch()], never=True,
+        faults={'timeout': 1}, more=[family(strict=True)])
+    add('strict-set', 'slate_cache_set() of a key that a glob drops',
+        [family(strict=True), set_key(), fetch()], never=True,
+        more_faults={'timeout': 1})
+    add('strict-expire', 'a push of another on a guard that holds a mark',
+        [put(0, 1, strict=True), put(1, 2), read(0)], never=True,
+        faults={'expire': 1}, more=[put(0, 1)])
+    add('strict-databases', 'a key of two databases',
+        [put(0, 1, strict=True), put(1, 2, owner=1), read(0, owner=1)],
+        never=True, owners=2, more=[put(1, 2, owner=1, strict=True)])
+    add('strict-refused', 'Redis refuses to write a guard that holds a mark',
+        [put(strict=True), put(), read()], never=True,
+        faults={'oom': 1, 'timeout': 1}, more=[read()])
+    add('strict-noscript', 'SCRIPT FLUSH before a push',
+        [put(strict=True), put(), read()], never=True,
+        faults={'noscript': 1, 'timeout': 1}, more_faults={'oom': 1})
+    add('strict-emptied', 'slate_cache_flush() at any time',
+        [listed(strict=True), read(ALL)], never=True,
+        faults={'ask': 1, 'late forget': 1, 'worker dies': 1},
+        more=[listed(strict=True)])
+    add('strict-flush', 'FLUSHALL, even during the emptying that it causes',
+        [listed(strict=True), read(ALL)], never=True, faults={'flush': 2},
+        more=[read(ALL)], more_faults={'timeout': 1})
+    add('strict-restart-empty', 'Redis restarts with nothing',
+        [listed(strict=True), read(ALL)], never=True,
+        faults={'restart empty': 1}, more=[listed(strict=True)])
+    add('strict-move-empty', 'another Redis at the address, which is empty',
+        [listed(strict=True), read(ALL)], never=True,
+        faults={'move empty': 1}, more=[read(ALL)])
+    add('strict-flush-row', 'FLUSHALL under two writers',
+        [put(strict=True), put(), read()], never=True, faults={'flush': 1},
+        more_faults={'timeout': 1})
+    add('strict-flush-prepared', 'FLUSHALL under a prepared transaction',
+        [put(strict=True, prepared=True), read()], never=True,
+        faults={'flush': 1, 'timeout': 1}, more=[read(), put()])
+    add('strict-flush-truncate', 'FLUSHALL under a glob',
+        [truncate(strict=True), read()], never=True, faults={'flush': 1},
+        more=[put()])
+    add('strict-restart', 'Redis restarts with an older dump: right at rest',
+        [listed(strict=True), read(ALL)], faults={'dump': 1, 'restart': 1},
+        more=[listed(strict=True)])
+    add('strict-evicted', 'a guard with marks is lost: right at rest',
         [put(strict=True), put(strict=True), read()], faults={'evict': 1},
         more_faults={'timeout': 1})
-    add('strict-flush', 'the same by FLUSHALL',
-        [put(strict=True), put(strict=True)], faults={'flush': 1},
-        more=[read()], more_faults={'timeout': 1})
 
     # What it cannot do.
 
     add('limit-evicted', 'a guard is evicted while pushes of its key are '
         'swapped', [put(), put()], faults={'evict': 1},
         limit='one guard that is lost alone is missed by nobody')
-    add('limit-noscript', 'a batch is sent again after SCRIPT FLUSH',
-        [listed(), listed(), read(ALL)], faults={'noscript': 1},
-        limit='the same nonce is written twice')
-    add('limit-index', 'FLUSHALL between the registration and the lease',
-        [family(), fetch()], faults={'flush': 1},
-        limit='LEASE does not know whether the index has the key')
+    add('limit-noscript', 'a key is put and not registered: SCRIPT FLUSH, and '
+        'others load the scripts between two of our calls',
+        [family(strict=True), set_key(), fetch()], faults={'noscript': 1},
+        never=True, limit='until it is replayed no glob finds it')
     add('limit-mark', 'a mark expires before its transaction commits',
         [put(strict=True), read()], faults={'expire mark': 1}, never=True,
         limit='nobody can make a commit wait for a deadline')
+    add('limit-restart', 'Redis restarts with an older dump',
+        [put(strict=True), read()], faults={'dump': 1, 'restart': 1},
+        never=True, limit='what it holds can be read until it is emptied')
     return scenarios
 
 
@@ -346,9 +419,47 @@ MECHANISMS = (
     ('void_leases', 'emptying leaves the nonces of guards', 'restart-list'),
     ('keep_guard', 'emptying removes guards', 'late-forget'),
     ('delivered', 'a reply from any Redis will do', 'move'),
+    ('lease_epoch', 'a LEASE does not repeat the epoch', 'flush-index'),
+    ('keep_refused', 'a guard goes if Redis refuses to write it', 'refused'),
+    ('resend', 'what was done behind a missing script is sent again',
+     'noscript'),
     ('mark', 'strict: no mark before the commit', 'strict'),
-    ('mark_nonce', 'strict: a mark leaves the nonce', 'strict'),
+    ('mark_where', 'strict: a mark in any Redis will do',
+     'strict-move-empty'),
+    ('mark_voids', 'strict: a mark leaves leases as they are', 'strict'),
     ('lease_marks', 'strict: a lease in spite of marks', 'strict'),
     ('other_marks', 'strict: a PUT in spite of the marks of others', 'strict'),
     ('own_mark', 'strict: a PUT without its mark', 'strict-evicted'),
+    ('other_stay', 'strict: a push takes the marks of others away',
+     'strict-expire'),
+    ('mark_life', 'strict: a push shortens the life of marks',
+     'strict-expire'),
+    ('count', 'strict: marks are released though a push was refused',
+     'strict-refused'),
+    ('resolve', 'strict: nobody takes away marks that were left',
+     'strict-crash'),
+    ('under_way', 'strict: the worker takes away marks of who is under way',
+     'strict'),
+    ('busy', 'strict: and of who is about to push', 'strict-mixed'),
+    ('in_doubt', 'strict: and of who is in doubt', 'strict-mixed'),
+    ('mark_beginning', 'strict: a glob marks no beginning',
+     'strict-truncate'),
+    ('lease_covered', 'strict: a lease in spite of a marked beginning',
+     'strict-truncate'),
+    ('put_covered', 'strict: a PUT in spite of a marked beginning',
+     'strict-truncate'),
+    ('mark_walk', 'strict: a glob leaves what no index knows',
+     'strict-truncate'),
+    ('mark_family', 'strict: a glob leaves what its index holds',
+     'strict-family'),
+    ('beginning_first', 'strict: a glob drops first and marks then',
+     'strict-family'),
+    ('forget_marks', 'strict: emptying removes marks', 'strict-emptied'),
+    ('remark', 'strict: after FLUSHALL nobody marks again', 'strict-flush'),
+    ('remark_first', 'strict: the worker marks again in the new epoch',
+     'strict-flush'),
+    ('remark_all', 'strict: it does so for prepared transactions alone',
+     'strict-flush'),
+    ('tell_checks', 'strict: FLUSHALL during an emptying is not noticed',
+     'strict-flush'),
 )

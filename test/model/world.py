@@ -18,14 +18,17 @@ STATES OF A WRITER
 
     START      has done nothing
     STAMPED    PRE_COMMIT: has a connection, its version, the epoch, and its
-               row in the journal
-    MARKED     strict: its mark is acknowledged
+               row in the journal; strict: marks, step by step (todo)
     PREPARED   waits for COMMIT PREPARED
     COMMITTED  visible; its calls go to Redis one by one, at any time, as long
                as that server lives.  That it was taken for failed does not
                stop them: they are bytes in a socket, or held by a proxy.
-    ABORTING   strict: the mark is still to be removed
-    ABORTED
+    ABORTING   strict: its marks are still to be released
+    ABORTED    and who is aborting, may still have a MARK on its way (todo)
+
+What a strict writer marks, in this order: P, the literal beginnings of its
+globs; I, what an index holds; K, its keys; V and G, what a walk over the
+keyspace finds: the value's name, the guard's.
 
 A committed writer is WAITING for its replies, then it is DELIVERED, or
 DOUBTED: then the worker replays it, step by step (told counts them).  A
@@ -40,7 +43,7 @@ from collections import namedtuple
 import scripts
 from scripts import Call, SHARED
 
-START, STAMPED, MARKED, PREPARED, COMMITTED, ABORTING, ABORTED = range(7)
+START, STAMPED, PREPARED, COMMITTED, ABORTING, ABORTED = range(6)
 WAITING, DELIVERED, UNWRITTEN, CAPTURED, DOUBTED = range(5)
 
 # States of a reader; what it does next.
@@ -50,6 +53,7 @@ ARRIVES, LEASES, LOADS, FILLS, GONE = range(5)
 HELD, EMPTYING, UNKNOWN = range(3)
 
 NO_EPOCH = -1                   # what a backend says that does not trust
+WITHDRAWN = -2                  # what Redis says while it is being emptied
 ALL = 'all'
 
 State = namedtuple('State', (
@@ -69,8 +73,15 @@ State = namedtuple('State', (
     'epochs '       # how many epochs there have been
     'faults'))      # how many are still to come, of each kind
 
-Writer = namedtuple('Writer', 'phase version epoch server sent told content')
-Reader = namedtuple('Reader', 'phase server token value')
+Writer = namedtuple('Writer', (
+    'phase version epoch server '
+    'sent '         # how many of its calls have arrived
+    'told content '
+    'todo '         # what is still to be marked
+    'found '        # the walk has found a name
+    'missed '       # the first call that met no script, from 1 on; 0: none
+    'refused'))     # a call was answered with an error
+Reader = namedtuple('Reader', 'phase server token value epoch')
 Trust = namedtuple('Trust', 'state identity epoch history')
 
 # An owner's worker sweeps for globs, or empties the namespace (stage).  todo:
@@ -78,15 +89,15 @@ Trust = namedtuple('Trust', 'state identity epoch history')
 Sweep = namedtuple('Sweep', 'globs todo found')
 Empty = namedtuple('Empty', 'stage todo found')
 
-WITHDRAW, WALK, WRITE, TELL, HOLD = range(5)
+WITHDRAW, WALK, READ, REMARK, WRITE, TELL, HOLD = range(7)
 
-NEW_WRITER = Writer(START, 0, 0, 0, 0, WAITING, 0)
-NEW_READER = Reader(ARRIVES, 0, 0, None)
-GONE_READER = Reader(GONE, 0, 0, None)
+NEW_WRITER = Writer(START, 0, 0, 0, 0, WAITING, 0, '', False, 0, False)
+NEW_READER = Reader(ARRIVES, 0, 0, None, 0)
+GONE_READER = Reader(GONE, 0, 0, None, 0)
 
 # Nonces, by who writes them.  Random ones never come twice, nor do these.
 PUSHED, FAMILY, REPLAYED, REPLAYED_FAMILY, SWEPT, LEASED, FORGOTTEN, DELAYED, \
-    MARKING, UNMARKING = range(0, 10000, 1000)
+    MARKING = range(0, 90000, 10000)
 
 POSITION = {kind: {name: i for i, name in enumerate(kind._fields)}
             for kind in (State, Writer, Reader, Trust, scripts.Redis)}
@@ -118,6 +129,10 @@ class World:
                     {r.view for r in self.readers}) - {ALL, None}:
             self.views[row] = self.changers(lambda w: w.row in (row, None))
         self.strict = self.changers(lambda w: w.strict)
+        self.blind = any(w.blind for w in self.writers)
+        self.calls = [w.calls + ('RELEASE',)
+                      if w.strict and not w.prepared and 'release' not in off
+                      else w.calls for w in self.writers]
 
         # of those who are alike, the first comes first
         self.twins = [[j for j in range(i) if self.writers[j] == w]
@@ -147,7 +162,7 @@ class World:
         if value is not None:
             view, content = value
             missing = s.db & self.views[view] & ~content
-            if self.scenario.never and content & ~s.db:
+            if self.scenario.never and content & ~s.db and not self.blind:
                 return 'a value that is not committed can be read'
             if self.scenario.never and missing & self.strict:
                 return 'a stale value can be read'
@@ -156,6 +171,16 @@ class World:
         elif self.scenario.keeps and self.at_rest(s) and all(
                 w.phase == COMMITTED for w in s.writers):
             return 'a value that should stay has gone'
+        return None
+
+    def stuck(self, s):
+        """What is wrong if nothing can happen any more, or None."""
+        redis = s.servers[-1]
+        if (scripts.standing(redis) or scripts.covered(redis, 0)) and not any(
+                w.phase == STAMPED or w.phase == PREPARED or
+                w.phase == COMMITTED and w.told != DELIVERED
+                for w in s.writers):
+            return 'a mark stays'
         return None
 
     def at_rest(self, s):
@@ -195,11 +220,12 @@ class World:
         left = s.faults[position]
         return put_in(s.faults, position, left - 1) if left > 0 else None
 
-    def nonce(self, s, kind, number, step=0):
+    def nonce(self, s, kind, number, step=0, epoch=0):
         """A fresh one; what is done again after a fault has another."""
         again = sum(left for name, left in zip(self.kinds, s.faults)
-                    if name in ('crash', 'worker dies', 'late forget'))
-        return kind + 100 * again + 10 * step + number
+                    if name in ('crash', 'worker dies', 'late forget',
+                                'bad value'))
+        return kind + 1000 * epoch + 100 * again + 10 * step + number
 
     # ---------------------------------------------------------------- writers
 
@@ -214,22 +240,105 @@ class World:
         if phase == START:
             if self.may_begin(s, i):
                 self.stamp(s, i, to)
-        elif phase == STAMPED and spec.prepared:
-            to('PREPARE', changed(w, phase=PREPARED, told=DOUBTED))
-        elif phase == STAMPED and spec.strict and 'mark' not in self.off:
-            if s.alive & 1 << w.server:
-                to('MARK', changed(w, phase=MARKED), servers=put_in(
-                    s.servers, w.server, scripts.mark(
-                        s.servers[w.server], 1 << i, MARKING + i, s.begun,
-                        self.off)))
-        elif phase in (STAMPED, MARKED, PREPARED):
-            self.end_transaction(s, i, to)
-        elif phase == ABORTING:
-            to('UNMARK', changed(NEW_WRITER, phase=ABORTED), servers=put_in(
-                s.servers, w.server, scripts.unmark(
-                    s.servers[w.server], 1 << i, UNMARKING + i)))
+        elif phase == STAMPED:
+            if w.todo or w.found:
+                self.mark_steps(s, i, to)
+            elif spec.prepared:
+                to('PREPARE', changed(w, phase=PREPARED, told=DOUBTED))
+            else:
+                self.commit(s, i, to)
+            if spec.aborts:
+                self.abort(s, i, to)
+        elif phase == PREPARED:
+            self.commit(s, i, to)
+            if spec.aborts:
+                to('ROLLBACK PREPARED', changed(NEW_WRITER, phase=ABORTED))
         elif phase == COMMITTED:
             self.push_steps(s, i, to)
+        elif phase in (ABORTING, ABORTED):
+            self.aborting_steps(s, i, to)
+
+    # Marks, and their release after an abort.
+
+    def first_todo(self, spec):
+        """What a writer has to mark."""
+        if not spec.strict or 'mark' in self.off:
+            return ''
+        marks = ''
+        if 'FLOOR' in spec.calls:
+            marks = 'P'
+            if 'FAMILY' in spec.calls and 'mark_family' not in self.off:
+                marks = 'IP' if 'beginning_first' in self.off else 'PI'
+        if 'PUT' in spec.calls or 'DROP' in spec.calls:
+            marks += 'K'
+        if spec.sweeps and 'mark_walk' not in self.off:
+            marks += 'VG'
+        return marks
+
+    def mark_steps(self, s, i, to):
+        """Its next MARK is acknowledged, or refused."""
+        w = s.writers[i]
+        here = s.trust[self.writers[i].owner].identity
+        if not s.alive & 1 << w.server or (w.server != here and not (
+                self.off & {'run_id', 'mark_where'})):
+            return
+        redis = s.servers[w.server]
+
+        def go(label, todo, redis, **more):
+            to(label, changed(w, todo=todo, found=False), servers=put_in(
+                s.servers, w.server, redis), **more)
+
+        if w.found:
+            go('forgets what it found', w.todo, scripts.forget(
+                redis, self.nonce(s, MARKING, i, 1 + len(w.todo)), s.begun,
+                self.off))
+        elif w.todo[0] in 'VG':
+            for label, todo, present in self.scan(redis, w.todo):
+                after = changed(w, todo=todo, found=present)
+                if len(w.todo) == 2:
+                    s = changed(s, servers=self.aged(s))
+                to(label, after, servers=s.servers)
+        else:
+            go('MARK (%s)' % w.todo[0], w.todo[1:],
+               self.mark(s, i, w.todo[0], redis))
+
+    def mark(self, s, i, what, redis, epoch=0):
+        if what == 'P':
+            return scripts.mark_beginning(redis, 1 << i, self.off)
+        if what == 'K':
+            return scripts.mark(
+                redis, 1 << i, self.nonce(s, MARKING, i, 0, epoch),
+                s.begun, self.off)
+        return scripts.drop_family(redis, Call(
+            version=0, nonce=self.nonce(s, MARKING, i, 9), stamped=s.begun,
+            owner=scripts.NOBODY), self.off)
+
+    def aborted(self, i, w):
+        """What is on its way may still arrive: one MARK at most."""
+        todo = w.todo[:1] if w.todo[:1] in ('P', 'K') else ''
+        strict = self.writers[i].strict
+        return changed(NEW_WRITER, phase=ABORTING if strict else ABORTED,
+                       server=w.server, todo=todo)
+
+    def abort(self, s, i, to):
+        w = s.writers[i]
+        to('ROLLBACK', self.aborted(i, changed(w, todo='')))
+        if w.todo and w.todo[0] in 'PK' and s.alive & 1 << w.server:
+            to('ROLLBACK, a MARK is on its way', self.aborted(i, w))
+
+    def aborting_steps(self, s, i, to):
+        w = s.writers[i]
+        if w.phase == ABORTING:
+            to('does not release its marks', changed(w, phase=ABORTED))
+        if not s.alive & 1 << w.server:
+            return
+        redis = s.servers[w.server]
+        if w.phase == ABORTING:
+            to('RELEASE', changed(w, phase=ABORTED), servers=put_in(
+                s.servers, w.server, scripts.release(redis, 1 << i, -1)))
+        if w.todo:
+            to('its MARK arrives', changed(w, todo=''), servers=put_in(
+                s.servers, w.server, self.mark(s, i, w.todo, redis)))
 
     def may_begin(self, s, i):
         spec = self.writers[i]
@@ -238,7 +347,7 @@ class World:
             return False
         if spec.last and any(
                 w.phase != COMMITTED or w.told != DELIVERED or
-                w.sent < len(self.writers[j].calls)
+                w.sent < len(self.calls[j])
                 for j, w in enumerate(s.writers) if j != i):
             return False
         return not self.is_blocked(s, i) and not any(
@@ -251,7 +360,7 @@ class World:
             return False
         for j, w in enumerate(s.writers):
             theirs = self.writers[j]
-            if (w.phase in (STAMPED, MARKED, PREPARED) and theirs.locks and
+            if (w.phase in (STAMPED, PREPARED) and theirs.locks and
                     theirs.owner == mine.owner and
                     (theirs.row is None or mine.row in (theirs.row, None))):
                 return True
@@ -266,12 +375,21 @@ class World:
                 for w in s.writers):
             versions.append(s.clock)    # nothing was written to the WAL since
         for server in self.living(s):
+            if spec.strict and not self.may_mark(s, spec.owner, server):
+                continue
             epoch = self.known_epoch(s, spec.owner, server)
             for version in versions:
                 to('takes version %d' % version,
-                   Writer(STAMPED, version + spec.ahead, epoch, server, 0,
-                          WAITING, 0),
+                   changed(NEW_WRITER, phase=STAMPED,
+                           version=version + spec.ahead, epoch=epoch,
+                           server=server, todo=self.first_todo(spec)),
                    clock=version, begun=s.begun | 1 << i)
+
+    def may_mark(self, s, owner, server):
+        """Also in one that is being emptied."""
+        trust = s.trust[owner]
+        return trust.state != UNKNOWN and (
+            trust.identity == server or self.off & {'run_id', 'mark_where'})
 
     def known_epoch(self, s, owner, server):
         trust = s.trust[owner]
@@ -280,7 +398,7 @@ class World:
             return trust.epoch
         return NO_EPOCH
 
-    def end_transaction(self, s, i, to):
+    def commit(self, s, i, to):
         w, spec = s.writers[i], self.writers[i]
         if w.phase == PREPARED and 'undecided' in self.off and (
                 w.told != DELIVERED):
@@ -290,7 +408,7 @@ class World:
             ALL if spec.row is None else spec.row]
         after = changed(w, phase=COMMITTED, content=content)
         if spec.prepared:               # nobody has anything to send
-            after = changed(after, sent=len(spec.calls))
+            after = changed(after, sent=len(self.calls[i]))
             if 'journal' in self.off:
                 after = changed(after, told=DELIVERED)
         clock = s.clock + 1 if self.scenario.equal else s.clock
@@ -299,18 +417,14 @@ class World:
         if epoch != w.epoch:            # it has waited for a new one
             to('COMMIT with the new epoch', changed(
                 after, epoch=epoch), db=db, clock=clock)
-        if spec.aborts:
-            to('ROLLBACK', changed(
-                NEW_WRITER, phase=ABORTING if spec.strict else ABORTED,
-                server=w.server))
 
     # A committed writer's calls, what is thought of them, and their replay.
 
     def push_steps(self, s, i, to):
-        w, spec = s.writers[i], self.writers[i]
+        w = s.writers[i]
         lives = s.alive & 1 << w.server
-        if w.sent < len(spec.calls) and lives:
-            self.call(s, i, to)
+        if w.sent < len(self.calls[i]) and lives:
+            self.call_steps(s, i, to)
         if w.told == WAITING:
             faults = self.fault_left(s, 'timeout')
             if not lives:
@@ -320,21 +434,43 @@ class World:
         elif w.told >= DOUBTED:
             self.replay(s, i, to)
 
-    def call(self, s, i, to):
+    def call_steps(self, s, i, to):
         """The next of its calls arrives, in time or not."""
-        w, spec = s.writers[i], self.writers[i]
-        name = spec.calls[w.sent]
-        servers = put_in(s.servers, w.server,
-                         self.run(s, i, name, s.servers[w.server]))
-        after = changed(w, sent=w.sent + 1)
-        globs = s.globs
-        if after.sent == len(spec.calls) and w.told == WAITING:
-            after, globs = self.replies(s, i, after)
-        to(name, self.tidy(i, after), servers=servers, globs=globs)
+        w = s.writers[i]
+        name = self.calls[i][w.sent]
+        done = changed(w, sent=w.sent + 1)
+        if w.missed and 'resend' not in self.off:
+            done = changed(done, missed=0, refused=True)
+        self.call(s, i, name, to, done)
+        faults = self.fault_left(s, 'oom')
+        if faults is not None and name in ('PUT', 'DROP', 'FAMILY'):
+            self.call(s, i, name + ', refused', to,
+                      changed(done, refused=True),
+                      faults=faults)
         faults = self.fault_left(s, 'noscript')
-        if faults is not None and w.told == WAITING:
-            to(name + ', and is sent again', changed(w, sent=0),
-               servers=servers, faults=faults)
+        if w.told == WAITING and not w.refused and (
+                faults is not None or w.missed):
+            more = {} if w.missed else {'faults': faults}
+            self.answered(s, i, name + ': NOSCRIPT', to, changed(
+                w, sent=w.sent + 1, missed=w.missed or w.sent + 1), **more)
+
+    def call(self, s, i, name, to, after, **more):
+        w = s.writers[i]
+        redis = self.run(s, i, name, s.servers[w.server])
+        self.answered(s, i, name, to, after, servers=put_in(
+            s.servers, w.server, redis), **more)
+
+    def answered(self, s, i, name, to, after, **more):
+        """If that was the last one, is all done?"""
+        globs = s.globs
+        if after.sent == len(self.calls[i]) and after.told == WAITING:
+            if after.missed:
+                after = changed(after, sent=after.missed - 1, missed=0)
+            elif after.refused:
+                after = self.failed(i, after)
+            else:
+                after, globs = self.replies(s, i, after)
+        to(name, self.tidy(i, after), globs=globs, **more)
 
     def value_of(self, i, w):
         row = self.writers[i].row
@@ -344,20 +480,26 @@ class World:
         w, spec = s.writers[i], self.writers[i]
         call = Call(me=1 << i if spec.strict else 0, version=w.version,
                     nonce=PUSHED + i, order=spec.order, owner=spec.owner,
-                    epoch=w.epoch, late=s.late & 1 << i, strict=spec.strict,
+                    epoch=w.epoch, late=s.late & 1 << i,
                     value=self.value_of(i, w), stamped=s.begun)
         if 'stamp_epoch' in self.off:
             call.epoch = self.known_epoch(s, spec.owner, w.server)
+        name, _, call.refused = name.partition(', ')
+        if name == 'RELEASE':
+            return scripts.release(redis, call.me, -1 if 'count' in self.off
+                                   else len(spec.calls))
         if name == 'PUT':
-            return scripts.put(redis, call, self.off)
-        if name == 'DROP':
-            return scripts.drop(redis, call, self.off)
-        if name == 'FLOOR':
-            return scripts.set_floor(redis, call)
-        if name == 'REGISTER':
-            return scripts.register(redis)
-        call.nonce, call.order = FAMILY + i, SHARED
-        return scripts.drop_family(redis, call, self.off)
+            redis = scripts.put(redis, call, self.off)
+        elif name == 'DROP':
+            redis = scripts.drop(redis, call, self.off)
+        elif name == 'FLOOR':
+            redis = scripts.set_floor(redis, call)
+        elif name == 'REGISTER':
+            redis = scripts.register(redis)
+        else:
+            call.nonce, call.order = FAMILY + i, SHARED
+            redis = scripts.drop_family(redis, call, self.off)
+        return scripts.counted(redis, call) if spec.strict else redis
 
     def replies(self, s, i, w):
         """All are there.  But was it the Redis that counts?"""
@@ -381,7 +523,7 @@ class World:
     def tidy(self, i, w):
         """What is over need not be told apart."""
         if (w.phase == COMMITTED and w.told == DELIVERED and
-                w.sent == len(self.writers[i].calls) and
+                w.sent == len(self.calls[i]) and
                 'crash' not in self.kinds):
             return changed(NEW_WRITER, phase=COMMITTED, sent=w.sent,
                            told=DELIVERED)
@@ -396,8 +538,8 @@ class World:
         position = w.told - DOUBTED
         name = spec.calls[position]
         redis = s.servers[server]
-        call = Call(me=1 << i if spec.strict else 0, version=w.version,
-                    nonce=self.nonce(s, REPLAYED, i), stamped=s.begun,
+        call = Call(version=w.version, stamped=s.begun,
+                    nonce=self.nonce(s, REPLAYED, i),
                     owner=spec.owner)
         if 'fresh_nonce' in self.off:
             call.nonce = PUSHED + i
@@ -439,11 +581,12 @@ class World:
             found.append(('reader %d: %s' % (i, label), new))
 
         if r.phase == ARRIVES and 'lease_first' in self.off:
-            to('loads', Reader(LEASES, 0, 0, self.load(s, spec)))
+            to('loads', Reader(LEASES, 0, 0, self.load(s, spec), None))
         elif r.phase == ARRIVES and spec.family and not (
                 self.off & {'index', 'index_first'}):
             for server in self.living(s):
-                to('REGISTER', Reader(LEASES, server, 0, None), server,
+                epoch = self.lease_epoch(s, spec.owner, server)
+                to('REGISTER', Reader(LEASES, server, 0, None, epoch), server,
                    scripts.register(s.servers[server]))
         elif r.phase == ARRIVES:
             for server in self.living(s):
@@ -463,11 +606,21 @@ class World:
         r = s.readers[i]
         if not s.alive & 1 << server:
             return
-        redis, token = scripts.lease(s.servers[server], LEASED + i, s.begun,
-                                     self.off)
+        owner = self.readers[i].owner
+        epoch = r.epoch
+        if r.phase == ARRIVES:
+            epoch = self.lease_epoch(s, owner, server)
+        redis, token = scripts.lease(s.servers[server], LEASED + i, owner,
+                                     epoch, s.begun, self.off)
         if token is not None:
             to('LEASE', Reader(LOADS if r.value is None else FILLS, server,
-                               token, r.value), server, redis)
+                               token, r.value, 0), server, redis)
+        elif redis != s.servers[server]:
+            to('LEASE, in vain', GONE_READER, server, redis)
+
+    def lease_epoch(self, s, owner, server):
+        """Who does not trust asks for none, or for an impossible one."""
+        return self.known_epoch(s, owner, server)
 
     def fill(self, s, i, server, to):
         """Over the connection of the lease, or a later one to whatever."""
@@ -508,6 +661,7 @@ class World:
             if s.globs and owner == 0 and s.trust[0].state == HELD:
                 to('begins a sweep', Sweep(s.globs, 'VG', False), globs=(),
                    servers=self.aged(s))
+            self.resolve(s, owner, to)
         elif type(job) is Sweep:
             self.sweep(s, owner, job, to)
         else:
@@ -516,6 +670,29 @@ class World:
         if job is not None and faults is not None:
             to('dies', None, faults=faults, globs=tuple(sorted(
                 s.globs + job.globs)) if type(job) is Sweep else s.globs)
+
+    def resolve(self, s, owner, to):
+        """Takes away marks that nobody needs any more."""
+        server = self.workers_server(s, owner)
+        if (s.trust[owner].state != HELD or not s.alive & 1 << server or
+                'resolve' in self.off):
+            return
+        redis = s.servers[server]
+        for i, w in enumerate(s.writers):
+            if (self.writers[i].owner == owner and redis.ids & 1 << i and
+                    self.is_done_with(w)):
+                to('takes away the marks of %d' % i, None, servers=put_in(
+                    s.servers, server, scripts.release(redis, 1 << i, -1)))
+
+    def is_done_with(self, w):
+        """Neither under way, nor about to push, nor in doubt."""
+        if w.phase in (STAMPED, PREPARED):
+            return 'under_way' in self.off
+        if w.phase != COMMITTED or w.told == DELIVERED:
+            return True
+        if w.told == WAITING:
+            return 'busy' in self.off
+        return 'in_doubt' in self.off   # all strict writers have a row
 
     @staticmethod
     def aged(s):
@@ -582,33 +759,66 @@ class World:
             self.examine(s, owner, to)
         elif job.stage == WITHDRAW:
             if 'withdraw' not in self.off:
-                redis = changed(redis, epochs=put_in(redis.epochs, owner, 0))
+                redis = changed(redis, epochs=put_in(
+                    redis.epochs, owner, WITHDRAWN))
             s = changed(s, servers=put_in(s.servers, here, redis))
             to('withdraws the epoch', Empty(WALK, 'VG', False),
                servers=self.aged(s),
                writers=self.settle(s, owner, UNWRITTEN, CAPTURED),
                asked=s.asked & ~(1 << owner))
         elif job.stage == WALK:
-            self.walk(s, job, go)
+            self.walk(s, owner, job, go)
+        elif job.stage in (READ, REMARK):
+            self.mark_again(s, owner, job, redis, go)
         elif job.stage == WRITE:
             go('writes history', Empty(TELL, '', False), epochs=s.epochs + 1,
                trust=put_in(s.trust, owner, changed(
                    trust, history=(here, s.epochs + 1))))
+        elif (job.stage == TELL and redis.epochs[owner] == 0 and
+              'tell_checks' not in self.off):
+            self.examine(s, owner, to)      # Redis has lost it meanwhile
         elif job.stage == TELL:
             go('sets a new epoch', Empty(HOLD, '', False), changed(
                 redis, epochs=put_in(redis.epochs, owner, trust.history[1])))
         else:
-            to('trusts this Redis', None,
+            late = 'remark_first' in self.off and self.has_strict(owner)
+            to('trusts this Redis', Empty(READ, '', True) if late else None,
                writers=self.settle(s, owner, CAPTURED, DELIVERED),
                trust=put_in(s.trust, owner, changed(
                    trust, state=HELD, epoch=trust.history[1])))
 
-    def walk(self, s, job, go):
+    # Before a new epoch begins, those under way are marked again: Redis may
+    # have lost their marks, and nobody sets anything without an epoch.
+
+    def has_strict(self, owner):
+        return any(w.strict and w.owner == owner for w in self.writers)
+
+    def mark_again(self, s, owner, job, redis, go):
+        """job.found: the epoch has begun already."""
+        after = None if job.found else Empty(WRITE, '', False)
+        if job.stage == READ:
+            rows = ''.join(
+                str(i) for i, w in enumerate(s.writers)
+                if self.writers[i].strict and self.writers[i].owner == owner
+                and (w.phase == PREPARED or w.phase == STAMPED and
+                     'remark_all' not in self.off))
+            go('reads who is under way',
+               Empty(REMARK, rows, job.found) if rows else after)
+            return
+        i = int(job.todo[0])
+        for what in self.first_todo(self.writers[i]):
+            if what in 'PK':
+                redis = self.mark(s, i, what, redis, s.epochs)
+        rest = job.todo[1:]
+        go('marks again for %d' % i,
+           Empty(REMARK, rest, job.found) if rest else after, redis)
+
+    def walk(self, s, owner, job, go):
         redis = s.servers[-1]
         if job.found:
             after = Empty(WALK, job.todo, False)
             go('forgets what it found', after, scripts.forget(
-                redis, self.nonce(s, FORGOTTEN, s.epochs, len(job.todo)),
+                redis, self.nonce(s, FORGOTTEN, 0, len(job.todo), s.epochs),
                 s.begun, self.off))
             faults = self.fault_left(s, 'late forget')
             if faults is not None:
@@ -618,7 +828,10 @@ class World:
             for label, todo, present in self.scan(redis, job.todo):
                 go(label, Empty(WALK, todo, present))
         else:
-            go('has passed all keys', Empty(WRITE, '', False))
+            remark = self.has_strict(owner) and not (
+                self.off & {'remark', 'remark_first'})
+            go('has passed all keys',
+               Empty(READ if remark else WRITE, '', False))
 
     def settle(self, s, owner, before, after):
         return tuple(changed(w, told=after)
@@ -634,7 +847,8 @@ class World:
                 found.append(('a delayed forget arrives', changed(
                     s, adrift=s.adrift & ~(1 << server),
                     servers=put_in(s.servers, server, scripts.forget(
-                        s.servers[server], DELAYED, s.begun, self.off)))))
+                        s.servers[server], self.nonce(s, DELAYED, 0), s.begun,
+                        self.off)))))
         for position, kind in enumerate(self.kinds):
             handler = getattr(self, kind.replace(' ', '_'), None)
             if handler is None or s.faults[position] == 0:
@@ -645,8 +859,10 @@ class World:
 
     def expire(self, s, redis, here):
         """So long after its last use that those who had a version are late."""
-        if redis.guard and not redis.guard.marks and (
-                redis.guard.aged or not any(s.workers)):
+        walk = any(s.workers) or any(
+            w.found or w.todo in ('V', 'G') for w in s.writers)
+        if redis.guard and not redis.guard.long and (
+                redis.guard.aged or not walk):
             yield 'the guard expires', self.without_guard(
                 changed(s, late=s.late | redis.guard.stamped), redis, here)
         if redis.guard and redis.guard.raised != scripts.LAPSED:
@@ -660,7 +876,7 @@ class World:
                 servers=put_in(s.servers, here, changed(redis, floor=None)))
 
     def expire_mark(self, s, redis, here):
-        if redis.guard and redis.guard.marks:
+        if redis.guard and redis.guard.long:
             yield 'a guard with a mark expires', self.without_guard(
                 changed(s, late=s.late | redis.guard.stamped), redis, here)
 
@@ -682,7 +898,8 @@ class World:
         if redis.value or redis.guard:
             yield 'a reader drops the key', changed(s, servers=put_in(
                 s.servers, here, scripts.drop(redis, Call(
-                    version=0, nonce=DELAYED + 500, owner=scripts.NOBODY,
+                    version=0, owner=scripts.NOBODY,
+                    nonce=self.nonce(s, DELAYED, 1),
                     stamped=s.begun), self.off)))
 
     def flush(self, s, redis, here):
@@ -705,6 +922,16 @@ class World:
                 s, servers=s.servers + (s.saved,),
                 alive=s.alive | 1 << here + 1)
 
+    def restart_empty(self, s, redis, here):
+        yield 'Redis restarts with nothing', changed(
+            s, servers=s.servers + (scripts.empty(self.owners),),
+            alive=1 << here + 1)
+
+    def move_empty(self, s, redis, here):
+        yield 'the address leads to an empty Redis', changed(
+            s, servers=s.servers + (scripts.empty(self.owners),),
+            alive=s.alive | 1 << here + 1)
+
     def ask(self, s, redis, here):
         owner = self.owners - 1
         yield 'slate_cache_flush() in database %s' % 'AB'[owner], changed(
@@ -720,9 +947,8 @@ class World:
             trust=tuple(changed(t, state=UNKNOWN) for t in s.trust))
 
     def crashed(self, i, w):
-        if w.phase in (STAMPED, MARKED, ABORTING):
-            return changed(w, phase=ABORTING if self.writers[i].strict
-                           else ABORTED)
+        if w.phase in (STAMPED, ABORTING):
+            return changed(self.aborted(i, w), phase=ABORTED)
         if w.phase == COMMITTED:
             return changed(w, told=DELIVERED if 'journal' in self.off
                            else DOUBTED)

@@ -52,6 +52,16 @@ sub marks
         return found}, 0);
 }
 
+# Rounds of the worker, each of which looks at all marks.
+sub looks { my ($calls) = ask('INFO', 'commandstats') =~ /cmdstat_hgetall:calls=(\d+)/; return $calls // 0 }
+
+sub wait_for_looks
+{
+    my $before = looks();
+    SlateRedis::wait_until(sub { looks() >= $before + 2 }, 'the worker has looked');
+    return;
+}
+
 sub become
 {
     my ($what, $condition) = @_;
@@ -251,6 +261,7 @@ foreach my $fault (
     is($reader->query("SELECT slate_cache_get('shop:item:$id')->>'name'"), 'strict push', "$what: get has the row");
     if ($waits)
     {
+        wait_for_looks() if $what =~ /cut/;
         is($node->safe_psql('postgres', 'SELECT count(*) > 0 FROM slate_cache.journal'), 't', "$what: the journal has it");
         is(name($id) . marks(), '1', "$what: get has not filled, and the mark stands");
     }
@@ -264,18 +275,30 @@ foreach my $fault (
     become_free($what, $id);
 }
 
-# Redis loses everything between the mark and the commit: the value may wait,
-# but is not an old one.
+# Redis loses everything between the mark and the commit: it is marked again, or
+# without that the value waits; either way no old one is there.
 $session->query("SET slate_cache.pause_at = 'before_commit'");
-$gate->query('SELECT pg_advisory_lock(7351, 1)');
-$session->send(change(12, 'flushed'));
-wait_until_paused(1);
-ask('FLUSHALL');
-$gate->query('SELECT pg_advisory_unlock(7351, 1)');
-$session->finish;
-is($session->error . row(12), 'flushed', 'FLUSHALL after the mark: the commit succeeds');
-like(name(12), qr/^(flushed)?$/, 'FLUSHALL after the mark: no old value is there');
-become_free('FLUSHALL after the mark', 12);
+foreach my $waits (1, 0)
+{
+    my $what = 'FLUSHALL after the mark' . ($waits ? '' : ', and the commit at once');
+    my $id = 12 + $waits;
+    $gate->query('SELECT pg_advisory_lock(7351, 1)');
+    $session->send(change($id, 'flushed'));
+    wait_until_paused(1);
+    ask('FLUSHALL');
+    if ($waits)
+    {
+        become("$what: marked again", sub { marks() == 1 });
+        SlateRedis::wait_until(sub { $reader->query("SELECT slate_cache_get('shop:item:20')"); name(20) eq 'old' }, 'other keys fill');
+        $reader->query("SELECT slate_cache_get('shop:item:$id')");
+        is(name($id), '', "$what: its key is not filled");
+    }
+    $gate->query('SELECT pg_advisory_unlock(7351, 1)');
+    $session->finish;
+    is($session->error . row($id), 'flushed', "$what: the commit succeeds");
+    like(name($id), qr/^(flushed)?$/, "$what: no old value is there");
+    become_free($what, $id);
+}
 
 is(SlateNode::counter($node, 'pushes_lost'), '0', 'nothing was lost');
 SlateNode::unharmed($node);
@@ -286,12 +309,12 @@ $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;
 $session = SlateSession->new($node);
 $session->query("\\set VERBOSITY verbose\nLOAD 'slate_cache'; SET slate_cache.mode = 'strict'");
-$session->query(change(13, 'no preload'));
+$session->query(change(14, 'no preload'));
 like($session->error, qr/ERROR:  55000:/, 'without preload it fails');
 like($session->error, qr/^HINT:  .*shared_preload_libraries.*slate_cache\.mode/m, 'with a hint');
-is(row(13), 'old', 'nothing is committed');
+is(row(14), 'old', 'nothing is committed');
 $session->query('INSERT INTO loose VALUES (0)');
 is($session->error, '', 'a transaction without cached changes is committed');
-$session->query("SET slate_cache.mode = 'commit'; " . change(13, 'no preload'));
-is($session->error . row(13), 'no preload', 'and others in mode commit');
+$session->query("SET slate_cache.mode = 'commit'; " . change(14, 'no preload'));
+is($session->error . row(14), 'no preload', 'and others in mode commit');
 done_testing();
