@@ -68,6 +68,9 @@ fuzz:
 soak:
 	@bash test/soak
 
+check-history:
+	@bash test/history/run
+
 model:
 	@$(MAKE) -C test/model large
 
@@ -85,9 +88,11 @@ help:
 	@echo "make demo       shows the main job on private servers (KEEP=1 leaves them up)"
 	@echo "make fuzz       runs the parsers' unit and fuzz tests alone"
 	@echo "make soak       a load, random faults, and a comparison of every key (MINUTES=10  SEED=n)"
+	@echo "make check-history  writers, readers, faults, and a judge of every read"
+	@echo "                MODE=commit|strict|async  SECONDS=60  READS=n  FAULTS=a,b  NAIVE=1  SEED=n"
 	@echo "make model      explores the protocol in every order of its steps, with larger bounds"
 	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz soak model mutants indent help log/installcheck.conf
+.PHONY: test demo fuzz soak check-history model mutants indent help log/installcheck.conf
 .DEFAULT_GOAL := all

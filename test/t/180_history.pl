@@ -1,0 +1,41 @@
+# A few seconds of the history checker: nothing that a mode promises not to
+# happen is seen, faults and all; and what one writes by hand, SET in an AFTER
+# trigger, is caught at everything.  `make check-history` has more of it; see
+# SlateWitness.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateWitness;
+use Test::More;
+
+# What the program prints is worth reading where it is not as it should be.
+sub witness
+{
+    my ($name, $expected, %args) = @_;
+    my @lines;
+    my $witness = SlateWitness->new(seed => $ENV{SLATE_HISTORY_SEED}, %args, say => sub { push @lines, @_ });
+    is($witness->{warnings}, '', "$name: the program compiles without a warning");
+    $args{before}->($witness) if $args{before};
+    is($witness->run, $expected, "$name: the verdict, seed $witness->{seed}")
+      or diag join "\n", @lines;
+    cmp_ok($witness->commits, '>', 100, "$name: commits");
+    cmp_ok($witness->checked, '>', 10000, "$name: reads");
+    note join "\n", @lines;
+    return $witness;
+}
+
+# Among other things it finds a value that nobody wrote.
+my $naive = witness('by hand', 1, naive => 1, seconds => 2.5, faults => 'none',
+    before => sub { $_[0]{redis}->cli('SET', 'h:299', '{"id": 299, "counter": 2, "token": 2}') });
+foreach my $class ('made up', 'before its commit', 'rolled back', 'went backwards', 'older than acknowledged',
+    'older than visible', 'still wrong after 1 s', 'wrong at rest')
+{
+    cmp_ok($naive->found($class), '>', 0, "by hand: $class");
+}
+
+witness('mode commit', 0, mode => 'commit', seconds => 3, mean => 0.6,
+    faults => 'terminate,cancel,kill_backend,hang,cut,flushall');
+witness('mode strict', 0, mode => 'strict', seconds => 3, mean => 0.6,
+    faults => 'terminate,cancel,kill_backend,cut,delay,cut_reply');
+done_testing();
