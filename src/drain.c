@@ -4,22 +4,20 @@
  *	  The worker's part in mode async: sends what sessions have left in the ring.
  *
  * All that is ready goes out in one exchange, however many transactions it is
- * of; while Redis answers the next ones gather.  A transaction whose commit
- * record has not reached the disk yet (synchronous_commit = off) waits, and who
- * is behind it: Redis must not know what a crash can take back.
+ * of; while Redis answers the next ones gather.
  *
  * Of two pushes of one key that meet in an exchange the earlier one need not be
  * sent, if both have the same order and the later one has the higher version:
  * Redis would do the same after the one as after both.
  *
  * What Redis did not take is in doubt, and becomes DROPs like everything that is
- * late.  Nothing is sent twice.
+ * late.  Nothing is sent twice, since its nonces would come twice: what a worker
+ * was sending when it died is in doubt for its successor.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
-#include "access/xlog.h"
 #include "doubt.h"
 #include "drain.h"
 #include "ring.h"
@@ -54,10 +52,10 @@ static struct
  * ------------------------------------------------------------------------
  */
 
+/* Until the end of the ring, or a position. */
 static void
-gather(SlateDatabase *database)
+gather(SlateDatabase *database, uint64 until)
 {
-	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 	uint64		position = slate_ring_first(database);
 	Size		bytes = 0;
 	SlateRingEntry *entry;
@@ -65,12 +63,11 @@ gather(SlateDatabase *database)
 	exchange.count = 0;
 	exchange.end = position;
 	while (exchange.count < MAX_ENTRIES && bytes < MAX_BYTES &&
+		   position < until &&
 		   (entry = slate_ring_read(database, &position)) != NULL)
 	{
 		Sent	   *sent = &exchange.sent[exchange.count];
 
-		if (entry->lsn > flushed)
-			break;
 		memset(sent, 0, sizeof(*sent));
 		sent->entry = entry;
 		sent->instead = -1;
@@ -245,17 +242,29 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 	}
 }
 
+/* What a worker was sending when it died; there is no more of it than that. */
+static void
+take_over(SlateDatabase *database)
+{
+	gather(database, slate_ring_sending(database));
+	settle(database, false, "the worker was stopped while it pushed");
+	slate_ring_advance(database, slate_ring_sending(database));
+}
+
 bool
 slate_drain(SlateDatabase *database)
 {
 	const char *reason = NULL;
 	bool		answered;
 
-	gather(database);
+	if (slate_ring_first(database) < slate_ring_sending(database))
+		take_over(database);
+	gather(database, PG_UINT64_MAX);
 	if (exchange.count == 0)
 		return false;
 	coalesce();
 	encode();
+	slate_ring_set_sending(database, exchange.end);
 	answered = send_batch(database, &reason);
 	settle(database, answered, reason);
 	slate_ring_advance(database, exchange.end);

@@ -23,9 +23,9 @@
  *	  is sent; but it avoids to: no connection means that the push comes later,
  *	  not that the commit fails, and rows that cannot be rendered are dropped.
  *	  A transaction that pushes commits synchronously: Redis must not know what
- *	  a crash can take back.  (In mode async the worker waits for that, and then
- *	  pushes: see ring.c, drain.c.)  In mode strict the keys are marked in Redis, and
- *	  if that cannot be done the transaction fails, see strict.c.
+ *	  a crash can take back, nor may readers fill it in.  In mode strict the keys
+ *	  are marked in Redis, and if that cannot be done the transaction fails, see
+ *	  strict.c.
  *
  * 4. Publish.  When the commit is visible and its locks are released, in the
  *	  resource owners' last phase: sends the bytes of step 3 and reads the
@@ -34,7 +34,8 @@
  *	  ERROR would be a PANIC.  Nothing is allocated with palloc, nothing is
  *	  logged, no signal is answered, no connection is made.
  *	  Writers who get their locks in the meantime may push before us; the
- *	  versions put that right.
+ *	  versions put that right.  In mode async the bytes are left to the worker,
+ *	  see ring.c and drain.c.
  *
  * 5. Sweep.  If globs were among it, keys that no index knows are looked for
  *	  with what is left of the time; the worker does the rest, see worker.c.
@@ -481,6 +482,7 @@ pre_commit(void)
 	close_list();
 	if (pending.top->list->nops + pending.top->list->nglobs == 0)
 		return;
+	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
 						  (Size) slate_pending_max_bytes * 1024 * 4);
 }

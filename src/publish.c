@@ -442,7 +442,6 @@ begin_commit(SlateOpList *list)
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 	int64		connected_by = deadline - slate_redis_timeout / 4;
 
-	ForceSyncCommit();
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	publish.budget = Max(deadline - slate_link_now(), 1);
@@ -454,8 +453,8 @@ begin_commit(SlateOpList *list)
 }
 
 /*
- * In mode async the worker sends what we encode, when the commit record has
- * reached the disk.  False if there is no worker who could.
+ * In mode async the worker sends what we encode.  False if there is no worker who
+ * could.
  */
 static bool
 begin_async(SlateOpList *list)
@@ -495,7 +494,6 @@ finish_async(const SlateOpList *list)
 	}
 	publish.async = false;
 	publish.budget = slate_redis_timeout;
-	ForceSyncCommit();
 	if (slate_script_prepare(slate_link_now() + slate_redis_timeout,
 							 LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
@@ -520,7 +518,6 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 	publish.nkeys = list->nops + list->nglobs;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
-		ForceSyncCommit();
 		begin_strict(list, &publish.stamp, false);
 		slate_trust_stamp(&publish.stamp,
 						  slate_link_now() + slate_redis_timeout);
@@ -658,7 +655,6 @@ publish_batch(void)
 static SlateOutcomeKind
 leave_to_worker(void)
 {
-	publish.entry.lsn = XactLastCommitEnd;
 	publish.entry.generations = slate_doubt_generations();
 	if ((slate_doubt_entered() == NULL || publish.entry.generations != 0) &&
 		slate_ring_push(&publish.batch, &publish.entry))

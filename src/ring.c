@@ -37,6 +37,7 @@ typedef struct Ring
 	slock_t		lock;			/* of head */
 	uint64		head;
 	pg_atomic_uint64 tail;
+	uint64		sending;		/* a worker has begun to send what is before */
 	pg_atomic_uint32 asleep;	/* the worker wants its latch to be set */
 	uint32		size;
 } Ring;
@@ -110,6 +111,7 @@ slate_ring_make(SlateDatabase *database)
 	made_ring = dsm_segment_address(made);
 	SpinLockInit(&made_ring->lock);
 	made_ring->head = 0;
+	made_ring->sending = 0;
 	pg_atomic_init_u64(&made_ring->tail, 0);
 	pg_atomic_init_u32(&made_ring->asleep, 0);
 	made_ring->size = (uint32) size;
@@ -218,7 +220,6 @@ slate_ring_push(const SlateBatch *batch, const SlateRingEntry *given)
 	if (entry == NULL)
 		return false;
 	entry->xid = given->xid;
-	entry->lsn = given->lsn;
 	entry->generations = given->generations;
 	entry->nkeys = given->nkeys;
 	entry->unswept = given->unswept;
@@ -300,6 +301,19 @@ const char *
 slate_ring_bytes(const SlateRingEntry *entry)
 {
 	return (const char *) entry + ENTRY_HEADER;
+}
+
+void
+slate_ring_set_sending(SlateDatabase *database, uint64 position)
+{
+	if (find(database))
+		ring->sending = position;
+}
+
+uint64
+slate_ring_sending(SlateDatabase *database)
+{
+	return find(database) ? ring->sending : 0;
 }
 
 void

@@ -35,7 +35,6 @@ typedef struct SlateRingEntry
 	pg_atomic_uint32 ready;		/* all of it is written */
 	uint32		size;			/* with this header, and what aligns it */
 	uint64		xid;			/* 0: only a gap, at the ring's end */
-	XLogRecPtr	lsn;			/* where its commit record ends */
 	uint32		generations;	/* where its rows in the journal may be, as
 								 * bits; 0: nowhere */
 	int			nkeys;			/* for the counters */
@@ -81,7 +80,12 @@ extern SlateRingEntry *slate_ring_read(SlateDatabase *database,
 									   uint64 *position);
 extern const char *slate_ring_bytes(const SlateRingEntry *entry);
 
-/* What is before the position is done with. */
+/*
+ * What is before the position is being sent; until where was it, when somebody
+ * said so last?  What is before the position is done with.
+ */
+extern void slate_ring_set_sending(SlateDatabase *database, uint64 position);
+extern uint64 slate_ring_sending(SlateDatabase *database);
 extern void slate_ring_advance(SlateDatabase *database, uint64 position);
 
 /*

@@ -68,8 +68,9 @@ WHAT IS NOT IN IT
 
 The bookkeeping of the journal (slots, ranges, generations), how a server finds
 out that PostgreSQL has gone back in time, timelines, TTLs, keys that apps SET
-by themselves, mode async.  Scenarios named limit-* show what the protocol
-cannot do: there a counterexample must be found.
+by themselves, commits that a crash takes back (synchronous_commit = off).
+Scenarios named limit-* show what the protocol cannot do: there a
+counterexample must be found.
 """
 import gc
 import sys

@@ -16,6 +16,7 @@ WriterSpec = namedtuple('WriterSpec', (
     'sweeps '       # does the worker look for keys by its glob?
     'owner '        # the database: 0 (A), 1 (B)
     'strict prepared '
+    'ring '         # mode async: the worker sends its calls
     'aborts '       # may it roll back?
     'unwritten '    # the journal is full
     'blind '        # its value was not read from anything
@@ -35,12 +36,12 @@ Scenario = namedtuple('Scenario', (
 
 
 def writer(name, calls, row=None, order=0, locks=True, changes=True,
-           sweeps=False, owner=0, strict=False, prepared=False, aborts=False,
-           unwritten=False, blind=False, after=None,
+           sweeps=False, owner=0, strict=False, prepared=False, ring=False,
+           aborts=False, unwritten=False, blind=False, after=None,
            last=False, ahead=0):
     return WriterSpec(name, calls, row, order, locks, changes, sweeps, owner,
-                      strict, prepared, aborts, unwritten, blind, after, last,
-                      ahead)
+                      strict, prepared, ring, aborts, unwritten, blind, after,
+                      last, ahead)
 
 
 def put(row=0, order=1, **more):
@@ -275,6 +276,21 @@ def make(bounds):
         [family(), family(), fetch()], faults={'noscript': 1},
         more_faults={'oom': 1})
 
+    # Mode async.
+
+    add('async', 'the worker pushes, and leaves out what is superseded',
+        [put(ring=True), put(ring=True), put(), read()],
+        faults={'worker dies': 1}, more=[read()], more_faults={'flush': 1})
+    add('async-list', 'the same for a list; the worker dies in an exchange',
+        [listed(ring=True), listed(), read(ALL)], faults={'worker dies': 1},
+        more=[listed(ring=True)])
+    add('async-tables', 'two tables give the same key, each with its order',
+        [put(0, 1, ring=True), put(1, 2, ring=True), put(1, 2), read(0)],
+        faults={'evict value': 1}, more=[put(0, 1, ring=True)])
+    add('async-strict', 'with a writer in mode strict',
+        [put(ring=True), put(strict=True), read()], never=True,
+        faults={'worker dies': 1}, more=[put(ring=True)])
+
     # Mode strict.
 
     add('strict', 'readers who must never see anything old',
@@ -423,6 +439,12 @@ MECHANISMS = (
     ('keep_refused', 'a guard goes if Redis refuses to write it', 'refused'),
     ('resend', 'what was done behind a missing script is sent again',
      'noscript'),
+    ('sent_once', 'async: a worker sends again what its predecessor has sent',
+     'async-list'),
+    ('ring_order', 'async: a push is left out for one of another order',
+     'async-tables'),
+    ('ring_version', 'async: a push is left out for one that is older',
+     'async'),
     ('mark', 'strict: no mark before the commit', 'strict'),
     ('mark_where', 'strict: a mark in any Redis will do',
      'strict-move-empty'),

@@ -233,9 +233,12 @@ class World:
         w, spec = s.writers[i], self.writers[i]
         phase = w.phase
 
-        def to(label, writer, **more):
+        def to(label, writer, also=None, **more):
+            writers = put_in(s.writers, i, writer)
+            if also:
+                writers = put_in(writers, *also)
             found.append(('%s %d: %s' % (spec.name, i, label), changed(
-                s, writers=put_in(s.writers, i, writer), **more)))
+                s, writers=writers, **more)))
 
         if phase == START:
             if self.may_begin(s, i):
@@ -439,6 +442,8 @@ class World:
         w = s.writers[i]
         name = self.calls[i][w.sent]
         done = changed(w, sent=w.sent + 1)
+        if self.writers[i].ring and w.told == WAITING:
+            self.ring_steps(s, i, name, done, to)
         if w.missed and 'resend' not in self.off:
             done = changed(done, missed=0, refused=True)
         self.call(s, i, name, to, done)
@@ -453,6 +458,40 @@ class World:
             more = {} if w.missed else {'faults': faults}
             self.answered(s, i, name + ': NOSCRIPT', to, changed(
                 w, sent=w.sent + 1, missed=w.missed or w.sent + 1), **more)
+
+    # In mode async the worker sends the calls.
+
+    def ring_steps(self, s, i, name, done, to):
+        """What else may become of a call that waits in the ring."""
+        w, spec = s.writers[i], self.writers[i]
+        faults = self.fault_left(s, 'worker dies')
+        if faults is not None:
+            after = self.failed(i, done)
+            if 'sent_once' in self.off:
+                after = changed(w, sent=0)
+            to(name + ', and the worker dies', after, faults=faults,
+               servers=put_in(s.servers, w.server, self.run(
+                   s, i, name, s.servers[w.server])))
+        for j, later in enumerate(s.writers):
+            if j != i and self.takes_place_of(s, later, self.writers[j], w,
+                                              spec):
+                redis = self.run(s, j, self.calls[j][0],
+                                 s.servers[later.server])
+                to('is left out for %d' % j,
+                   self.tidy(i, self.replies(s, i, done)[0]),
+                   servers=put_in(s.servers, later.server, redis), also=(
+                       j, self.tidy(j, self.replies(s, j, changed(
+                           later, sent=1))[0])))
+
+    def takes_place_of(self, s, later, theirs, w, spec):
+        """Two pushes of one exchange: is the earlier one of no use?"""
+        return (theirs.ring and theirs.owner == spec.owner and
+                later.phase == COMMITTED and later.told == WAITING and
+                later.sent == 0 and later.server == w.server and
+                len(theirs.calls) == len(spec.calls) == 1 and
+                (theirs.order == spec.order != SHARED or
+                 'ring_order' in self.off) and
+                (later.version > w.version or 'ring_version' in self.off))
 
     def call(self, s, i, name, to, after, **more):
         w = s.writers[i]

@@ -163,7 +163,7 @@ my %faults = (
     hang => { kind => 'unreachable', weight => 3, throw => \&hang_redis },
     cut => { kind => 'unreachable', weight => 4, throw => \&cut_connections },
     restart_redis => { kind => 'forgetful', weight => 1, throw => \&restart_redis },
-    flushall => { kind => 'forgetful', weight => 1, throw => sub { $_[0]{redis}->cli('FLUSHALL'); return } },
+    flushall => { kind => 'forgetful', weight => 1, throw => \&flush_redis },
 
     # These need a proxy between PostgreSQL and Redis, which slows all down;
     # they are thrown if they are named.
@@ -462,6 +462,14 @@ sub cut_connections
     return 'not now' if $self->{hanging};
     my @ids = map { / name=slate/ && /^id=(\d+) / ? $1 : () } split /\n/, $self->{redis}->cli(qw(CLIENT LIST));
     $self->{redis}->cli(qw(CLIENT KILL ID), $_) foreach @ids;
+    return;
+}
+
+sub flush_redis
+{
+    my ($self) = @_;
+    return 'not now' if $self->{hanging};
+    $self->{redis}->cli('FLUSHALL');
     return;
 }
 
