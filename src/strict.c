@@ -99,10 +99,7 @@ slate_strict_refuse(void)
 void
 slate_strict_connect(int64 deadline)
 {
-	SlateDatabase *database = slate_database_mine();
-
-	if (database == NULL || (pg_atomic_read_u32(&database->worker) == 0 &&
-							 !slate_database_has_launcher()))
+	if (slate_database_mine() == NULL)
 		slate_strict_refuse();
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		report_failure(slate_redis_error());

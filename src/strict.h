@@ -19,8 +19,8 @@
  */
 
 /*
- * Before anything else: is there a Redis to mark in, and a worker that takes
- * marks away which are left behind?  Otherwise throws, 08006 or 55000.
+ * Before anything else: is there a Redis to mark in, and room for a worker that
+ * takes marks away which are left behind?  Otherwise throws, 08006 or 55000.
  */
 extern void slate_strict_connect(int64 deadline);
 

@@ -1,0 +1,170 @@
+"""The servers of a benchmark, and what is asked of them outside the turns.
+
+The run script has started PostgreSQL and Redis; memcached is started here.
+"""
+import os
+import socket
+import subprocess
+import sys
+import time
+
+STAGE = os.environ.get('STAGE', '')
+REDIS_SOCKET = os.environ.get('SLATE_REDIS_SOCKET', '')
+REDIS_PORT = int(os.environ.get('SLATE_BENCH_PORT') or 0)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def psql(sql, database='postgres'):
+    """The result of some SQL, unaligned; fails as psql does."""
+    done = subprocess.run(
+        ['psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-d', database],
+        input=sql, text=True, capture_output=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
+    return done.stdout.strip()
+
+
+def redis_cli(*arguments):
+    done = subprocess.run(['redis-cli', '-s', REDIS_SOCKET, *arguments],
+                          text=True, capture_output=True, check=True)
+    return done.stdout.rstrip('\n')
+
+
+def command(*words):
+    """A command in Redis' protocol."""
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b'*%d\r\n' % len(words) + b''.join(b'$%d\r\n%s\r\n' % (len(w), w) for w in words)
+
+
+def ask(*words):
+    """Redis' bare answer to one command (no arrays)."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(REDIS_SOCKET)
+        link.sendall(command(*words))
+        with link.makefile('rb') as replies:
+            line = replies.readline()
+            if line[:1] != b'$':
+                return line[1:].strip()
+            return None if line == b'$-1\r\n' else replies.read(int(line[1:]))
+
+
+class Monitor:
+    """The commands that Redis executes meanwhile, in its MONITOR's words."""
+
+    def __enter__(self):
+        self.link = socket.socket(socket.AF_UNIX)
+        self.link.connect(REDIS_SOCKET)
+        self.link.settimeout(1)
+        self.replies = self.link.makefile('rb')
+        self.link.sendall(command('MONITOR'))
+        self.replies.readline()
+        return self
+
+    def __exit__(self, *_):
+        self.link.close()
+
+    def until(self, name):
+        """The words of the next command of that name from a client."""
+        while True:
+            line = self.replies.readline()
+            head, _, rest = line.partition(b'] ')
+            words = unquote(rest.strip())
+            if b' lua' not in head and words and words[0].upper() == name:
+                return words
+
+
+def unquote(line):
+    escapes = {ord('n'): 10, ord('r'): 13, ord('t'): 9, ord('a'): 7, ord('b'): 8}
+    words, at = [], 0
+    while at < len(line):
+        at += 2 if line[at:at + 1] == b' ' else 1
+        word = bytearray()
+        while line[at:at + 1] != b'"':
+            if line[at:at + 2] == b'\\x':
+                word.append(int(line[at + 2:at + 4], 16))
+                at += 4
+            elif line[at:at + 1] == b'\\':
+                word.append(escapes.get(line[at + 1], line[at + 1]))
+                at += 2
+            else:
+                word.append(line[at])
+                at += 1
+        words.append(bytes(word))
+        at += 1
+    return words
+
+
+def wait_for(what, condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise RuntimeError('waited in vain for ' + what)
+        time.sleep(0.02)
+
+
+def slate_is_well():
+    return psql('SELECT bool_and(ok) FROM slate_cache.health '
+                "WHERE \"check\" IN ('worker', 'redis', 'breaker')") == 't'
+
+
+def use_redis(url):
+    """Have all of slate_cache, the worker included, reach Redis so."""
+    psql("ALTER SYSTEM SET slate_cache.url = '%s'" % url)
+    psql('SELECT pg_reload_conf()')
+    wait_for('the worker at ' + url, slate_is_well)
+
+
+class Memcached:
+    """A private memcached, on a socket or a port; None where it is missing."""
+
+    def __init__(self, kind):
+        if kind == 'unix':
+            self.address = STAGE + '/run/memcached.sock'
+            where = ['-s', self.address]
+        else:
+            port = free_port()
+            self.address = '127.0.0.1:%d' % port
+            where = ['-l', '127.0.0.1', '-p', str(port), '-U', '0']
+        self.process = subprocess.Popen(
+            ['memcached', '-t', '2', '-m', '256', *where],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for('memcached', self.answers, 10)
+
+    def answers(self):
+        try:
+            if self.address[0] == '/':
+                link = socket.socket(socket.AF_UNIX)
+                link.connect(self.address)
+            else:
+                host, port = self.address.split(':')
+                link = socket.create_connection((host, int(port)))
+            link.sendall(b'version\r\n')
+            answer = link.recv(64)
+            link.close()
+            return answer.startswith(b'VERSION')
+        except OSError:
+            return False
+
+    def ask(self, line):
+        link = socket.socket(socket.AF_UNIX) if self.address[0] == '/' else socket.socket()
+        host, _, port = self.address.partition(':')
+        link.connect(self.address if self.address[0] == '/' else (host, int(port)))
+        with link, link.makefile('rb') as replies:
+            link.sendall(line + b'\r\n')
+            answer = replies.readline()
+            if answer.startswith(b'VALUE'):
+                return replies.read(int(answer.split()[3]))
+            return None
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+if __name__ == '__main__' and sys.argv[1:] == ['free_port']:
+    print(free_port())

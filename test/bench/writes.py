@@ -1,0 +1,214 @@
+"""Write-through of one row per commit: candidates and their tables."""
+import glob
+import os
+import random
+import time
+
+import report
+import servers
+from load import Load, Writer, exchange, take_turns, write_commands
+from servers import psql
+
+BASE = 'no trigger'
+ASYNC, COMMIT, STRICT = 'slate_cache async', 'slate_cache commit', 'slate_cache strict'
+NO_JOURNAL = 'slate_cache commit, no journal'
+BESIDE = 'no trigger, ideal SETs beside'
+MEMCACHE, PYTHON, NOTIFY = 'pgmemcache trigger', 'PL/Python trigger', 'LISTEN/NOTIFY'
+
+# Their tables; the key of a row is table:id.
+TABLES = {BASE: 'w_base', BESIDE: 'w_beside', ASYNC: 'w_async', COMMIT: 'w_commit',
+          STRICT: 'w_strict', NO_JOURNAL: 'w_unjournaled', MEMCACHE: 'w_memcache',
+          PYTHON: 'w_python', NOTIFY: 'w_notify'}
+OPTIONS = {ASYNC: '-c slate_cache.mode=async', STRICT: '-c slate_cache.mode=strict',
+           NO_JOURNAL: '-c slate_cache.journal=off'}
+SLATE = (ASYNC, COMMIT, STRICT, NO_JOURNAL)
+
+
+class Series:
+    """One kind of socket: its tables, triggers and processes."""
+
+    def __init__(self, kind, wanted):
+        self.kind = kind
+        self.address = servers.REDIS_SOCKET if kind == 'unix' else '127.0.0.1:%d' % servers.REDIS_PORT
+        servers.use_redis('unix://' + self.address if kind == 'unix' else 'redis://' + self.address)
+        self.memcached = self.consumer = None
+        self.missing = []
+        self.names = [name for name in TABLES if not wanted or name in wanted or name == BASE]
+        for name in self.names[:]:
+            self.make_table(name)
+
+    def make_table(self, name):
+        table = TABLES[name]
+        psql('DROP TABLE IF EXISTS %s' % table)
+        psql("SELECT make_rows('%s')" % table)
+        if name in SLATE:
+            psql("SELECT slate_cache_attach('%s', row_keys => ARRAY['%s:{id}'], ttl => '1 hour')"
+                 % (table, table))
+        else:
+            makers = {MEMCACHE: self.make_memcache, PYTHON: self.make_python,
+                      NOTIFY: self.make_notify}
+            try:
+                makers.get(name, lambda table: None)(table)
+            except RuntimeError as error:
+                self.missing.append('%s (%s)' % (name, str(error).splitlines()[0]))
+                self.names.remove(name)
+
+    def make_memcache(self, table):
+        psql('CREATE EXTENSION IF NOT EXISTS pgmemcache')
+        self.memcached = servers.Memcached(self.kind)
+        psql("ALTER SYSTEM SET pgmemcache.default_servers = '%s'" % self.memcached.address)
+        psql('SELECT pg_reload_conf()')
+        psql("""CREATE OR REPLACE FUNCTION to_memcached() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM memcache_set(TG_TABLE_NAME || ':' || NEW.id, row_to_json(NEW)::text,
+                                     interval '1 hour');
+                RETURN NULL;
+            END $$""")
+        self.trigger(table, 'to_memcached')
+
+    def make_python(self, table):
+        psql('CREATE EXTENSION IF NOT EXISTS plpython3u')
+        where = ("unix_socket_path='%s'" % self.address if self.kind == 'unix'
+                 else "host='127.0.0.1', port=%d" % servers.REDIS_PORT)
+        psql("""CREATE OR REPLACE FUNCTION to_redis() RETURNS trigger LANGUAGE plpython3u AS $$
+if 'redis' not in SD:
+    import json, redis
+    SD['dumps'] = json.dumps
+    SD['redis'] = redis.Redis(%s)
+row = TD['new']
+SD['redis'].set('%%s:%%s' %% (TD['table_name'], row['id']), SD['dumps'](row), ex=3600)
+$$""" % where)
+        psql('DO LANGUAGE plpython3u $$ import redis $$')
+        self.trigger(table, 'to_redis')
+
+    def make_notify(self, table):
+        psql("""CREATE OR REPLACE FUNCTION to_listener() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM pg_notify('rows', TG_TABLE_NAME || ':' || NEW.id || ' ' || row_to_json(NEW));
+                RETURN NULL;
+            END $$""")
+        self.trigger(table, 'to_listener')
+        self.consumer = Load([servers.STAGE + '/bench/consumer', self.address, 'rows'],
+                             name='consumer')
+
+    @staticmethod
+    def trigger(table, function):
+        psql('CREATE TRIGGER copy AFTER INSERT OR UPDATE ON %s '
+             'FOR EACH ROW EXECUTE FUNCTION %s()' % (table, function))
+
+    def measure(self, clients, rounds, seconds):
+        """TPS of each candidate in each round."""
+        last = {}
+        psql('CHECKPOINT')
+        psql('SELECT slate_cache_stats_reset()')
+        sets = write_commands('sets', [
+            servers.command('SET', 'beside:%d' % i, 'x' * 300, 'EX', '3600') for i in range(10000)])
+
+        def beside(seconds):
+            rate = last.get(ASYNC) or last.get(COMMIT) or 5000
+            return exchange(self.address, sets, seconds, 1, rate)
+
+        candidates = []
+        try:
+            for name in self.names:
+                candidates.append(Writer(name, clients, TABLES[name], OPTIONS.get(name, ''),
+                                         beside if name == BESIDE else None))
+            return take_turns(candidates, rounds, seconds, last.__setitem__)
+        finally:
+            for candidate in candidates:
+                candidate.end()
+
+    def end(self):
+        if self.memcached:
+            self.memcached.stop()
+        if self.consumer:
+            self.consumer.end()
+
+    # What is fast because it does not do its work is no candidate.
+    def check(self):
+        """Each copy that there is must be its row; how many there are of 300."""
+        there = {}
+        for name in self.names:
+            if name in (BASE, BESIDE):
+                continue
+            rows = psql('SELECT id, n FROM %s WHERE n > 0 ORDER BY random() LIMIT 300'
+                        % TABLES[name]).splitlines()
+            there[name] = 0
+            for id, n in (row.split('|') for row in rows):
+                servers.wait_for('the right copy of row %s by %s' % (id, name),
+                                 lambda: self.copy_is(name, id, n, there), 10)
+        return there
+
+    def copy_is(self, name, id, n, there):
+        key = '%s:%s' % (TABLES[name], id)
+        value = self.memcached.ask(b'get ' + key.encode()) if name == MEMCACHE else servers.ask('GET', key)
+        there[name] += value is not None
+        return (value is None and name in SLATE
+                or value is not None and value.replace(b' ', b'').endswith(b'"n":%d}' % int(n)))
+
+
+def run(kind, clients_wanted, rounds, seconds, plots, wanted, machine):
+    series = Series(kind, wanted)
+    where = 'a unix socket' if kind == 'unix' else 'TCP'
+    reached, spreads = {}, {}
+    try:
+        for clients in clients_wanted:
+            reached[clients] = series.measure(clients, rounds, seconds)
+            delivery = psql('SELECT keys_stored, keys_dropped, pushes_delayed, fallbacks, pushes_lost '
+                            'FROM slate_cache.stats').split('|')
+            print('%d clients: %s keys set, %s dropped, %s pushes delayed, %s fallbacks, %s lost'
+                  % (clients, *delivery), flush=True)
+        there = series.check()
+        print('Copies of 300 rows that are there, and right: '
+              + ', '.join('%s %d' % item for item in there.items()))
+    finally:
+        series.end()
+    rows = []
+    for name in series.names:
+        row = [name]
+        for clients in clients_wanted:
+            values = reached[clients][name]
+            spread = spreads[name, clients] = report.ratios(values, reached[clients][BASE])
+            row += ['%.0f' % report.median(values), spread.text()]
+        rows.append(row)
+    head = ['Redis on ' + where]
+    for clients in clients_wanted:
+        head += ['TPS, %d client%s' % (clients, 's' * (clients > 1)), 'ratio to the base']
+    report.table('Writes: one row per commit, ' + where, head, rows,
+                 'Medians of %d rounds; ratios within a round, the middle half of them in '
+                 'parentheses.' % rounds)
+    conclude(reached, clients_wanted)
+    if series.missing:
+        print('Left out: ' + '; '.join(series.missing))
+    report.plot('%s/writes_%s.svg' % (plots, kind), 'Commits a second, as a part of those without a trigger',
+                'Redis on %s; %s' % (where, machine),
+                ['%d client%s' % (c, 's' * (c > 1)) for c in clients_wanted],
+                [name for name in series.names if name != BASE],
+                {(name, '%d client%s' % (c, 's' * (c > 1))): spread
+                 for (name, c), spread in spreads.items() if name != BASE})
+    return reached
+
+
+# The comparisons that the targets are about.
+COMPARED = ((COMMIT, NO_JOURNAL, 'journal on against off'),
+            (ASYNC, BESIDE, 'async against the base with ideal SETs beside'),
+            (COMMIT, MEMCACHE, 'commit against pgmemcache'),
+            (COMMIT, PYTHON, 'commit against PL/Python'),
+            (COMMIT, NOTIFY, 'commit against LISTEN/NOTIFY'))
+
+
+def conclude(reached, clients_wanted):
+    rows = []
+    for one, other, title in COMPARED:
+        if all(one in reached[c] and other in reached[c] for c in clients_wanted):
+            rows.append([title] + [report.ratios(reached[c][one], reached[c][other]).text(3)
+                                   for c in clients_wanted])
+    if 1 in reached:
+        for name in (ASYNC, COMMIT, NO_JOURNAL, STRICT):
+            if name in reached[1]:
+                more = report.Spread([1e6 / value - 1e6 / base for value, base in
+                                      zip(reached[1][name], reached[1][BASE])])
+                rows.append(['%s: µs more a commit' % name, more.text(0)] + [''] * (len(clients_wanted) - 1))
+    if rows:
+        report.table('TPS against each other', ['']
+                     + ['%d client%s' % (c, 's' * (c > 1)) for c in clients_wanted], rows)
