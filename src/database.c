@@ -234,9 +234,13 @@ slate_database_mine(void)
 void
 slate_database_release(SlateDatabase *database)
 {
+	dsm_handle	ring = pg_atomic_read_u32(&database->ring);
+
 	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
 	pg_atomic_write_u32(&database->oid, InvalidOid);
 	LWLockRelease(registry->lock);
+	if (ring != DSM_HANDLE_INVALID)
+		dsm_unpin_segment(ring);
 }
 
 static MemoryContext worker_context;

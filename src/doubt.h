@@ -58,8 +58,9 @@ extern void slate_doubt_written(uint64 xid);
 extern void slate_doubt_prepared(void);
 
 /*
- * In mode strict: from its marks until it has left, whether it is in the journal
- * or not, a transaction says that it is not done with.  These do not throw.
+ * In mode strict: from its marks until it has left, whether it is in the
+ * journal or not, a transaction says that it is not done with.  These do not
+ * throw.
  */
 extern void slate_doubt_begin_marking(uint64 xid);
 extern void slate_doubt_end_marking(void);
@@ -105,8 +106,8 @@ extern void slate_doubt_forget(SlateDatabase *database);
 extern void slate_doubt_forget_database(Oid oid);
 
 /*
- * Has it marks, and not left yet?  Who asks has seen before that it is not under
- * way any more, and looks afterwards whether it is in doubt.
+ * Has it marks, and not left yet?  Who asks has seen before that it is not
+ * under way any more, and looks afterwards whether it is in doubt.
  */
 extern bool slate_doubt_is_marking(uint64 xid);
 

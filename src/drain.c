@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * drain.c
- *	  The worker's part in mode async: sends what sessions have left in the ring.
+ *	  The worker's part in mode async: sends what sessions leave in the ring.
  *
  * All that is ready goes out in one exchange, however many transactions it is
  * of; while Redis answers the next ones gather.
  *
- * Of two pushes of one key that meet in an exchange the earlier one need not be
- * sent, if both have the same order and the later one has the higher version:
- * Redis would do the same after the one as after both.
+ * Of two pushes of one key that meet in an exchange the earlier one need not
+ * be sent, if both have the same order and the later one has the higher
+ * version: Redis would do the same after the one as after both.
  *
- * What Redis did not take is in doubt, and becomes DROPs like everything that is
- * late.  Nothing is sent twice, since its nonces would come twice: what a worker
- * was sending when it died is in doubt for its successor.
+ * What Redis did not take is in doubt, and becomes DROPs like everything that
+ * is late.  Nothing is sent twice, since its nonces would come twice: what a
+ * worker was sending when it died is in doubt for its successor.
  *
  *-------------------------------------------------------------------------
  */

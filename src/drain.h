@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * drain.h
- *	  The worker's part in mode async: sends what sessions have left in the ring.
+ *	  The worker's part in mode async: sends what sessions leave in the ring.
  *
  *-------------------------------------------------------------------------
  */

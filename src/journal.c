@@ -30,8 +30,8 @@
  * slate_cache.max_journal, one transaction adds the entry "everything"; when
  * it has committed, others write no rows any more.  Then the whole namespace
  * is emptied when Redis is back.  Those that drop patterns still write: theirs
- * may be of a rule that is not there any more when the namespace is emptied; and
- * so do strict writers, whose marks must last until they are replayed.
+ * may be of a rule that is not there any more when the namespace is emptied;
+ * and so do strict writers, whose marks must last until they are replayed.
  *
  * PREPARED TRANSACTIONS
  *

@@ -43,8 +43,9 @@
  * 6. Acknowledge.  A transaction that has told all lets go of its place in the
  *	  journal; of others the worker replays the row, as DROPs.
  *
- * Abort forgets everything, and takes marks away.  PREPARE TRANSACTION writes the journal and leaves
- * the rest to the worker, which looks what becomes of the transaction.
+ * Abort forgets everything, and takes marks away.  PREPARE TRANSACTION writes
+ * the journal and leaves the rest to the worker, which looks what becomes of
+ * the transaction.
  *
  * Without a journal (the library is not preloaded, or slate_cache.journal is
  * off) a push that fails is lost: it is counted, and logged now and then.

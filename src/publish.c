@@ -432,9 +432,9 @@ encode(SlateOpList *list, Size max_bytes)
 }
 
 /*
- * In mode commit: write the journal, and give the stamp the epoch.  A connection
- * is good to have.  To cancel a wait would be a commit that fails because of
- * Redis.
+ * In mode commit: write the journal, and give the stamp the epoch.  A
+ * connection is good to have.  To cancel a wait would be a commit that fails
+ * because of Redis.
  */
 static void
 begin_commit(SlateOpList *list)
@@ -453,8 +453,8 @@ begin_commit(SlateOpList *list)
 }
 
 /*
- * In mode async the worker sends what we encode.  False if there is no worker who
- * could.
+ * In mode async the worker sends what we encode.  False if there is no worker
+ * who could.
  */
 static bool
 begin_async(SlateOpList *list)

@@ -27,8 +27,8 @@ extern bool slate_publish_sweep;
 /*
  * At PRE_COMMIT: connect, take the version, write the journal, in mode strict
  * mark, render, encode.  The list stays in use until slate_publish_forget().
- * max_bytes bounds the JSON that is held; what exceeds it is dropped instead of
- * put.  Without a connection nothing will be sent; the worker replays the
+ * max_bytes bounds the JSON that is held; what exceeds it is dropped instead
+ * of put.  Without a connection nothing will be sent; the worker replays the
  * journal.  In mode strict that is an ERROR.  May throw.
  */
 extern void slate_publish_prepare(SlateOpList *list, Size max_bytes);

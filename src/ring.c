@@ -8,16 +8,17 @@
  * copies its bytes there, and says that they are ready.  The worker reads from
  * the tail what is ready, sends it, and moves the tail on when Redis has
  * answered.  Head and tail are counts of bytes since the beginning, so the
- * difference is what is in use.  An entry is never split: where it does not fit
- * before the ring's end there is a gap.
+ * difference is what is in use.  An entry is never split: where it does not
+ * fit before the ring's end there is a gap.
  *
  * What is in the ring has not left the journal: it counts as a user of its
  * generation.  The session leaves its place in the journal after it has said
- * ready, so whoever looks at the places first and at the ring then misses none.
+ * ready, so whoever looks at the places first and at the ring then misses
+ * none.
  *
- * The ring is a dynamic segment, made by the worker when somebody wants it, and
- * stays when the worker dies.  A session keeps it mapped.  After a crash of the
- * server it is gone, and everything in the journal in doubt.
+ * The ring is a dynamic segment, made by the worker when somebody wants it,
+ * and stays when the worker dies.  A session keeps it mapped.  After a crash
+ * of the server it is gone, and everything in the journal in doubt.
  *
  *-------------------------------------------------------------------------
  */

@@ -79,12 +79,12 @@
  * MARKS
  *
  * In mode strict no reader may find a value that lacks a commit which is
- * visible.  So before the commit a writer MARKs its keys: it removes the value,
- * voids the leases, and leaves its mark in the guard.  While a mark stands
- * nobody gets a lease, and a PUT of somebody else is a DROP.  The writer's own
- * PUT counts only if its mark still stands: then nobody has set anything since.
- * What a mark does must not depend on whether its transaction commits, so it
- * has no version.
+ * visible.  So before the commit a writer MARKs its keys: it removes the
+ * value, voids the leases, and leaves its mark in the guard.  While a mark
+ * stands nobody gets a lease, and a PUT of somebody else is a DROP.  The
+ * writer's own PUT counts only if its mark still stands: then nobody has set
+ * anything since. What a mark does must not depend on whether its transaction
+ * commits, so it has no version.
  *
  * A mark is an owner and an id, the nonce of a transaction.  It stands as long
  * as the owner's hash slate_cache:marks:<owner> has the id as a field; so one
@@ -101,8 +101,8 @@
  * and every key that begins with it is marked.
  *
  * Pushes that failed must not lose their marks: what is older and on its way
- * could still be set.  So each call of a strict writer counts itself beside the
- * id when it has succeeded, and the marks are released only if all have.
+ * could still be set.  So each call of a strict writer counts itself beside
+ * the id when it has succeeded, and the marks are released only if all have.
  *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
  * hash tag, or K's own tag in its place.  Indexes and the floor do not, and
@@ -142,8 +142,8 @@ int			slate_script_guard_life = 60;
 
 /*
  * How long a mark is remembered, in ms: longer than any guard lives otherwise.
- * A guard that has more than a guard's life left is one with marks, or one that
- * Redis refused to write; in any case one that holds no lease.
+ * A guard that has more than a guard's life left is one with marks, or one
+ * that Redis refused to write; in any case one that holds no lease.
  */
 #define MARK_LIFE "172800000"
 
@@ -214,10 +214,10 @@ int			slate_script_guard_life = 60;
  * and when it was raised; and whether it knew a newer one.
  *
  * note() writes the guard.  Where Redis refuses that (maxmemory) the value is
- * removed.  The guard that is there may know what others need: a version, a mark.
- * So it stays, and its leases are made void by a life that no lease has, which
- * takes no memory.  The error is remembered, so that the pusher takes the call
- * for undelivered.
+ * removed.  The guard that is there may know what others need: a version, a
+ * mark. So it stays, and its leases are made void by a life that no lease has,
+ * which takes no memory.  The error is remembered, so that the pusher takes
+ * the call for undelivered.
  */
 #define LUA_PUSH \
 	LUA_GUARD \
@@ -309,9 +309,9 @@ LUA_FLOOR
 "return {0, 0, 0}\n";
 
 /*
- * ARGV: version, nonce, guard life, owner, own mark or "", deadline, the epoch's
- * key and the epoch; then two a key: an operation ('+' or '-', the order, TTL in
- * ms) and the value.
+ * ARGV: version, nonce, guard life, owner, own mark or "", deadline, the
+ * epoch's key and the epoch; then two a key: an operation ('+' or '-', the
+ * order, TTL in ms) and the value.
  */
 static const char publish_source[] =
 LUA_PUSH
@@ -355,9 +355,9 @@ LUA_BELOW
 
 /*
  * KEYS: the index.  ARGV: version, nonce, guard life, owner, own mark or "",
- * glob.  ZSCAN matches as Redis does everywhere else, and nothing changes the index
- * meanwhile. Members stay: somebody may have registered a key and not leased
- * it yet, and the next DROP must find it, too.
+ * glob.  ZSCAN matches as Redis does everywhere else, and nothing changes the
+ * index meanwhile. Members stay: somebody may have registered a key and not
+ * leased it yet, and the next DROP must find it, too.
  */
 static const char drop_family_source[] =
 LUA_PUSH
@@ -406,8 +406,8 @@ LUA_PUSH
 "return failure or {0, dropped, 0}\n";
 
 /*
- * KEYS: the index.  ARGV: key, ttl in ms, own mark or "".  Members whose time is over go on
- * the way, so that an index stays as large as its family.
+ * KEYS: the index.  ARGV: key, ttl in ms, own mark or "".  Members whose time
+ * is over go on the way, so that an index stays as large as its family.
  */
 static const char register_source[] =
 LUA_MARKS
@@ -428,10 +428,10 @@ LUA_COUNT
 "return {0, 0, 0}\n";
 
 /*
- * KEYS: keys.  ARGV: nonce, guard life, the epoch's key and the epoch.  A key of
- * another type than string holds nothing of ours; it is removed, as any other
- * bad value is.  Where a mark stands there is no token, nor in a Redis that has
- * another epoch: the key's registration may be lost.
+ * KEYS: keys.  ARGV: nonce, guard life, the epoch's key and the epoch.  A key
+ * of another type than string holds nothing of ours; it is removed, as any
+ * other bad value is.  Where a mark stands there is no token, nor in a Redis
+ * that has another epoch: the key's registration may be lost.
  */
 static const char lease_source[] =
 LUA_GUARD
@@ -489,9 +489,9 @@ LUA_GUARD
 
 /*
  * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
- * A DROP without a version: a guard that is there keeps the one it has, and its
- * marks, since pushes of its key may be under way, and leases are void.  Without
- * a guard there is no lease.
+ * A DROP without a version: a guard that is there keeps the one it has, and
+ * its marks, since pushes of its key may be under way, and leases are void.
+ * Without a guard there is no lease.
  */
 static const char forget_source[] =
 LUA_GUARD
@@ -1227,8 +1227,8 @@ ignore_reply(int index pg_attribute_unused(),
 }
 
 /*
- * Somebody else has loaded the scripts just in the middle of our commands.  Some
- * are done and some not; none is sent again.
+ * Somebody else has loaded the scripts just in the middle of our commands.
+ * Some are done and some not; none is sent again.
  */
 static void
 answer_forgotten(const RunState *state, int ncommands)

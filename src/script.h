@@ -120,8 +120,8 @@ extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 extern void slate_script_stamp(SlateStamp *stamp);
 
 /*
- * Without a connection: by the server's clock (ms) as somebody else knows it; 0
- * for not at all: then it is over already.
+ * Without a connection: by the server's clock (ms) as somebody else knows it;
+ * 0 for not at all: then it is over already.
  */
 extern void slate_script_set_deadline(SlateStamp *stamp, int64 clock);
 
@@ -145,8 +145,8 @@ extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlatePush *pushes, int npushes);
 
 /*
- * Register a key in a family's index; for ttl ms at least (0: for good).  stamp
- * is that of the push that it belongs to, NULL for a reader.
+ * Register a key in a family's index; for ttl ms at least (0: for good).
+ * stamp is that of the push that it belongs to, NULL for a reader.
  */
 extern void slate_script_add_register(SlateBatch *batch,
 									  const SlateStamp *stamp,
@@ -200,10 +200,10 @@ extern void slate_script_add_scan(SlateBatch *batch, const char *cursor,
 
 /*
  * Ask for leases, of a Redis with the stamp's epoch; of the stamp nothing else
- * counts.  The reply is an array with one pair a key: (1, value) when there is a
- * value after all, (0, token), or (2, token) when something of another type than
- * string was there and has been removed; (3, "") when there is no lease to be
- * had.
+ * counts.  The reply is an array with one pair a key: (1, value) when there is
+ * a value after all, (0, token), or (2, token) when something of another type
+ * than string was there and has been removed; (3, "") when there is no lease
+ * to be had.
  */
 extern void slate_script_add_leases(SlateBatch *batch,
 									const SlateStamp *stamp,

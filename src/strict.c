@@ -21,14 +21,15 @@
  * that no index holds (TRUNCATE, slate_cache_invalidate(), ...), what a walk
  * over the keyspace finds, however long that takes: such a commit can be
  * cancelled.  Patterns of rules, over keys that apps SET by themselves, are
- * looked for after the commit only, as in mode commit: what apps SET nobody can
- * vouch for.
+ * looked for after the commit only, as in mode commit: what apps SET nobody
+ * can vouch for.
  *
  * WHO TAKES MARKS AWAY
  *
  * - the last command of the pushes, if all of them have succeeded;
  * - the backend after an abort, if it can;
- * - for whatever is left the worker.  It asks Redis each second for the marks of
+ * - for whatever is left the worker.  It asks Redis each second for the marks
+ * of
  *	 its database, with the transactions that they belong to.  Those that are
  *	 not under way (prepared ones are), nor pushing, nor in doubt, so that all
  *	 their keys have been dropped, have no use for marks any more.

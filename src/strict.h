@@ -19,8 +19,9 @@
  */
 
 /*
- * Before anything else: is there a Redis to mark in, and room for a worker that
- * takes marks away which are left behind?  Otherwise throws, 08006 or 55000.
+ * Before anything else: is there a Redis to mark in, and room for a worker
+ * that takes marks away which are left behind?  Otherwise throws, 08006 or
+ * 55000.
  */
 extern void slate_strict_connect(int64 deadline);
 
@@ -29,8 +30,8 @@ extern void slate_strict_refuse(void) pg_attribute_noreturn();
 
 /*
  * Mark all that the list names, for a stamp with a mark.  When this returns
- * Redis has acknowledged it; otherwise it throws, 08006.  Waits for each of its
- * exchanges as long as slate_cache.timeout, and can be cancelled.
+ * Redis has acknowledged it; otherwise it throws, 08006.  Waits for each of
+ * its exchanges as long as slate_cache.timeout, and can be cancelled.
  */
 extern void slate_strict_mark(const SlateOpList *list, SlateStamp *stamp);
 

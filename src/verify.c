@@ -7,17 +7,17 @@
  * being wrong: its writer has committed, and its push is on the way.  And GET
  * and query do not look at the same instant.  So a difference makes a key a
  * suspect, no more; suspects are looked at again until a push that was on its
- * way would have arrived or failed, which is slate_cache.timeout, and some more
- * for what backends leave to the worker.  Only what was seen at each look is a
- * finding: the same value in Redis, the same value in the table, and a guard
- * that nobody has pushed or filled under in between.  (A guard that is gone has
- * expired; a push would have left one.)  A row that changes faster than that is
- * not reported: its next push will set it right, or it comes to rest and is
- * found.
+ * way would have arrived or failed, which is slate_cache.timeout, and some
+ * more for what backends leave to the worker.  Only what was seen at each look
+ * is a finding: the same value in Redis, the same value in the table, and a
+ * guard that nobody has pushed or filled under in between.  (A guard that is
+ * gone has expired; a push would have left one.)  A row that changes faster
+ * than that is not reported: its next push will set it right, or it comes to
+ * rest and is found.
  *
- * The keys come from Redis, by SCAN: only a key that is there can be wrong, and
- * the table does not know the keys of rows that it no longer has.  A sample
- * comes from random rows instead, and so finds no orphans.
+ * The keys come from Redis, by SCAN: only a key that is there can be wrong,
+ * and the table does not know the keys of rows that it no longer has.  A
+ * sample comes from random rows instead, and so finds no orphans.
  *
  * Repair drops at once, not at commit: the key is as wrong if this transaction
  * is rolled back.

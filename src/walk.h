@@ -72,7 +72,8 @@ extern void slate_walk_redis(SlateWalk *walk);
 /*
  * Is the key one that this table's rules may know?  Not if it may also be
  * another table's of which the user sees only some rows: what we load is not
- * what others load.  Nor, if it is to be filled, if nobody would keep it right.
+ * what others load.  Nor, if it is to be filled, if nobody would keep it
+ * right.
  */
 extern bool slate_walk_owns(const SlateWalk *walk, SlateSlice key);
 
@@ -83,8 +84,8 @@ extern void slate_walk_adapt(SlateWalk *walk, Size bytes);
 extern void slate_walk_wait(int64 ms);
 
 /*
- * Run a batch; nothing if it is empty.  ERROR if Redis is away, is not trusted,
- * or answers with an error, other than WRONGTYPE, which is handed on.
+ * Run a batch; nothing if it is empty.  ERROR if Redis is away, is not
+ * trusted, or answers with an error, other than WRONGTYPE, which is handed on.
  */
 extern void slate_walk_exchange(const SlateBatch *batch,
 								SlateReplyFn reply_fn, void *arg);

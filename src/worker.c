@@ -5,22 +5,20 @@
  *
  * ITS ROUND
  *
- * 0. What have sessions in mode async left in the ring?  See drain.c.  As long as
- *	  more comes it stays with that, but for a look at the rest now and then.
- * 1. Is the extension still here?  Does somebody want the database for
- * himself?
- *	  Then it leaves; the launcher sends another one when it is asked.
- * 2. Is it still the Redis that we know?  See trust.c.  If not, or if the
+ * 1. What have sessions in mode async left in the ring?  See drain.c.  As long
+ *	  as more comes it stays with that, but for a look at the rest now and then.
+ * 2. Is the extension still here?  Does somebody want the database for
+ *	  himself?  Then it leaves; the launcher sends another one when it is asked.
+ * 3. Is it still the Redis that we know?  See trust.c.  If not, or if the
  *	  journal was full, or on request, the namespace is emptied: all keys that
  *	  rules cover, with their guards, in steps of a SCAN.
- * 3. What is marked, for mode strict, and need not be any more?  See strict.c.
- * 4. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
- * a
- *	  transaction it reads some pages and encodes DROPs of what the rows in doubt
- *	  name; after the transaction it sends them.  It goes on when all of them have
- *	  arrived, and otherwise repeats the step.  Patterns are gathered, and looked
- *	  for in one walk over the keyspace at the end.
- * 5. Generations: see journal.c.
+ * 4. What is marked, for mode strict, and need not be any more?  See strict.c.
+ * 5. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
+ *	  a transaction it reads some pages and encodes DROPs of what the rows in
+ *	  doubt name; after the transaction it sends them.  It goes on when all of
+ *	  them have arrived, and otherwise repeats the step.  Patterns are gathered,
+ *	  and looked for in one walk over the keyspace at the end.
+ * 6. Generations: see journal.c.
  *
  * While Redis is away the worker is the one that tries it (the breaker, see
  * redis.c), and so knows first that it is back.  It then works as long as it
