@@ -636,6 +636,13 @@ flushed_record_end(void)
  */
 static char placeholder[SLATE_EPOCH_LEN + 1];
 
+/*
+ * The epoch that we have tried to establish last, and where; "" at first.  Its
+ * answer may have been lost.
+ */
+static char attempted[SLATE_EPOCH_LEN + 1];
+static uint64 attempted_at;
+
 /* The WAL position that we have noted last; "" at first. */
 static char told[SLATE_VERSION_LEN + 1];
 
@@ -695,6 +702,9 @@ compare_history(SlateDatabase *database, const Notes *notes,
 	write_epoch(epoch, history->epoch);
 	if (notes->epoch[0] == '\0')
 		return "Redis has no epoch of this database: it is new, or has lost its data";
+	if (strcmp(notes->epoch, attempted) == 0 &&
+		attempted_at == slate_redis_identity())
+		return NULL;
 	if (history->number == 0)
 		return "this database has not used this Redis before";
 	if (history->timeline != GetWALInsertionTimeLine())
@@ -811,6 +821,22 @@ slate_trust_withdraw(SlateDatabase *database)
 	return run(&batch, &notes);
 }
 
+/* Have all WAL up to now flushed: it ends before this commit's record. */
+static void
+flush_wal(void)
+{
+	slate_database_begin();
+	(void) GetTopTransactionId();
+	ForceSyncCommit();
+	slate_database_commit();
+}
+
+/*
+ * Redis is told first.  A row that it has not taken would be the last one, and
+ * other than what it has, when somebody compares them again; so an epoch that
+ * it refuses leaves no row.  Who dies between the two leaves a Redis with
+ * another history than ours, which is emptied.
+ */
 bool
 slate_trust_establish(SlateDatabase *database)
 {
@@ -822,6 +848,7 @@ slate_trust_establish(SlateDatabase *database)
 	SlateOutcome outcome = {0};
 	XLogRecPtr	position = GetXLogInsertRecPtr();
 
+	flush_wal();
 	read_history(&history);
 	history.number++;
 	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
@@ -829,9 +856,10 @@ slate_trust_establish(SlateDatabase *database)
 	history.epoch |= 1;			/* never 0, and no placeholder */
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
-	append_history(&history);	/* flushes what is before it */
 
 	write_epoch(text, history.epoch);
+	strlcpy(attempted, text, sizeof(attempted));
+	attempted_at = history.identity;
 	write_wal(wal, position);
 	slate_script_batch_init(&batch);
 	strlcpy(wal_key, owned_key("wal"), sizeof(wal_key));
@@ -844,6 +872,7 @@ slate_trust_establish(SlateDatabase *database)
 		outcome.refused > 0 || outcome.strange ||
 		slate_redis_identity() != history.identity)
 		return false;
+	append_history(&history);
 	strlcpy(told, wal, sizeof(told));
 	(void) hold(database, history.epoch);
 	return true;

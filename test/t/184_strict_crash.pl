@@ -90,13 +90,15 @@ sub begin_sampling
         my ($samples, %seen) = (0);
         my $ready = '';
         vec($ready, fileno($end), 1) = 1;
-        until (select(my $now = $ready, undef, undef, 0))
+        my $told;
+        do
         {
+            # what is there when it is told to stop is the last sample
+            $told = select(my $now = $ready, undef, undef, 0.0005);
             my $values = $own->ask('MGET', @keys);
             foreach my $i (0 .. $#keys) { $seen{"$keys[$i] $values->[$i]"}++ if defined $values->[$i]; }
             $samples++;
-            sleep 0.0005;
-        }
+        } until $told;
         open my $out, '>', $file or POSIX::_exit(1);
         print $out "$samples\n", map { "$_\n" } sort keys %seen;
         close $out;
