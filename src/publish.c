@@ -460,10 +460,11 @@ static bool
 begin_async(SlateOpList *list)
 {
 	SlateDatabase *database;
+	int64		since = slate_link_now();
 
 	slate_script_init();
 	slate_script_stamp(&publish.stamp);
-	database = slate_trust_stamp_for_worker(&publish.stamp);
+	database = slate_trust_stamp_for_worker(&publish.stamp, since);
 	if (database == NULL || !slate_ring_prepare(database))
 		return false;
 	publish.async = true;

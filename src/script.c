@@ -19,7 +19,8 @@
  *	  bytes 31-38  the order of that push
  *	  bytes 39-54  a nonce, new with each push
  *	  bytes 55-62  whose version it is: a database of a cluster
- *	  bytes 63-75  when it was raised to that, by the server's clock, in ms
+ *	  bytes 63-75  when it was taken, or raised to that, by the server's clock,
+ *				   in ms
  *	  then, 24 each: the marks of strict writers under way
  *
  * PUT proves its age by its version.  Two pushes of one key that have the same
@@ -39,8 +40,9 @@
  * A fill takes the order from a guard: what it has loaded may be another
  * rule's.
  *
- * A version lapses a guard's life after it was raised, however often the guard
- * is used: whatever is older than it is past its deadline by then (see below).
+ * A version lapses a guard's life after it was taken or raised, however often
+ * the guard is used: whatever is older than it is past its deadline by then (see
+ * below).
  * So a version of another cluster, or of a history that PostgreSQL has left
  * (trust.c), is not in the way for ever.
  *
@@ -72,9 +74,8 @@
  * is slow to push; T2 truncates the table, and finds neither value nor guard
  * of the row's key to take its version; then T1's PUT comes.  So whoever drops
  * a glob first notes its version under the literal text that the glob begins
- * with, in the floor, a hash; and a PUT that is older than the floor under its
- * key becomes a DROP.  The floor is kept in periods of a guard's life, the
- * present one and the last.
+ * with, the floor, for a guard's life; and a PUT that is older than a floor
+ * under its key becomes a DROP.
  *
  * MARKS
  *
@@ -104,9 +105,29 @@
  * could still be set.  So each call of a strict writer counts itself beside
  * the id when it has succeeded, and the marks are released only if all have.
  *
+ * SPEED
+ *
+ * What a push costs Redis is above all the number of words that it is told in,
+ * and the number of commands that its script calls; a closure costs, too.  A
+ * push nearly always finds a guard with an older version, or none, and nothing
+ * else of all the above.  So one MGET fetches the guards with all that matters
+ * for them, and for a key with nothing to be looked at closely there are but two
+ * SETs more.  The guard's new text, when it expires, and the deadline were made
+ * by the pusher; the script compares them as texts.
+ *
+ * It does not ask for the time: the worker leaves a tick once a second, which
+ * says until when it can be at most, and goes soon after that.  A push whose
+ * deadline is later than that is not late.  There is no tick while beginnings
+ * are marked; so whoever finds one need not look for them.
+ *
+ * Such a guard lives a life from when its version was taken, not pushed.  That
+ * is long enough: the push was not late, so it came less than half a life after
+ * that; who had taken a lower version by then has a deadline less than another
+ * half later.
+ *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
- * hash tag, or K's own tag in its place.  Indexes and the floor do not, and
- * will have to be kept on each node.
+ * hash tag, or K's own tag in its place.  Indexes, floors and the tick do not,
+ * and will have to be kept on each node.
  *
  *-------------------------------------------------------------------------
  */
@@ -131,6 +152,10 @@
 /* Keys that Redis looks at in one step of a sweep. */
 #define SWEEP_COUNT 500
 
+/* A guard without marks; what a push begins with, but for its mark. */
+#define GUARD_LEN 75
+#define HEAD_LEN 34
+
 /* Room for the names that one step of a sweep finds. */
 #define SWEEP_BYTES (256 * 1024)
 
@@ -148,22 +173,33 @@ int			slate_script_guard_life = 60;
 #define MARK_LIFE "172800000"
 
 /*
+ * How much more a quick push answers than its counts: nobody says so by
+ * accident.
+ */
+#define QUICK_REPLY "5000000000000000"
+#define QUICK_REPLY_NUMBER INT64CONST(5000000000000000)
+
+/*
  * Functions that more than one script uses.
  */
-#define LUA_GUARD \
+#define LUA_GUARD_NAME \
 	"local function guard(key)\n" \
-	"  if string.find(key, '{[^}]+}') == string.find(key, '{', 1, true)\n" \
-	"     and string.find(key, '{', 1, true) then\n" \
-	"    return 'slate_cache:tagged:' .. key\n" \
-	"  end\n" \
+	"  local tag = string.find(key, '{', 1, true)\n" \
+	"  if tag and string.find(key, '{[^}]+}') == tag then return 'slate_cache:tagged:' .. key end\n" \
 	"  return 'slate_cache:guard:{' .. key .. '}'\n" \
-	"end\n" \
+	"end\n"
+
+#define LUA_LOOK \
 	"local function look(g)\n" \
 	"  local known = redis.pcall('GET', g)\n" \
 	"  if type(known) == 'string' and #known >= 75 then return known end\n" \
 	"  if known then redis.call('UNLINK', g) end\n" \
 	"  return nil\n" \
 	"end\n"
+
+#define LUA_GUARD \
+	LUA_GUARD_NAME \
+	LUA_LOOK
 
 /*
  * others_on() gives the marks on a key that stand, but for mine, and whether
@@ -218,13 +254,10 @@ int			slate_script_guard_life = 60;
  * mark. So it stays, and its leases are made void by a life that no lease has,
  * which takes no memory.  The error is remembered, so that the pusher takes
  * the call for undelivered.
+ *
+ * They use version, nonce, life, owner, me and now of whoever includes them.
  */
-#define LUA_PUSH \
-	LUA_GUARD \
-	LUA_MARKS \
-	LUA_CLOCK \
-	"local version, nonce, life, owner, me = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]\n" \
-	LUA_COUNT \
+#define LUA_RULES \
 	"local failure\n" \
 	"local function failed(reply)\n" \
 	"  if type(reply) == 'table' and reply.err then\n" \
@@ -257,69 +290,123 @@ int			slate_script_guard_life = 60;
 	"  note(key, g, top, by, whose, raised, others)\n" \
 	"end\n"
 
-/*
- * below() tells whether a glob that is newer than this push has passed over a
- * key.  Which lengths of text to look under is read once a call.
- */
-#define LUA_FLOOR \
-	"local function floor_name(back)\n" \
-	"  return string.format('slate_cache:floor:%d', math.floor(now / life) - back)\n" \
-	"end\n"
-
-#define LUA_BELOW \
-	"local floors\n" \
-	"local function below(key)\n" \
-	"  if not floors then\n" \
-	"    floors = {}\n" \
-	"    for back = 0, 1 do\n" \
-	"      local name = floor_name(back)\n" \
-	"      local lengths = redis.call('SMEMBERS', name .. ':lengths')\n" \
-	"      if #lengths > 0 then floors[name] = lengths end\n" \
-	"    end\n" \
-	"  end\n" \
-	"  for name, lengths in pairs(floors) do\n" \
-	"    for _, length in ipairs(lengths) do\n" \
-	"      local top = redis.call('HGET', name, string.sub(key, 1, tonumber(length)))\n" \
-	"      if top and top > version then return true end\n" \
-	"    end\n" \
-	"  end\n" \
-	"  return false\n" \
-	"end\n"
+/* The push of globs. */
+#define LUA_PUSH \
+	LUA_GUARD \
+	LUA_MARKS \
+	LUA_CLOCK \
+	"local version, nonce, life, owner, me = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]\n" \
+	LUA_COUNT \
+	LUA_RULES
 
 /*
  * ARGV: version, nonce, guard life, owner, own mark or ""; then the literal
- * beginnings of globs.
+ * beginnings of globs.  Each has a key with its version; and one key tells in
+ * which lengths there are any: since when, for how long, those of the present
+ * period and of the last, "1790000000000:60000:12,13:12".
  */
 static const char floor_source[] =
 LUA_MARKS
 "local version, life, me = ARGV[1], tonumber(ARGV[3]), ARGV[5]\n"
 LUA_COUNT
 LUA_CLOCK
-LUA_FLOOR
-"local name = floor_name(0)\n"
-"local lengths = name .. ':lengths'\n"
-"for i = 6, #ARGV do\n"
-"  local top = redis.call('HGET', name, ARGV[i])\n"
-"  if not top or top < version then redis.call('HSET', name, ARGV[i], version) end\n"
-"  redis.call('SADD', lengths, #ARGV[i])\n"
+"local known = redis.pcall('GET', 'slate_cache:floors')\n"
+"local start, long, recent, before = string.match(\n"
+"  type(known) == 'string' and known or '', '^(%d+):(%d+):([%d,]*):([%d,]*)$')\n"
+"start, long = math.min(tonumber(start) or now, now), math.max(tonumber(long) or life, life)\n"
+"recent, before = recent or '', before or ''\n"
+"if now - start >= long then\n"
+"  start, recent, before = now, '', recent\n"
 "end\n"
-"redis.call('PEXPIRE', name, 2 * life)\n"
-"redis.call('PEXPIRE', lengths, 2 * life)\n"
+"for i = 6, #ARGV do\n"
+"  local length = ',' .. #ARGV[i]\n"
+"  if not string.find(recent .. ',', length .. ',', 1, true) then recent = recent .. length end\n"
+"end\n"
+"redis.call('SET', 'slate_cache:floors', string.format('%d:%d:%s:%s', start, long, recent, before), 'PX', 2 * long)\n"
+"for i = 6, #ARGV do\n"
+"  local name = 'slate_cache:floor:' .. ARGV[i]\n"
+"  local top = redis.pcall('GET', name)\n"
+"  if type(top) ~= 'string' or top < version then top = version end\n"
+"  redis.call('SET', name, top, 'PX', life)\n"
+"end\n"
 "count()\n"
 "return {0, 0, 0}\n";
 
 /*
- * ARGV: version, nonce, guard life, owner, own mark or "", deadline, the
- * epoch's key and the epoch; then two a key: an operation ('+' or '-', the
- * order, TTL in ms) and the value.
+ * KEYS: keys, and at the end that of the epoch.  ARGV: the deadline, when the
+ * guards are to expire and their life (13, 13 and 8 digits), and the own mark
+ * or nothing, in one; the epoch, or ""; then two a key: the guard as it should
+ * be, with the TTL in ms behind it, or "-" for a DROP, and the value.
+ *
+ * below() tells whether a glob that is newer than this push has passed over a
+ * key.
+ *
+ * Nearly always there is nothing to be looked at closely: see "Speed" above.
+ * Then the guard becomes what the pusher has written, and the answer is one
+ * number, see quick_reply().  For the other keys there is what follows, and the
+ * counts are told one by one.
  */
 static const char publish_source[] =
-LUA_PUSH
-LUA_FLOOR
-LUA_BELOW
-"local strange = ARGV[7] ~= '' and redis.pcall('GET', ARGV[7]) ~= ARGV[8]\n"
-"local late = strange or now > tonumber(ARGV[6])\n"
-"local stored, dropped, outdated = 0, 0, 0\n"
+"local head, n, guards = ARGV[1], #KEYS - 1, {}\n"
+LUA_GUARD_NAME
+"for i = 1, n do guards[i] = guard(KEYS[i]) end\n"
+"local there = redis.call('MGET', KEYS[n + 1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
+"local epoch, tick, floors = there[1], there[2], there[3]\n"
+"local lengths\n"
+"local function below(key, version)\n"
+"  if not lengths then\n"
+"    lengths = {}\n"
+"    for length in string.gmatch(string.match(floors, '^%d+:%d+(:.*)$') or '', '%d+') do\n"
+"      lengths[#lengths + 1] = tonumber(length)\n"
+"    end\n"
+"  end\n"
+"  local names = {}\n"
+"  for _, length in ipairs(lengths) do\n"
+"    if length <= #key then names[#names + 1] = 'slate_cache:floor:' .. string.sub(key, 1, length) end\n"
+"  end\n"
+"  if #names == 0 then return false end\n"
+"  for _, top in ipairs(redis.call('MGET', unpack(names))) do\n"
+"    if top and top > version then return true end\n"
+"  end\n"
+"  return false\n"
+"end\n"
+"local quick = tick and tick <= head and #head == 34\n"
+"local sure = quick and epoch == ARGV[2]\n"
+"local stored, dropped, closer = 0, 0, nil\n"
+"for i = 1, n do\n"
+"  local new, known = ARGV[1 + 2 * i], there[3 + i]\n"
+"  local ttl = string.sub(new, 76)\n"
+"  local done = false\n"
+"  new = string.sub(new, 1, 75)\n"
+"  if quick and (not known or (#known == 75 and known <= new)) then\n"
+"    if ttl == '-' then\n"
+"      redis.call('UNLINK', KEYS[i])\n"
+"      done = not redis.pcall('SET', guards[i], new, 'PXAT', string.sub(head, 14, 26)).err\n"
+"      if done then dropped = dropped + 1 end\n"
+"    elseif sure and not (floors and below(KEYS[i], new)) and\n"
+"           not redis.pcall('SET', guards[i], new, 'PXAT', string.sub(head, 14, 26)).err then\n"
+"      local value = ARGV[2 + 2 * i]\n"
+"      if ttl == '0' then done = not redis.pcall('SET', KEYS[i], value).err\n"
+"      else done = not redis.pcall('SET', KEYS[i], value, 'PX', ttl).err end\n"
+"      if done then stored = stored + 1 end\n"
+"    end\n"
+"  end\n"
+"  if not done then\n"
+"    closer = closer or {}\n"
+"    closer[#closer + 1] = i\n"
+"  end\n"
+"end\n"
+"if not closer then return " QUICK_REPLY " + stored * 4096 + dropped end\n"
+LUA_LOOK
+LUA_MARKS
+LUA_CLOCK
+"local version, nonce, owner\n"
+"local life, me = tonumber(string.sub(head, 27, 34)), string.sub(head, 35)\n"
+LUA_COUNT
+LUA_RULES
+"local strange = ARGV[2] ~= '' and epoch ~= ARGV[2]\n"
+"local late = strange or now > tonumber(string.sub(head, 1, 13))\n"
+"local outdated = 0\n"
 "local function put(key, order, ttl, value)\n"
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
@@ -329,7 +416,7 @@ LUA_BELOW
 "    if redis.call('PTTL', g) > life then note(key, g, top, by, whose, raised, others)\n"
 "    else redis.call('PEXPIRE', g, life) end\n"
 "    outdated = outdated + 1\n"
-"  elseif older or below(key) or others ~= '' or (me ~= '' and not mine) or covered(key, me) then\n"
+"  elseif older or (floors and below(key, version)) or others ~= '' or (me ~= '' and not mine) or covered(key, me) then\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
 "  elseif note(key, g, top, by, whose, raised, others) then\n"
@@ -339,11 +426,12 @@ LUA_BELOW
 "    if failed(reply) then redis.call('UNLINK', key) else stored = stored + 1 end\n"
 "  end\n"
 "end\n"
-"for i, key in ipairs(KEYS) do\n"
-"  local operation, value = ARGV[7 + 2 * i], ARGV[8 + 2 * i]\n"
-"  local order = string.sub(operation, 2, 9)\n"
-"  if string.sub(operation, 1, 1) == '+' and not late then\n"
-"    put(key, order, string.sub(operation, 10), value)\n"
+"for _, i in ipairs(closer) do\n"
+"  local new, key = ARGV[1 + 2 * i], KEYS[i]\n"
+"  local order, ttl = string.sub(new, 31, 38), string.sub(new, 76)\n"
+"  version, nonce, owner = string.sub(new, 1, 30), string.sub(new, 39, 54), string.sub(new, 55, 62)\n"
+"  if ttl ~= '-' and not late then\n"
+"    put(key, order, ttl, ARGV[2 + 2 * i])\n"
 "  else\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
@@ -352,6 +440,18 @@ LUA_BELOW
 "if failure then return failure end\n"
 "count()\n"
 "return {stored, dropped, outdated, strange and 1 or 0}\n";
+
+/*
+ * ARGV: for how long, in ms.  Not while beginnings of keys are marked, which
+ * pushes have to look at; whoever marks one takes the tick away.
+ */
+static const char tick_source[] =
+"local life = tonumber(ARGV[1])\n"
+"if redis.call('EXISTS', 'slate_cache:marked') == 0 then\n"
+LUA_CLOCK
+"  redis.call('SET', 'slate_cache:tick', string.format('%013d', now + 1.5 * life), 'PX', life)\n"
+"end\n"
+"return {0, 0, 0}\n";
 
 /*
  * KEYS: the index.  ARGV: version, nonce, guard life, owner, own mark or "",
@@ -522,6 +622,7 @@ LUA_MARKS
 "  redis.call('HSET', 'slate_cache:marked', me .. ARGV[i], 1)\n"
 "  redis.call('PEXPIRE', 'slate_cache:marked', " MARK_LIFE ")\n"
 "end\n"
+"if #ARGV > 5 then redis.call('UNLINK', 'slate_cache:tick') end\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
@@ -565,6 +666,7 @@ typedef struct Script
 } Script;
 
 static Script publish_script = {publish_source, ""};
+static Script tick_script = {tick_source, ""};
 static Script floor_script = {floor_source, ""};
 static Script drop_family_script = {drop_family_source, ""};
 static Script drop_swept_script = {drop_swept_source, ""};
@@ -577,7 +679,7 @@ static Script release_script = {release_source, ""};
 static Script epoch_script = {epoch_source, ""};
 
 static Script *const scripts[] = {
-	&publish_script, &floor_script, &drop_family_script, &drop_swept_script,
+	&publish_script, &tick_script, &floor_script, &drop_family_script, &drop_swept_script,
 	&register_script, &lease_script, &fill_script, &forget_script,
 	&mark_script, &release_script, &epoch_script
 };
@@ -785,11 +887,12 @@ slate_script_prepare(int64 deadline, SlateWait wait)
 void
 slate_script_stamp(SlateStamp *stamp)
 {
+	/* the deadline before the version: however long that takes */
+	slate_script_set_deadline(stamp, slate_redis_server_clock());
 	snprintf(stamp->version, sizeof(stamp->version), "%010u%020llu",
 			 GetWALInsertionTimeLine(),
 			 (unsigned long long) GetXLogInsertRecPtr());
 	make_nonce(stamp->nonce);
-	slate_script_set_deadline(stamp, slate_redis_server_clock());
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
 	stamp->mark[0] = '\0';
@@ -881,21 +984,40 @@ pushes_for_call(const SlatePush *pushes, int npushes)
 	return n;
 }
 
+/* The guard as this push would have it, and the TTL. */
 static void
-append_push(SlateBatch *batch, const SlatePush *push)
+append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
 {
-	char		operation[48];
-	char		order[16] = SHARED;
+	char		text[GUARD_LEN + 32];
+	int64		raised = stamp->deadline
+		? stamp->deadline - guard_life_ms() / 2 : 0;
+	char		order[8 + 1] = SHARED;
 
 	if (push->order != SLATE_SHARED)
 		snprintf(order, sizeof(order), "%08x", push->order);
-	snprintf(operation, sizeof(operation), "%c%s" INT64_FORMAT,
-			 push->value ? '+' : '-', order, push->value ? push->ttl : 0);
-	append_text(batch, operation);
+	snprintf(text, sizeof(text), "%s%s%s%s%013lld", stamp->version, order,
+			 stamp->nonce, stamp->owner, (long long) raised);
 	if (push->value)
-		append_bytes(batch, push->value, push->valuelen);
+		pg_lltoa(push->ttl, text + GUARD_LEN);
 	else
-		append_bytes(batch, "", 0);
+		strlcpy(text + GUARD_LEN, "-", sizeof(text) - GUARD_LEN);
+	append_text(batch, text);
+}
+
+/* What the publish script has in front. */
+static void
+append_publish_head(SlateBatch *batch, const SlateStamp *stamp)
+{
+	char		head[HEAD_LEN + SLATE_MARK_LEN + 1];
+
+	snprintf(head, sizeof(head), "%013lld%013lld%08lld%s",
+			 (long long) stamp->deadline,
+			 (long long) (stamp->deadline
+						  ? stamp->deadline + guard_life_ms() / 2 : 0),
+			 (long long) guard_life_ms(), stamp->mark);
+	append_text(batch, head);
+	append_text(batch, stamp->epoch);
+	batch->npushes++;
 }
 
 void
@@ -906,15 +1028,17 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 	{
 		int			n = pushes_for_call(pushes, npushes);
 
-		append_call(batch, &publish_script, n, 8 + 2 * n);
+		append_call(batch, &publish_script, n + 1, 2 + 2 * n);
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
-		append_push_arguments(batch, stamp);
-		append_number(batch, stamp->deadline);
 		append_text(batch, stamp->epoch_key);
-		append_text(batch, stamp->epoch);
+		append_publish_head(batch, stamp);
 		for (int i = 0; i < n; i++)
-			append_push(batch, &pushes[i]);
+		{
+			append_guard(batch, stamp, &pushes[i]);
+			append_bytes(batch, pushes[i].value ? pushes[i].value : "",
+						 pushes[i].value ? pushes[i].valuelen : 0);
+		}
 		count_keys(batch, n);
 		pushes += n;
 		npushes -= n;
@@ -945,6 +1069,13 @@ slate_script_add_register(SlateBatch *batch, const SlateStamp *stamp,
 	append_number(batch, ttl == 0 ? 0 : ttl + guard_life_ms());
 	append_text(batch, stamp ? stamp->mark : "");
 	batch->npushes++;
+}
+
+void
+slate_script_add_tick(SlateBatch *batch)
+{
+	append_call(batch, &tick_script, 0, 1);
+	append_number(batch, guard_life_ms() / 8);
 }
 
 void
@@ -1292,14 +1423,31 @@ reply_number(const redisReply *reply, size_t element)
 	return reply->element[element]->integer;
 }
 
+/* Values set times 4096, and DROPs, in one number. */
+static bool
+quick_reply(SlateOutcome *outcome, const redisReply *reply)
+{
+	int64		counts;
+
+	if (reply->type != REDIS_REPLY_INTEGER ||
+		reply->integer <= QUICK_REPLY_NUMBER)
+		return false;
+	counts = reply->integer - QUICK_REPLY_NUMBER;
+	outcome->stored += counts / 4096;
+	outcome->dropped += counts % 4096;
+	return true;
+}
+
 /*
- * An outcome is what the scripts answer, an array of three counts.  Whatever
- * else comes back, READONLY, OOM, LOADING, NOAUTH, MOVED or things yet
+ * An outcome is what the scripts answer, an array of three or four counts, or
+ * two of them in a number, see publish_source.  Whatever else comes back, READONLY, OOM, LOADING, NOAUTH, MOVED or things yet
  * unknown, is a failure to deliver.
  */
 static void
 count_push_reply(SlateOutcome *outcome, const redisReply *reply)
 {
+	if (quick_reply(outcome, reply))
+		return;
 	if (reply->type == REDIS_REPLY_ARRAY &&
 		(reply->elements == 3 || reply->elements == 4))
 	{

@@ -162,6 +162,12 @@ extern void slate_script_add_register(SlateBatch *batch,
 extern void slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 								   const SlateSlice *prefixes, int nprefixes);
 
+/*
+ * Have pushes done quickly for the next eighth of a guard's life: what they
+ * need to know of the time is told ahead.
+ */
+extern void slate_script_add_tick(SlateBatch *batch);
+
 /* DROP the keys of a family's index that the glob matches. */
 extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const SlateStamp *stamp,

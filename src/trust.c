@@ -125,6 +125,7 @@ typedef struct Notes
 	char		wal[SLATE_VERSION_LEN + 1];
 	bool		went_back;		/* it has told us more before */
 	bool		failed;			/* an error reply */
+	int			tick;			/* index of a reply that does not matter */
 } Notes;
 
 /* ------------------------------------------------------------------------
@@ -371,7 +372,7 @@ slate_trust_stamp(SlateStamp *stamp, int64 deadline)
 }
 
 SlateDatabase *
-slate_trust_stamp_for_worker(SlateStamp *stamp)
+slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 {
 	SlateDatabase *database = vouching();
 	int64		clock;
@@ -380,7 +381,7 @@ slate_trust_stamp_for_worker(SlateStamp *stamp)
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
 	slate_script_set_deadline(stamp, clock == 0 ? 0
-							  : clock + slate_link_now());
+							  : clock + since);
 	stamp->epoch_key = epoch_key();
 	strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
 	if (pg_atomic_read_u32(&database->trust) == TRUST_HELD)
@@ -583,6 +584,8 @@ take_note(int index, const redisReply *reply, void *arg)
 	Notes	   *notes = arg;
 
 	/* of another type: none of ours */
+	if (index > 0 && index == notes->tick)
+		return;
 	if (reply->type == REDIS_REPLY_ERROR)
 		notes->failed |= strncmp(reply->str, "WRONGTYPE", 9) != 0;
 	else if (reply->type == REDIS_REPLY_STRING && index == 0)
@@ -594,7 +597,6 @@ take_note(int index, const redisReply *reply, void *arg)
 static bool
 run(SlateBatch *batch, Notes *notes)
 {
-	memset(notes, 0, sizeof(*notes));
 	return slate_script_run(batch, take_note, notes,
 							slate_link_now() + slate_redis_timeout,
 							LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
@@ -652,18 +654,22 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 {
 	char		wal[SLATE_VERSION_LEN + 1];
 	XLogRecPtr	position;
+	bool		held = pg_atomic_read_u32(&database->trust) == TRUST_HELD;
 	bool		tell;
 	SlateBatch	batch;
 
 	position = flushed_record_end();
 	write_wal(wal, position);
-	tell = pg_atomic_read_u32(&database->trust) == TRUST_HELD &&
-		position != 0 && strcmp(wal, told) > 0;
+	tell = held && position != 0 && strcmp(wal, told) > 0;
+	memset(notes, 0, sizeof(*notes));
 	slate_script_batch_init(&batch);
 	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
 	slate_script_add_get(&batch, owned_key("wal"), strlen(owned_key("wal")));
 	if (tell)
 		slate_script_add_note(&batch, owned_key("wal"), wal);
+	notes->tick = batch.ncommands;
+	if (held)
+		slate_script_add_tick(&batch);
 	if (!run(&batch, notes))
 		return false;
 	pg_atomic_write_u64(&database->clock,
@@ -806,7 +812,7 @@ bool
 slate_trust_withdraw(SlateDatabase *database)
 {
 	SlateBatch	batch;
-	Notes		notes;
+	Notes		notes = {0};
 	uint64		random;
 
 	/* from here on only what this server has heard is delivered */

@@ -36,10 +36,12 @@ extern void slate_trust_stamp(SlateStamp *stamp, int64 deadline);
 
 /*
  * The same, for a push that the worker will send: no connection is needed, and
- * nothing waited for.  NULL if this database's worker cannot, since it has
- * another Redis, or does not exist.
+ * nothing waited for.  since is slate_link_now() before the stamp's version was
+ * taken.  NULL if this database's worker cannot, since it has another Redis, or
+ * does not exist.
  */
-extern SlateDatabase *slate_trust_stamp_for_worker(SlateStamp *stamp);
+extern SlateDatabase *slate_trust_stamp_for_worker(SlateStamp *stamp,
+												   int64 since);
 
 /*
  * May keys be marked there, for mode strict?  In a Redis that is being emptied
