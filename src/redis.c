@@ -160,6 +160,9 @@ static uint64 server_key;
 static bool settings_loaded = false;
 static bool settings_stale = false;
 
+/* The key of the url as it is, asked for before it was loaded; 0: not yet. */
+static uint64 unloaded_key = 0;
+
 /*
  * The connection, if any; see link.h.  If there is none, is what became of the
  * last what error_text tells?
@@ -936,6 +939,7 @@ void
 slate_redis_reconfigure(void)
 {
 	settings_stale = true;
+	unloaded_key = 0;
 }
 
 /* Parse the url into *url; if it is not valid, *error says why. */
@@ -1044,7 +1048,9 @@ slate_redis_server_key(void)
 
 	if (settings_loaded && !settings_stale)
 		return server_key;
-	return read_url(&url, &error) ? hash_service(&url) : 0;
+	if (unloaded_key == 0 && read_url(&url, &error))
+		unloaded_key = hash_service(&url);
+	return unloaded_key;
 }
 
 void
