@@ -15,7 +15,6 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
-#include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -34,27 +33,6 @@
 #define compat_relation_ownercheck(relid, roleid) \
 	object_ownercheck(RelationRelationId, relid, roleid)
 #endif
-
-/* 16: the actions of the JSON parser return a result */
-#if PG_VERSION_NUM < 160000
-#define COMPAT_JSON_ACTION void
-#define COMPAT_JSON_ACTION_DONE() return
-#else
-#define COMPAT_JSON_ACTION JsonParseErrorType
-#define COMPAT_JSON_ACTION_DONE() return JSON_SUCCESS
-#endif
-
-/* 17: the lexer's context may be the caller's */
-static inline JsonLexContext *
-compat_json_lexer(char *json, int len)
-{
-#if PG_VERSION_NUM < 170000
-	return makeJsonLexContextCstringLen(json, len, GetDatabaseEncoding(), true);
-#else
-	return makeJsonLexContextCstringLen(NULL, json, len,
-										GetDatabaseEncoding(), true);
-#endif
-}
 
 /* 18: columns that are computed when they are read */
 #if PG_VERSION_NUM < 180000

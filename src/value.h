@@ -11,14 +11,14 @@
 #include "utils/jsonb.h"
 
 /*
- * Turn bytes into jsonb, or return NULL if they are not JSON that jsonb can
- * hold: wrong encoding, wrong syntax, \u0000, a number out of numeric's range,
+ * Turn bytes, with a zero behind them, into jsonb, or return NULL if they are
+ * not JSON that jsonb can hold: wrong encoding, wrong syntax, \u0000, a number out of numeric's range,
  * nested more deeply than a stack allows.  Never throws for the bytes' sake;
  * anybody may have written them.
  */
 extern Jsonb *slate_value_parse(const char *bytes, size_t len);
 
 /* The same for our own rendering of a table's row; ERRORs where jsonb does. */
-extern Jsonb *slate_value_from_json(char *json);
+extern Jsonb *slate_value_from_json(const char *json);
 
 #endif							/* SLATE_VALUE_H */
