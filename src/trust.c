@@ -870,6 +870,7 @@ slate_trust_establish(SlateDatabase *database)
 	slate_script_batch_init(&batch);
 	strlcpy(wal_key, owned_key("wal"), sizeof(wal_key));
 	slate_script_add_epoch(&batch, epoch_key(), placeholder, text, wal_key, wal);
+	slate_script_add_tick(&batch);
 	if (history.identity == 0 ||
 		slate_script_publish(&batch, &outcome,
 							 slate_link_now() + slate_redis_timeout,

@@ -38,7 +38,7 @@ sub recovers
     return;
 }
 
-my $push = qr/\r\nEVALSHA\r\n/;
+my $push = qr/\r\nEVALSHA\r\n.*\r\nshop:/s;
 my $get = qr/\r\nGET\r\n\$\d+\r\nshop:/;
 my @misbehaviours = (
     [ 'MOVED', sub { $proxy->answer($_[0] => "-MOVED 3999 127.0.0.1:7001\r\n") } ],
@@ -95,7 +95,7 @@ foreach my $misbehaviour (@misbehaviours)
 # are still there, so it is not done.
 $redis->cli('SET', 'app:1', '1');
 $node->safe_psql('postgres', 'SELECT slate_cache_stats_reset()');
-$proxy->answer($push => "-READONLY You can't write against a read only replica.\r\n");
+$proxy->answer(qr/\r\nEVALSHA\r\n.*\r\napp:/s => "-READONLY You can't write against a read only replica.\r\n");
 $session->query("SELECT slate_cache_invalidate('app:*')");
 is($session->error, '', 'sweep refused: the commit succeeds');
 is($redis->cli('EXISTS', 'app:1'), '1', 'sweep refused: the key is still there');

@@ -31,7 +31,7 @@ $redis->cli('SET', 'shop:free', '"free"');
 sub contents
 {
     my @found;
-    foreach my $key (grep { !/^slate_cache:wal:/ } split /\n/, $redis->all_keys)
+    foreach my $key (grep { !/^slate_cache:(wal:|tick$)/ } split /\n/, $redis->all_keys)
     {
         my $encoded = unpack 'H*', $redis->cli('TYPE', $key) eq 'string' ? $redis->cli('GET', $key) : 'other';
         push @found, "$key $encoded";
