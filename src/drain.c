@@ -10,6 +10,10 @@
  * be sent, if both have the same order and the later one has the higher
  * version: Redis would do the same after the one as after both.
  *
+ * Those that are one call each, as most are, become one call for as many keys as
+ * is good for Redis.  In which order the pushes of different transactions come
+ * does not matter: they could come from their sessions in any.
+ *
  * What Redis did not take is in doubt, and becomes DROPs like everything that
  * is late.  Nothing is sent twice, since its nonces would come twice: what a
  * worker was sending when it died is in doubt for its successor.
@@ -18,6 +22,7 @@
  */
 #include "compat.h"
 
+#include "common/hashfn.h"
 #include "doubt.h"
 #include "drain.h"
 #include "ring.h"
@@ -31,12 +36,18 @@
 /* Places to look for another push of the same key. */
 #define SLOTS (4 * MAX_ENTRIES)
 
+/* What Redis answers to one after the other: an entry, or several joined. */
+typedef struct Unit
+{
+	int			first;			/* the first of its commands */
+	SlateOutcome outcome;
+} Unit;
+
 typedef struct Sent
 {
 	SlateRingEntry *entry;
-	int			first;			/* the first of its commands */
+	Unit	   *unit;			/* NULL: see instead */
 	int			instead;		/* who is sent in its place; -1: itself */
-	SlateOutcome outcome;
 } Sent;
 
 static struct
@@ -44,8 +55,24 @@ static struct
 	int			count;
 	uint64		end;			/* position behind the last one */
 	Sent		sent[MAX_ENTRIES];
+	int			nunits;
+	Unit		units[MAX_ENTRIES];
 	SlateBatch	batch;
 }			exchange;
+
+/* Entries that will be one call, and their keys. */
+static struct
+{
+	int			count;
+	Sent	   *sent[SLATE_KEYS_PER_JOIN];
+	int			nkeys;
+	uint32		nth;			/* whose slots are valid */
+	struct
+	{
+		uint32		nth;
+		SlateSlice	key;
+	}			slots[4 * SLATE_KEYS_PER_JOIN];
+}			joined;
 
 /* ------------------------------------------------------------------------
  * Gathering
@@ -80,8 +107,12 @@ gather(SlateDatabase *database, uint64 until)
 static bool
 same_key(const SlateRingEntry *a, const SlateRingEntry *b)
 {
-	SlateSlice	key_a = slate_script_first_key(slate_ring_bytes(a));
-	SlateSlice	key_b = slate_script_first_key(slate_ring_bytes(b));
+	int			at_a = 0;
+	int			at_b = 0;
+	SlateSlice	key_a = slate_script_next_key(&a->call, slate_ring_bytes(a),
+											  &at_a);
+	SlateSlice	key_b = slate_script_next_key(&b->call, slate_ring_bytes(b),
+											  &at_b);
 
 	return slate_slice_compare(&key_a, &key_b) == 0;
 }
@@ -114,6 +145,120 @@ coalesce(void)
 	}
 }
 
+static Unit *
+begin_unit(void)
+{
+	Unit	   *unit = &exchange.units[exchange.nunits++];
+
+	memset(unit, 0, sizeof(*unit));
+	unit->first = exchange.batch.ncommands;
+	return unit;
+}
+
+static void
+encode_as_it_is(Sent *sent)
+{
+	sent->unit = begin_unit();
+	appendBinaryStringInfo(&exchange.batch.bytes,
+						   slate_ring_bytes(sent->entry),
+						   sent->entry->nbytes);
+	exchange.batch.ncommands += sent->entry->ncommands;
+}
+
+/* ------------------------------------------------------------------------
+ * Joining: what a call costs Redis is a good part of what a push costs
+ * ------------------------------------------------------------------------
+ */
+
+static void
+forget_joined(void)
+{
+	joined.count = 0;
+	joined.nkeys = 0;
+	joined.nth++;
+}
+
+static void
+encode_joined(void)
+{
+	const SlateCall *calls[SLATE_KEYS_PER_JOIN];
+	const char *bytes[SLATE_KEYS_PER_JOIN];
+	Unit	   *unit;
+
+	if (joined.count == 1)
+		encode_as_it_is(joined.sent[0]);
+	else if (joined.count > 1)
+	{
+		unit = begin_unit();
+		for (int i = 0; i < joined.count; i++)
+		{
+			calls[i] = &joined.sent[i]->entry->call;
+			bytes[i] = slate_ring_bytes(joined.sent[i]->entry);
+			joined.sent[i]->unit = unit;
+		}
+		slate_script_add_joined(&exchange.batch, calls, bytes, joined.count);
+	}
+	forget_joined();
+}
+
+/* False if it is there already. */
+static bool
+note_key(SlateSlice key)
+{
+	uint32		slot = hash_bytes((const unsigned char *) key.start, key.len);
+
+	for (;; slot++)
+	{
+		slot %= lengthof(joined.slots);
+		if (joined.slots[slot].nth != joined.nth)
+			break;
+		if (slate_slice_compare(&joined.slots[slot].key, &key) == 0)
+			return false;
+	}
+	joined.slots[slot].nth = joined.nth;
+	joined.slots[slot].key = key;
+	return true;
+}
+
+static bool
+note_keys(const SlateRingEntry *entry)
+{
+	int			offset = 0;
+
+	for (int i = 0; i < entry->call.nkeys; i++)
+	{
+		if (!note_key(slate_script_next_key(&entry->call,
+											slate_ring_bytes(entry), &offset)))
+			return false;
+	}
+	return true;
+}
+
+static bool
+fits_joined(const SlateRingEntry *entry)
+{
+	const SlateRingEntry *first;
+
+	if (joined.count == 0)
+		return true;
+	first = joined.sent[0]->entry;
+	return joined.nkeys + entry->call.nkeys <= SLATE_KEYS_PER_JOIN &&
+		slate_script_may_join(&first->call, slate_ring_bytes(first),
+							  &entry->call, slate_ring_bytes(entry));
+}
+
+static void
+join(Sent *sent)
+{
+	if (!fits_joined(sent->entry) || !note_keys(sent->entry))
+	{
+		encode_joined();
+		(void) note_keys(sent->entry);
+	}
+	joined.sent[joined.count++] = sent;
+	joined.nkeys += sent->entry->call.nkeys;
+}
+
 static void
 encode(void)
 {
@@ -128,17 +273,21 @@ encode(void)
 	}
 	resetStringInfo(&batch->bytes);
 	batch->ncommands = 0;
+	exchange.nunits = 0;
+	forget_joined();
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
 
-		sent->first = batch->ncommands;
 		if (sent->instead >= 0)
 			continue;
-		appendBinaryStringInfo(&batch->bytes, slate_ring_bytes(sent->entry),
-							   sent->entry->nbytes);
-		batch->ncommands += sent->entry->ncommands;
+		if (sent->entry->call.nkeys > 0 &&
+			sent->entry->call.nkeys <= SLATE_KEYS_PER_JOIN)
+			join(sent);
+		else
+			encode_as_it_is(sent);
 	}
+	encode_joined();
 }
 
 /* ------------------------------------------------------------------------
@@ -150,19 +299,19 @@ static void
 on_reply(int index, const redisReply *reply, void *arg pg_attribute_unused())
 {
 	int			low = 0;
-	int			high = exchange.count;
+	int			high = exchange.nunits;
 
-	/* the last one that begins there or before; those not sent have none */
+	/* the last one that begins there or before */
 	while (high - low > 1)
 	{
 		int			middle = (low + high) / 2;
 
-		if (exchange.sent[middle].first <= index)
+		if (exchange.units[middle].first <= index)
 			low = middle;
 		else
 			high = middle;
 	}
-	slate_script_take_reply(&exchange.sent[low].outcome, reply);
+	slate_script_take_reply(&exchange.units[low].outcome, reply);
 }
 
 static bool
@@ -218,25 +367,36 @@ settle_unswept(SlateDatabase *database, const SlateRingEntry *entry)
 }
 
 static void
+count_units(SlateDatabase *database)
+{
+	for (int i = 0; i < exchange.nunits; i++)
+	{
+		const SlateOutcome *outcome = &exchange.units[i].outcome;
+
+		slate_stats_add(STAT_KEYS_STORED, outcome->stored);
+		slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
+		slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
+		if (outcome->strange)
+			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
+	}
+}
+
+static void
 settle(SlateDatabase *database, bool answered, const char *reason)
 {
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
-		const SlateOutcome *outcome = sent->instead >= 0
-			? &exchange.sent[sent->instead].outcome : &sent->outcome;
+		const Unit *unit = sent->instead >= 0
+			? exchange.sent[sent->instead].unit : sent->unit;
 
 		slate_stats_add(STAT_PUSHES, 1);
-		slate_stats_add(STAT_KEYS_STORED, sent->outcome.stored);
-		slate_stats_add(STAT_KEYS_DROPPED, sent->outcome.dropped);
-		slate_stats_add(STAT_KEYS_OUTDATED, sent->instead >= 0 ? 1
-						: sent->outcome.outdated);
-		if (outcome->strange)
-			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
+		if (sent->instead >= 0)
+			slate_stats_add(STAT_KEYS_OUTDATED, 1);
 		if (!answered)
 			settle_failed(database, sent->entry, reason);
-		else if (outcome->refused > 0)
-			settle_failed(database, sent->entry, outcome->error);
+		else if (unit->outcome.refused > 0)
+			settle_failed(database, sent->entry, unit->outcome.error);
 		else if (sent->entry->unswept)
 			settle_unswept(database, sent->entry);
 	}
@@ -266,6 +426,7 @@ slate_drain(SlateDatabase *database)
 	encode();
 	slate_ring_set_sending(database, exchange.end);
 	answered = send_batch(database, &reason);
+	count_units(database);
 	settle(database, answered, reason);
 	slate_ring_advance(database, exchange.end);
 	return true;

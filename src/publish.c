@@ -485,8 +485,10 @@ finish_async(const SlateOpList *list)
 		entry->xid = U64FromFullTransactionId(GetTopFullTransactionId());
 		entry->nkeys = publish.nkeys;
 		entry->unswept = publish.sweep;
-		if (publish.batch.ncommands != 1 || list->nops != 1 ||
-			op->order == SLATE_SHARED)
+		if (publish.batch.ncommands != 1)
+			return;
+		entry->call = publish.batch.call;
+		if (list->nops != 1 || op->order == SLATE_SHARED)
 			return;
 		entry->order = op->order;
 		entry->version = strtou64(publish.stamp.version + 10, NULL, 10);

@@ -40,6 +40,9 @@ typedef struct SlateRingEntry
 	int			nkeys;			/* for the counters */
 	bool		unswept;		/* keys of its patterns are to be looked for */
 
+	/* if it is one call that pushes, and nothing else; otherwise nkeys is 0 */
+	SlateCall	call;
+
 	/* if it does nothing but one push under an order, otherwise 0 */
 	SlateOrder	order;
 	uint64		version;		/* WAL position; there is one timeline here */

@@ -152,9 +152,18 @@
 /* Keys that Redis looks at in one step of a sweep. */
 #define SWEEP_COUNT 500
 
-/* A guard without marks; what a push begins with, but for its mark. */
-#define GUARD_LEN 75
-#define HEAD_LEN 34
+/*
+ * Widths of what is written side by side; of a guard without marks; and of what
+ * a push begins with, but for its mark.
+ */
+#define TIMELINE_LEN 10
+#define ORDER_LEN 8
+#define OWNER_LEN 8
+#define CLOCK_LEN 13
+#define LIFE_LEN 8
+#define GUARD_LEN (SLATE_VERSION_LEN + ORDER_LEN + SLATE_TOKEN_LEN + \
+				   OWNER_LEN + CLOCK_LEN)
+#define HEAD_LEN (2 * CLOCK_LEN + LIFE_LEN)
 
 /* Room for the names that one step of a sweep finds. */
 #define SWEEP_BYTES (256 * 1024)
@@ -708,7 +717,35 @@ slate_script_is_internal(const char *name, int len)
  * ------------------------------------------------------------------------
  */
 
-/* A commit writes some thirty of these, so no format is parsed for them. */
+char *
+slate_script_put_digits(char *to, uint64 number, int width)
+{
+	for (int i = width - 1; i >= 0; i--)
+	{
+		to[i] = '0' + number % 10;
+		number /= 10;
+	}
+	return to + width;
+}
+
+char *
+slate_script_put_hex(char *to, uint64 number, int width)
+{
+	for (int i = width - 1; i >= 0; i--)
+	{
+		to[i] = "0123456789abcdef"[number & 15];
+		number >>= 4;
+	}
+	return to + width;
+}
+
+static char *
+put_bytes(char *to, const char *bytes, int len)
+{
+	memcpy(to, bytes, len);
+	return to + len;
+}
+
 static void
 append_head(StringInfo into, char kind, int number)
 {
@@ -785,9 +822,7 @@ make_nonce(char nonce[SLATE_TOKEN_LEN + 1])
 
 	if (counter == 0 && !pg_strong_random(&counter, sizeof(counter)))
 		elog(ERROR, "could not generate a random nonce");
-	counter++;
-	snprintf(nonce, SLATE_TOKEN_LEN + 1, "%016llx",
-			 (unsigned long long) counter);
+	*slate_script_put_hex(nonce, ++counter, SLATE_TOKEN_LEN) = '\0';
 }
 
 static int64
@@ -887,11 +922,14 @@ slate_script_prepare(int64 deadline, SlateWait wait)
 void
 slate_script_stamp(SlateStamp *stamp)
 {
+	char	   *at;
+
 	/* the deadline before the version: however long that takes */
 	slate_script_set_deadline(stamp, slate_redis_server_clock());
-	snprintf(stamp->version, sizeof(stamp->version), "%010u%020llu",
-			 GetWALInsertionTimeLine(),
-			 (unsigned long long) GetXLogInsertRecPtr());
+	at = slate_script_put_digits(stamp->version, GetWALInsertionTimeLine(),
+								 TIMELINE_LEN);
+	*slate_script_put_digits(at, GetXLogInsertRecPtr(),
+							 SLATE_VERSION_LEN - TIMELINE_LEN) = '\0';
 	make_nonce(stamp->nonce);
 	stamp->epoch_key = "";
 	stamp->epoch[0] = '\0';
@@ -907,7 +945,7 @@ slate_script_own(SlateStamp *stamp)
 												 (uint32) (cluster >> 32)),
 									MyDatabaseId);
 
-	snprintf(stamp->owner, sizeof(stamp->owner), "%08x", name);
+	*slate_script_put_hex(stamp->owner, name, OWNER_LEN) = '\0';
 }
 
 void
@@ -988,34 +1026,42 @@ pushes_for_call(const SlatePush *pushes, int npushes)
 static void
 append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
 {
-	char		text[GUARD_LEN + 32];
-	int64		raised = stamp->deadline
+	char		text[GUARD_LEN + 24];
+	char	   *at = text;
+	int64		taken = stamp->deadline
 		? stamp->deadline - guard_life_ms() / 2 : 0;
-	char		order[8 + 1] = SHARED;
 
-	if (push->order != SLATE_SHARED)
-		snprintf(order, sizeof(order), "%08x", push->order);
-	snprintf(text, sizeof(text), "%s%s%s%s%013lld", stamp->version, order,
-			 stamp->nonce, stamp->owner, (long long) raised);
-	if (push->value)
-		pg_lltoa(push->ttl, text + GUARD_LEN);
+	at = put_bytes(at, stamp->version, SLATE_VERSION_LEN);
+	if (push->order == SLATE_SHARED)
+		at = put_bytes(at, SHARED, ORDER_LEN);
 	else
-		strlcpy(text + GUARD_LEN, "-", sizeof(text) - GUARD_LEN);
-	append_text(batch, text);
+		at = slate_script_put_hex(at, push->order, ORDER_LEN);
+	at = put_bytes(at, stamp->nonce, SLATE_TOKEN_LEN);
+	at = put_bytes(at, stamp->owner, OWNER_LEN);
+	at = slate_script_put_digits(at, taken, CLOCK_LEN);
+	if (push->value)
+		at += pg_lltoa(push->ttl, at);
+	else
+		*at++ = '-';
+	append_bytes(batch, text, at - text);
 }
 
 /* What the publish script has in front. */
 static void
 append_publish_head(SlateBatch *batch, const SlateStamp *stamp)
 {
-	char		head[HEAD_LEN + SLATE_MARK_LEN + 1];
+	char		head[HEAD_LEN + SLATE_MARK_LEN];
+	char	   *at = head;
+	int			mark_len = strlen(stamp->mark);
+	int64		expiry = stamp->deadline
+		? stamp->deadline + guard_life_ms() / 2 : 0;
 
-	snprintf(head, sizeof(head), "%013lld%013lld%08lld%s",
-			 (long long) stamp->deadline,
-			 (long long) (stamp->deadline
-						  ? stamp->deadline + guard_life_ms() / 2 : 0),
-			 (long long) guard_life_ms(), stamp->mark);
-	append_text(batch, head);
+	at = slate_script_put_digits(at, stamp->deadline, CLOCK_LEN);
+	at = slate_script_put_digits(at, expiry, CLOCK_LEN);
+	at = slate_script_put_digits(at, guard_life_ms(), LIFE_LEN);
+	at = put_bytes(at, stamp->mark, mark_len);
+	append_bytes(batch, head, at - head);
+	batch->call.head_at = batch->bytes.len - (at - head) - 2;
 	append_text(batch, stamp->epoch);
 	batch->npushes++;
 }
@@ -1029,21 +1075,100 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 		int			n = pushes_for_call(pushes, npushes);
 
 		append_call(batch, &publish_script, n + 1, 2 + 2 * n);
+		batch->call.nkeys = n;
+		batch->call.keys_at = batch->bytes.len;
 		for (int i = 0; i < n; i++)
 			append_bytes(batch, pushes[i].key, pushes[i].keylen);
+		batch->call.common_at = batch->bytes.len;
 		append_text(batch, stamp->epoch_key);
 		append_publish_head(batch, stamp);
+		batch->call.pushes_at = batch->bytes.len;
 		for (int i = 0; i < n; i++)
 		{
 			append_guard(batch, stamp, &pushes[i]);
 			append_bytes(batch, pushes[i].value ? pushes[i].value : "",
 						 pushes[i].value ? pushes[i].valuelen : 0);
 		}
+		batch->call.end = batch->bytes.len;
 		count_keys(batch, n);
 		pushes += n;
 		npushes -= n;
 	}
 }
+
+/* ------------------------------------------------------------------------
+ * Joining
+ * ------------------------------------------------------------------------
+ */
+
+/* Do they differ in nothing but their keys and deadlines? */
+bool
+slate_script_may_join(const SlateCall *a, const char *a_bytes,
+					  const SlateCall *b, const char *b_bytes)
+{
+	int			len = a->pushes_at - a->common_at;
+	int			head = a->head_at - a->common_at;
+	int			rest = head + 2 * CLOCK_LEN;
+
+	a_bytes += a->common_at;
+	b_bytes += b->common_at;
+	return len == b->pushes_at - b->common_at &&
+		head == b->head_at - b->common_at &&
+		memcmp(a_bytes, b_bytes, head) == 0 &&
+		memcmp(a_bytes + rest, b_bytes + rest, len - rest) == 0;
+}
+
+/* The least deadline, and the last expiry, are right for all. */
+static void
+join_clocks(char *head, const char *other)
+{
+	if (memcmp(other, head, CLOCK_LEN) < 0)
+		memcpy(head, other, CLOCK_LEN);
+	if (memcmp(other + CLOCK_LEN, head + CLOCK_LEN, CLOCK_LEN) > 0)
+		memcpy(head + CLOCK_LEN, other + CLOCK_LEN, CLOCK_LEN);
+}
+
+void
+slate_script_add_joined(SlateBatch *batch, const SlateCall *const *calls,
+						const char *const *bytes, int ncalls)
+{
+	const SlateCall *first = calls[0];
+	int			nkeys = 0;
+	int			head;
+
+	for (int i = 0; i < ncalls; i++)
+		nkeys += calls[i]->nkeys;
+	append_call(batch, &publish_script, nkeys + 1, 2 + 2 * nkeys);
+	for (int i = 0; i < ncalls; i++)
+		appendBinaryStringInfo(&batch->bytes, bytes[i] + calls[i]->keys_at,
+							   calls[i]->common_at - calls[i]->keys_at);
+	head = batch->bytes.len + first->head_at - first->common_at;
+	appendBinaryStringInfo(&batch->bytes, bytes[0] + first->common_at,
+						   first->pushes_at - first->common_at);
+	for (int i = 0; i < ncalls; i++)
+	{
+		join_clocks(batch->bytes.data + head, bytes[i] + calls[i]->head_at);
+		appendBinaryStringInfo(&batch->bytes, bytes[i] + calls[i]->pushes_at,
+							   calls[i]->end - calls[i]->pushes_at);
+	}
+}
+
+SlateSlice
+slate_script_next_key(const SlateCall *call, const char *bytes, int *offset)
+{
+	const char *at = bytes + Max(*offset, call->keys_at);
+	SlateSlice	key;
+
+	key.len = (int) strtol(at + 1, NULL, 10);
+	key.start = strchr(at, '\n') + 1;
+	*offset = key.start + key.len + 2 - bytes;
+	return key;
+}
+
+/* ------------------------------------------------------------------------
+ * Single steps
+ * ------------------------------------------------------------------------
+ */
 
 void
 slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
@@ -1468,19 +1593,6 @@ void
 slate_script_take_reply(SlateOutcome *outcome, const redisReply *reply)
 {
 	count_push_reply(outcome, reply);
-}
-
-SlateSlice
-slate_script_first_key(const char *bytes)
-{
-	SlateSlice	key;
-
-	/* "*", "EVALSHA", its hash, how many keys: two lines each but the first */
-	for (int i = 0; i < 7; i++)
-		bytes = strchr(bytes, '\n') + 1;
-	key.len = (int) strtol(bytes + 1, NULL, 10);
-	key.start = strchr(bytes, '\n') + 1;
-	return key;
 }
 
 static void

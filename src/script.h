@@ -32,6 +32,13 @@
 /* An epoch: ten digits of timeline, 16 hexadecimal digits; see trust.h. */
 #define SLATE_EPOCH_LEN 26
 
+/*
+ * Numbers of fixed width, with leading zeros, and no zero byte behind: commits
+ * write some dozens of them, and formats are slow.
+ */
+extern char *slate_script_put_digits(char *to, uint64 number, int width);
+extern char *slate_script_put_hex(char *to, uint64 number, int width);
+
 /* The family of keys that were set by hand and belong to no other. */
 #define SLATE_LOOSE_FAMILY "*"
 
@@ -81,10 +88,22 @@ typedef struct SlateCut
 	int			ncommands;		/* up to there */
 } SlateCut;
 
+/* A call that pushes: where its parts are in a batch's bytes. */
+typedef struct SlateCall
+{
+	int			nkeys;			/* 0: there is none */
+	int			keys_at;		/* the keys */
+	int			common_at;		/* what is the same for all of them */
+	int			head_at;		/* in that, the text with the deadline */
+	int			pushes_at;		/* what is said of each key */
+	int			end;
+} SlateCall;
+
 /* Commands that wait to be sent. */
 typedef struct SlateBatch
 {
 	StringInfoData bytes;
+	SlateCall	call;			/* the last one that pushes */
 	int			ncommands;
 	int			npushes;		/* of these, what a mark counts */
 	int			nkeys;			/* since the last cut */
@@ -143,6 +162,22 @@ extern void slate_script_batch_init(SlateBatch *batch);
 extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlateStamp *stamp,
 									const SlatePush *pushes, int npushes);
+
+/*
+ * Calls of several transactions as one: with keys of which none comes twice,
+ * SLATE_KEYS_PER_JOIN of them at most, if each may join the first.  What Redis answers
+ * is about all of them.
+ */
+#define SLATE_KEYS_PER_JOIN 128
+extern bool slate_script_may_join(const SlateCall *a, const char *a_bytes,
+								  const SlateCall *b, const char *b_bytes);
+extern void slate_script_add_joined(SlateBatch *batch,
+									const SlateCall *const *calls,
+									const char *const *bytes, int ncalls);
+
+/* The keys of a call, one by one; *offset is 0 at first. */
+extern SlateSlice slate_script_next_key(const SlateCall *call,
+										const char *bytes, int *offset);
 
 /*
  * Register a key in a family's index; for ttl ms at least (0: for good).
@@ -267,9 +302,6 @@ extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 /* Add what one push has answered. */
 extern void slate_script_take_reply(SlateOutcome *outcome,
 									const redisReply *reply);
-
-/* The first key of the first of encoded pushes. */
-extern SlateSlice slate_script_first_key(const char *bytes);
 
 /*
  * The same for pushes: adds up what became of them.  A batch of more than a

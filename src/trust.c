@@ -157,8 +157,10 @@ epoch_key(void)
 static void
 write_epoch(char *text, uint64 epoch)
 {
-	snprintf(text, SLATE_EPOCH_LEN + 1, "%010u%016llx",
-			 GetWALInsertionTimeLine(), (unsigned long long) epoch);
+	text = slate_script_put_digits(text, GetWALInsertionTimeLine(),
+								   TIMELINE_LEN);
+	text = slate_script_put_hex(text, epoch, SLATE_EPOCH_LEN - TIMELINE_LEN);
+	*text = '\0';
 }
 
 /* The timeline that a note begins with; 0 if it is none. */

@@ -60,6 +60,19 @@ $redis->resume;
 SlateRedis::wait_until(sub { $redis->field('shop:hot:1', 'name') eq 'hot 20' }, 'the last value');
 cmp_ok($redis->calls('evalsha') - $sent, '<', 20, 'pushes of one key that meet are one');
 
+# Pushes of different keys that meet are few calls; each key is in one once, and
+# the lists that ten rows share are in several.
+$session->query("SELECT slate_cache_get('shop:items:' || i) FROM generate_series(0, 9) i");
+is($redis->cli('EXISTS', map { "shop:items:$_" } 0 .. 9), '10', 'lists are cached');
+$sent = $redis->calls('evalsha');
+$redis->pause;
+$session->query("UPDATE item SET name = 'joined $_' WHERE id = $_") foreach 101 .. 160;
+$redis->resume;
+SlateRedis::wait_until(sub { name_of(160) eq 'joined 160' }, 'the last value');
+cmp_ok($redis->calls('evalsha') - $sent, '<', 30, 'pushes of sixty transactions that meet are some calls');
+is(scalar(grep { name_of($_) ne "joined $_" } 101 .. 160), 0, 'all of them are there');
+is($redis->cli('EXISTS', map { "shop:items:$_" } 0 .. 9), '0', 'the lists are gone');
+
 # More than the ring holds: values give way to drops, and nothing is lost.
 $redis->pause;
 $session->query("UPDATE item SET name = 'many' WHERE id = $_") foreach 1 .. 400;
