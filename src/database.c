@@ -85,6 +85,7 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u64(&database->epoch, 0);
 	pg_atomic_init_u32(&database->begun, 0);
 	pg_atomic_init_u64(&database->identity, 0);
+	pg_atomic_init_u64(&database->confirmed_at, 0);
 }
 
 void

@@ -116,6 +116,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 epoch;
 	pg_atomic_uint32 begun;		/* this server has had an epoch here */
 	pg_atomic_uint64 identity;
+	pg_atomic_uint64 confirmed_at;	/* when Redis last had this epoch;
+									 * slate_link_now() */
 } SlateDatabase;
 
 /* Where this server's life began: transactions and WAL before are of others. */

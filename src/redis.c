@@ -64,8 +64,13 @@
 #include "redis.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #define DEFAULT_PORT 6379
+
+/* A connection that was used so short a time ago is not looked at, in ms. */
+#define RECENT_USE_MS 10
 
 /* Rests: the first, in ms; each failure doubles it; up to the cap. */
 #define REFUSED_REST 50
@@ -150,6 +155,7 @@ char	   *slate_redis_url = NULL;
 char	   *slate_redis_password_file = NULL;
 int			slate_redis_timeout = 250;
 int			slate_redis_connect_timeout = 500;
+int			slate_redis_idle_timeout = 60;
 
 /*
  * What became of slate_redis_url; valid while settings_loaded.  settings_stale
@@ -179,6 +185,13 @@ static int64 clock_told_at;
 
 /* See slate_redis_identity(); valid while the connection is open. */
 static uint64 identity;
+
+/*
+ * When the connection was prepared for use last; and whether it was shut down
+ * since, because nobody used it.
+ */
+static volatile int64 used_at;
+static volatile sig_atomic_t shut_down_idle = false;
 
 /*
  * Where the connection goes, or last went: the url's address, or what the
@@ -1751,10 +1764,74 @@ slate_redis_look_up(void)
 	return has_names;
 }
 
+/* ----------
+ * The idle connection
+ *
+ * Hundreds of sessions that are connected and do nothing should not cost Redis
+ * a client each.  PostgreSQL calls nobody in an idle session; but a timer goes
+ * off there.  Its handler may run at any point of the program, so all that it
+ * does is to shut the socket down, and only if nobody has prepared to use it
+ * for so long that nobody can be about to.  Whoever comes next finds it so, and
+ * connects anew.
+ *
+ * The timer repeats itself; an ERROR ends it, as it ends all.
+ * ----------
+ */
+
+/* In a signal handler. */
+static void
+shut_down_if_idle(void)
+{
+	if (slate_redis_idle_timeout == 0 || shut_down_idle ||
+		!slate_link_is_open(&connection) ||
+		slate_link_now() - used_at < (int64) slate_redis_idle_timeout * 1000)
+		return;
+	(void) shutdown(connection.fd, SHUT_RDWR);
+	shut_down_idle = true;
+}
+
+void
+slate_redis_watch_idle(void)
+{
+	static TimeoutId timer = MAX_TIMEOUTS;
+	int			period = Max(slate_redis_idle_timeout * 1000 / 4, 250);
+
+	/* workers work, or end */
+	if (MyBackendType != B_BACKEND || proc_exit_inprogress ||
+		slate_redis_idle_timeout == 0 ||
+		!slate_link_is_open(&connection))
+		return;
+	if (timer == MAX_TIMEOUTS)
+		timer = RegisterTimeout(USER_TIMEOUT, shut_down_if_idle);
+	if (!get_timeout_active(timer))
+		enable_timeout_every(timer,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 period),
+							 period);
+}
+
+/* Is it there, and nothing wrong with it in sight? */
+static void
+look_at_connection(int64 now)
+{
+	bool		is_recent = now - used_at < RECENT_USE_MS;
+
+	used_at = now;
+	if (shut_down_idle)
+		slate_link_close(&connection);
+	shut_down_idle = false;
+
+	/* who closes an idle connection may not be the master for much longer */
+	if (!is_recent && slate_link_is_open(&connection) &&
+		!slate_link_usable(&connection))
+		distrust();
+}
+
 SlateRedisStatus
 slate_redis_prepare(int64 deadline, SlateWait wait)
 {
 	int64		now = slate_link_now();
+	SlateRedisStatus status;
 
 	if (!load_settings())
 		return REDIS_REJECTED;
@@ -1769,20 +1846,19 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 	if (!take_turn())
 		return resting();
 
-	/* who closes an idle connection may not be the master for much longer */
-	if (slate_link_is_open(&connection) && !slate_link_usable(&connection))
-		distrust();
+	look_at_connection(now);
 	if (server.sentinels.count > 0)
 	{
-		SlateRedisStatus status = find_master(deadline, wait);
-
+		status = find_master(deadline, wait);
 		if (status != REDIS_DONE)
 			return status;
 	}
-
 	if (slate_link_is_open(&connection))
-		return refresh_answers(deadline, wait);
-	return connect_to_server(deadline, wait);
+		status = refresh_answers(deadline, wait);
+	else
+		status = connect_to_server(deadline, wait);
+	slate_redis_watch_idle();
+	return status;
 }
 
 /* What slate_redis_run() puts between the replies and the caller. */

@@ -64,7 +64,14 @@ extern char *slate_redis_url;	/* slate_cache.url, valid by its check hook */
 extern char *slate_redis_password_file; /* "" for none */
 extern int	slate_redis_timeout;	/* ms, a whole exchange */
 extern int	slate_redis_connect_timeout;	/* ms */
+extern int	slate_redis_idle_timeout;	/* s; 0: never */
 extern void slate_redis_reconfigure(void);
+
+/*
+ * Have a connection that nobody uses for slate_cache.idle_timeout closed: for
+ * whoever has just ended the timers of the session, as every ERROR does.
+ */
+extern void slate_redis_watch_idle(void);
 
 /*
  * Shared state: the breakers, one for each url (of the first 31; the rest have

@@ -110,6 +110,11 @@ define_connection_settings(void)
 							"In a commit it never exceeds three quarters of slate_cache.timeout.",
 							&slate_redis_connect_timeout, 250, 1, 60000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("slate_cache.idle_timeout",
+							"A session's connection to Redis that is unused for so long is closed; 0 for never.",
+							"The next use connects anew.",
+							&slate_redis_idle_timeout, 60, 0, 86400,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 static void

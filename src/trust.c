@@ -89,7 +89,7 @@
 #define AWAIT_STEP_MS 2
 
 /*
- * A backend asks Redis for its epoch before the commit, too, if it has not
+ * A backend asks Redis for its epoch before the commit, too, if nobody has
  * heard of it for so long: a PUT after a FLUSHALL is to be one, not a DROP.
  */
 #define CONFIRM_MS 2
@@ -252,8 +252,26 @@ holds(SlateDatabase *database, SlateTrust trust)
 		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
 }
 
-/* When Redis has last confirmed the epoch; slate_link_now() */
-static int64 confirmed_at = 0;
+/*
+ * Redis has just confirmed the epoch.  Sessions tell each other: while there is
+ * traffic, nobody asks.
+ */
+static void
+note_confirmed(SlateDatabase *database)
+{
+	uint64		now = (uint64) slate_link_now();
+
+	/* many write it, so it is only written when it changes */
+	if (pg_atomic_read_u64(&database->confirmed_at) != now)
+		pg_atomic_write_u64(&database->confirmed_at, now);
+}
+
+static bool
+is_confirmed(SlateDatabase *database)
+{
+	return slate_link_now() - CONFIRM_MS <=
+		(int64) pg_atomic_read_u64(&database->confirmed_at);
+}
 
 typedef struct Confirmation
 {
@@ -273,12 +291,12 @@ take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 
 /* Has Redis this epoch?  Yes, if it cannot be asked: the push will tell. */
 static bool
-confirm(const char *epoch, int64 deadline)
+confirm(SlateDatabase *database, const char *epoch, int64 deadline)
 {
 	Confirmation confirmation = {epoch, false};
 	SlateBatch	batch;
 
-	if (slate_link_now() - confirmed_at <= CONFIRM_MS)
+	if (is_confirmed(database))
 		return true;
 	/* locks are held meanwhile */
 	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
@@ -287,7 +305,7 @@ confirm(const char *epoch, int64 deadline)
 	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
 						 LINK_WAIT_UNINTERRUPTED) == REDIS_DONE &&
 		!confirmation.is_other)
-		confirmed_at = slate_link_now();
+		note_confirmed(database);
 	pfree(batch.bytes.data);
 	return !confirmation.is_other;
 }
@@ -321,7 +339,7 @@ note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
 	uint64		epoch = pg_atomic_read_u64(&database->epoch);
 
 	write_epoch(stamp->epoch, epoch);
-	if (confirm(stamp->epoch, deadline))
+	if (confirm(database, stamp->epoch, deadline))
 		return;
 	await_other_epoch(database, epoch);
 	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
@@ -415,8 +433,8 @@ slate_trust_is_marked(bool strange)
 {
 	SlateDatabase *database = slate_database_find(MyDatabaseId);
 
-	if (!strange)
-		confirmed_at = slate_link_now();
+	if (database && !strange)
+		note_confirmed(database);
 	return database &&
 		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
 }
@@ -434,7 +452,7 @@ slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 	if (strange)
 		doubt(database, SLATE_LOOK_EPOCH);
 	else
-		confirmed_at = slate_link_now();
+		note_confirmed(database);
 	pg_memory_barrier();
 	return pg_atomic_read_u64(&database->identity) ==
 		slate_redis_identity();

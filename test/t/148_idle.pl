@@ -1,0 +1,47 @@
+# Sessions that do nothing cost Redis nothing: a connection that is not used for
+# slate_cache.idle_timeout is closed, also after an error, and made again when it
+# is wanted.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+use constant SESSIONS => 20;
+
+my $redis = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis, conf => { 'slate_cache.idle_timeout' => '1s' });
+SlateNode::create_items($node, SESSIONS);
+
+# Connections of slate_cache, its worker's among them.
+sub connections
+{
+    my @lines = split /\n/, $redis->cli('CLIENT', 'LIST');
+    return scalar grep { /name=slate_cache/ } @lines;
+}
+
+my @sessions = map { SlateSession->new($node) } 1 .. SESSIONS;
+$_->query("SELECT slate_cache_get('shop:item:1')") foreach @sessions;
+$sessions[0]->query('SELECT 1 / 0');
+like($sessions[0]->error, qr/division by zero/, 'one of them ends with an error');
+cmp_ok(connections(), '>=', 1, 'the worker has a connection');
+SlateRedis::wait_until(sub { connections() == 1 }, 'the connections of idle sessions are closed');
+pass('the connections of idle sessions are closed');
+
+my $log = SlateNode::log_size($node);
+foreach my $id (1 .. SESSIONS)
+{
+    $sessions[$id - 1]->query("UPDATE item SET name = 'awake' WHERE id = $id");
+}
+is(join(' ', map { $redis->field("shop:item:$_", 'name') } 1 .. SESSIONS), join(' ', ('awake') x SESSIONS),
+    'each connects again with its commit');
+is(scalar(SlateNode::messages($node, qr/WARNING:|ERROR:|could not/, $log)), 0, 'nobody complains');
+is($node->safe_psql('postgres', 'SELECT pushes_delayed, pushes_lost FROM slate_cache.stats'), '0|0',
+    'nothing was delayed');
+
+$_->quit foreach @sessions;
+SlateNode::unharmed($node);
+done_testing();
