@@ -48,7 +48,8 @@
  * what a server has answered counts as delivered only if, after the answer, it
  * still is the one that is noted.  Before it empties another, the worker notes
  * that: a commit that does not see the note was made before the emptying
- * began.
+ * began.  And before that it writes into the table that nobody has our epoch, so
+ * that the former server, met again before another has got one, is emptied.
  *
  * TWO SERVERS OF ONE HISTORY
  *
@@ -659,10 +660,11 @@ flushed_record_end(void)
 static char placeholder[SLATE_EPOCH_LEN + 1];
 
 /*
- * The epoch that we have tried to establish last, and where; "" at first.  Its
- * answer may have been lost.
+ * The epoch that we have tried to establish last, and where; 0 if there is
+ * none, or what has been told since would not be known there.  Its answer may
+ * have been lost.
  */
-static char attempted[SLATE_EPOCH_LEN + 1];
+static uint64 attempted;
 static uint64 attempted_at;
 
 /* The WAL position that we have noted last; "" at first. */
@@ -718,6 +720,17 @@ has_gone_back(SlateDatabase *database, const Notes *notes)
 	return strcmp(begun, notes->wal) < 0;
 }
 
+/* Is that what we have tried to establish in this Redis? */
+static bool
+is_attempted(const char *note)
+{
+	char		epoch[SLATE_EPOCH_LEN + 1];
+
+	write_epoch(epoch, attempted);
+	return attempted != 0 && attempted_at == slate_redis_identity() &&
+		strcmp(note, epoch) == 0;
+}
+
 /* What is wrong with a Redis that nobody has looked at in this server's life? */
 static const char *
 compare_history(SlateDatabase *database, const Notes *notes,
@@ -728,8 +741,7 @@ compare_history(SlateDatabase *database, const Notes *notes,
 	write_epoch(epoch, history->epoch);
 	if (notes->epoch[0] == '\0')
 		return "Redis has no epoch of this database: it is new, or has lost its data";
-	if (strcmp(notes->epoch, attempted) == 0 &&
-		attempted_at == slate_redis_identity())
+	if (is_attempted(notes->epoch))
 		return NULL;
 	if (history->number == 0)
 		return "this database has not used this Redis before";
@@ -828,6 +840,25 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	return hold(database, epoch);
 }
 
+/*
+ * No Redis has our history from now on.  One that is left before it is emptied
+ * has been told what the one before has not, so that one's epoch, if we meet
+ * it again, must not be the last that we know.
+ */
+static void
+disown_history(void)
+{
+	History		history;
+
+	attempted = 0;
+	read_history(&history);
+	if (history.number == 0 || history.epoch == 0)
+		return;
+	history.number++;
+	history.epoch = 0;
+	append_history(&history);
+}
+
 bool
 slate_trust_withdraw(SlateDatabase *database)
 {
@@ -835,6 +866,7 @@ slate_trust_withdraw(SlateDatabase *database)
 	Notes		notes = {0};
 	uint64		random;
 
+	disown_history();
 	/* from here on only what this server has heard is delivered */
 	(void) set_trust(database, TRUST_EMPTYING);
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
@@ -860,8 +892,9 @@ flush_wal(void)
 /*
  * Redis is told first.  A row that it has not taken would be the last one, and
  * other than what it has, when somebody compares them again; so an epoch that
- * it refuses leaves no row.  Who dies between the two leaves a Redis with
- * another history than ours, which is emptied.
+ * it refuses leaves no row.  One whose answer is lost is told again, and not
+ * another one, which Redis might not take.  Who dies between the two leaves a
+ * Redis with another history than ours, which is emptied.
  */
 bool
 slate_trust_establish(SlateDatabase *database)
@@ -877,15 +910,18 @@ slate_trust_establish(SlateDatabase *database)
 	flush_wal();
 	read_history(&history);
 	history.number++;
-	if (!pg_strong_random(&history.epoch, sizeof(history.epoch)))
-		elog(ERROR, "could not generate a random epoch");
-	history.epoch |= 1;			/* never 0, and no placeholder */
 	history.identity = slate_redis_identity();
 	history.timeline = GetWALInsertionTimeLine();
+	if (!is_attempted(placeholder))
+	{
+		if (!pg_strong_random(&attempted, sizeof(attempted)))
+			elog(ERROR, "could not generate a random epoch");
+		attempted |= 1;			/* never 0, and no placeholder */
+		attempted_at = history.identity;
+	}
+	history.epoch = attempted;
 
 	write_epoch(text, history.epoch);
-	strlcpy(attempted, text, sizeof(attempted));
-	attempted_at = history.identity;
 	write_wal(wal, position);
 	slate_script_batch_init(&batch);
 	strlcpy(wal_key, owned_key("wal"), sizeof(wal_key));
