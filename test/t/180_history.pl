@@ -21,7 +21,7 @@ sub witness
       or diag join "\n", @lines;
     cmp_ok($witness->commits, '>', 100, "$name: commits");
     cmp_ok($witness->checked, '>', 10000, "$name: reads");
-    note join "\n", @lines;
+    note $witness->{report} = join "\n", @lines;
     return $witness;
 }
 
@@ -36,6 +36,12 @@ foreach my $class ('made up', 'before its commit', 'rolled back', 'went backward
 
 witness('mode commit', 0, mode => 'commit', seconds => 3, mean => 0.6,
     faults => 'terminate,cancel,kill_backend,hang,cut,flushall');
-witness('mode strict', 0, mode => 'strict', seconds => 3, mean => 0.6,
+my $strict = witness('mode strict', 0, mode => 'strict', seconds => 3, mean => 0.6,
     faults => 'terminate,cancel,kill_backend,cut,delay,cut_reply');
+
+# None in n reads: one in n/3 at most, with 95 % confidence.
+my ($checked, $bound) = $strict->{report} =~ /^older than visible +promised +0 of (\d+) +at most 1 in (\d+)$/m;
+is($checked, $strict->checked, 'mode strict: the report says among how many reads none was stale');
+is($bound, sprintf('%.0f', $checked / 3), 'mode strict: and what that shows');
+like($strict->{report}, qr/with 95 % confidence/, 'mode strict: and how surely');
 done_testing();
