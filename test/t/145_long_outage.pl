@@ -8,6 +8,7 @@ use List::Util qw(max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateCheck;
+use SlateClient;
 use SlateNode;
 use SlateRedis;
 use SlateSession;
@@ -107,17 +108,33 @@ is( $node->safe_psql('postgres', 'SELECT pushes_lost, pushes_delayed FROM slate_
 is( $node->safe_psql('postgres', 'SELECT count(DISTINCT xid) FROM slate_cache.journal'),
     $rows / $per_transaction + $singly, 'and shown to be in doubt');
 
-# Redis is back; the worker's memory while it works.
+# Redis is back; the worker's memory while it works, and what it leaves of Redis
+# to others: at least half of its time, and an answer after a step at most.
 my $ended = time;
 $redis->resume;
-my @replaying;
+$redis->cli('CONFIG', 'RESETSTAT');
+my $other = SlateClient->new($redis);
+my (@replaying, @answers);
 SlateRedis::wait_until(
     sub {
         push @replaying, memory($worker);
+        foreach (1 .. 20)
+        {
+            my $asked = time;
+            $other->ask('GET', 'shop:item:' . ($changed + 1));
+            push @answers, time - $asked;
+        }
         return $node->safe_psql('postgres', 'SELECT count(*) FROM slate_cache.journal') == 0;
     },
     'the journal is empty');
-note(sprintf 'empty after %.1f s', time - $ended);
+my $replayed_in = time - $ended;
+note(sprintf 'empty after %.1f s', $replayed_in);
+my ($calls, $busy) = $redis->cli('INFO', 'commandstats') =~ /^cmdstat_evalsha:calls=(\d+),usec=(\d+)/m;
+@answers = sort { $a <=> $b } @answers;
+note(sprintf '%d scripts took %.2f s of Redis; of %d answers to others the median took %.1f ms, the last %.1f ms',
+    $calls, $busy / 1e6, scalar @answers, 1000 * $answers[ @answers / 2 ], 1000 * $answers[-1]);
+cmp_ok($busy / 1e6 / $replayed_in, '<', 0.55, 'meanwhile Redis has half of its time for others');
+cmp_ok($answers[ @answers / 2 ], '<', 0.02, 'who are answered soon');
 note("memory of the worker meanwhile, kB: at most " . max(@replaying));
 cmp_ok(max(@replaying), '<', $workers[1] + 4 * $slack, "the worker's memory stays small while it replays");
 

@@ -3,7 +3,7 @@
 # often; if it does not get round to it, a session asks.
 use strict;
 use warnings;
-use List::Util qw(max);
+use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateNode;
@@ -74,6 +74,23 @@ my $asked = $proxy->connections - $before;
 note("asked $asked times in 4 s");
 cmp_ok($asked, '>', 1, 'refused: Redis is asked again');
 cmp_ok($asked, '<', 20, 'refused: now and then');
+
+# The longest rests are a second, a quarter more or less: servers that have lost
+# the same Redis do not return to it together.
+my ($last, $known, @rests) = (undef, $proxy->connections);
+while (@rests < 8)
+{
+    sleep 0.005;
+    my $now = time;
+    my $connections = $proxy->connections;
+    die 'nobody asks' if $now > ($last // $begun) + 60;
+    next if $connections == $known;
+    push @rests, $now - $last if defined $last && $now - $last > 0.1;
+    ($last, $known) = ($now, $connections);
+}
+note('rests of ' . join(', ', map { sprintf '%.2f', $_ } @rests) . ' s');
+cmp_ok(max(@rests) - min(@rests), '>', 0.08, 'refused: each rest is of another length');
+cmp_ok(max(@rests), '<', 3, 'refused: none is long');
 
 # Redis is back, and the worker does not see it.
 $stopped = kill 'STOP', $worker;
