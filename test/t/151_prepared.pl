@@ -3,7 +3,6 @@
 # crashed in between; ROLLBACK PREPARED leads to nothing.
 use strict;
 use warnings;
-use List::Util qw(min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateJournal;
@@ -90,7 +89,7 @@ foreach my $i (1 .. 5)
     push @seconds, time - $committed;
 }
 note("dropped after @seconds s");
-cmp_ok(min(@seconds), '<', 1, 'the keys are dropped within a second');
+cmp_ok((sort { $a <=> $b } @seconds)[2], '<', 1, 'the keys are dropped within a second, three times of five at least');
 
 # Rolled back.
 prepare('no', q{UPDATE item SET name = 'never' WHERE id <= 5; INSERT INTO sale VALUES (3);

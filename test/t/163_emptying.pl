@@ -91,6 +91,8 @@ sub let_go
 # What is seen meanwhile.
 age();
 is($redis->field('shop:item:2', 'name'), 'before 1', 'old values are in Redis');
+is($session->query(q{SELECT state, query FROM pg_stat_activity WHERE backend_type = 'slate_cache worker'}),
+    'active|emptying the namespace', 'pg_stat_activity tells what the worker does');
 my $hits = SlateNode::counter($node, 'hits');
 is(SlateHistory::wrong_gets($session), '', 'gets are right meanwhile');
 my $new = SlateSession->new($node);
