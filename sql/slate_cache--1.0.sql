@@ -386,6 +386,46 @@ COMMENT ON COLUMN slate_cache.journal.keys IS 'keys that it changed';
 COMMENT ON COLUMN slate_cache.journal.patterns IS 'patterns that it dropped';
 COMMENT ON COLUMN slate_cache.journal.bytes IS 'size of their names in the journal';
 
+CREATE FUNCTION slate_cache.read_progress(
+    OUT datname name,
+    OUT pid integer,
+    OUT phase text,
+    OUT since timestamptz,
+    OUT blocks_done bigint,
+    OUT blocks_total bigint,
+    OUT rows_replayed bigint,
+    OUT patterns integer,
+    OUT keys_scanned bigint,
+    OUT ring_bytes bigint,
+    OUT ring_size bigint,
+    OUT delayed_since timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'slate_cache_progress' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache.read_progress() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.read_progress() IS 'what the view slate_cache.progress shows';
+
+CREATE VIEW slate_cache.progress AS SELECT * FROM slate_cache.read_progress();
+COMMENT ON VIEW slate_cache.progress IS
+'what the workers of all databases are doing, and how far they have got.  Not for PUBLIC: it tells how much other databases change';
+COMMENT ON COLUMN slate_cache.progress.datname IS 'the database';
+COMMENT ON COLUMN slate_cache.progress.pid IS 'process of its worker; null if there is none';
+COMMENT ON COLUMN slate_cache.progress.phase IS
+'no worker; idle; looking at redis: is it the one that we know?; pushing: what mode async has left to it; emptying: the namespace; replaying: the journal, what Redis has not heard; sweeping: a walk over all keys of Redis for dropped patterns; waiting for redis: which is away, or refuses; standing back: a server with a later timeline of this cluster uses this Redis';
+COMMENT ON COLUMN slate_cache.progress.since IS
+'when the phase began, looks and pushes in the middle of it left out; null if there has been no worker yet';
+COMMENT ON COLUMN slate_cache.progress.blocks_done IS
+'blocks of the journal that the present pass has read and told Redis of; null if none is under way';
+COMMENT ON COLUMN slate_cache.progress.blocks_total IS 'blocks that it will have read at its end; may grow';
+COMMENT ON COLUMN slate_cache.progress.rows_replayed IS 'rows that it has found in doubt, and told Redis of';
+COMMENT ON COLUMN slate_cache.progress.patterns IS
+'patterns that the present sweep or emptying looks for; null if none is under way';
+COMMENT ON COLUMN slate_cache.progress.keys_scanned IS 'keys that it has looked at so far';
+COMMENT ON COLUMN slate_cache.progress.ring_bytes IS
+'bytes that sessions in mode async have left and Redis has not yet taken; null if there is no ring';
+COMMENT ON COLUMN slate_cache.progress.ring_size IS 'bytes that the ring has room for';
+COMMENT ON COLUMN slate_cache.progress.delayed_since IS
+'when the first push failed that the worker has not made good yet; null if all is well.  If pushes fail again and again it stays for ten seconds at least';
+
 CREATE FUNCTION slate_cache_repair() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_repair() FROM PUBLIC;

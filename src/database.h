@@ -15,7 +15,7 @@
 #define SLATE_DATABASE_H
 
 #include "access/xlogdefs.h"
-#include "port/atomics.h"
+#include "progress.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
@@ -88,6 +88,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint32 flush;		/* empty the namespace, as asked: counts */
 	pg_atomic_uint32 flushed;	/* the last of those that is done */
 	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
+
+	SlateProgress progress;		/* see progress.c */
 
 	/* pushes that are left to the worker; see ring.c */
 	pg_atomic_uint32 ring;		/* a dsm_handle */

@@ -425,6 +425,7 @@ slate_drain(SlateDatabase *database)
 	coalesce();
 	encode();
 	slate_ring_set_sending(database, exchange.end);
+	slate_progress_enter(&database->progress, PHASE_PUSHING);
 	answered = send_batch(database, &reason);
 	count_units(database);
 	settle(database, answered, reason);

@@ -247,20 +247,54 @@ slate_ring_push(const SlateBatch *batch, const SlateRingEntry *given)
  */
 
 static uint64
-head(void)
+head_of(Ring *there)
 {
 	uint64		position;
 
-	SpinLockAcquire(&ring->lock);
-	position = ring->head;
-	SpinLockRelease(&ring->lock);
+	SpinLockAcquire(&there->lock);
+	position = there->head;
+	SpinLockRelease(&there->lock);
 	return position;
+}
+
+static uint64
+head(void)
+{
+	return head_of(ring);
 }
 
 bool
 slate_ring_is_empty(SlateDatabase *database)
 {
 	return !find(database) || head() == pg_atomic_read_u64(&ring->tail);
+}
+
+bool
+slate_ring_usage(SlateDatabase *database, uint64 *used, uint64 *size)
+{
+	dsm_handle	handle = pg_atomic_read_u32(&database->ring);
+	dsm_segment *mapped;
+	dsm_segment *attached = NULL;
+	Ring	   *there;
+	uint64		tail;
+
+	if (handle == DSM_HANDLE_INVALID)
+		return false;
+	mapped = dsm_find_mapping(handle);
+	if (mapped == NULL)
+		mapped = attached = dsm_attach(handle);
+	if (mapped == NULL)
+		return false;
+	there = dsm_segment_address(mapped);
+
+	/* first: it stays behind the head, which may go on meanwhile */
+	tail = pg_atomic_read_u64(&there->tail);
+	pg_read_barrier();
+	*used = Min(head_of(there) - tail, there->size);
+	*size = there->size;
+	if (attached)
+		dsm_detach(attached);
+	return true;
 }
 
 /* ------------------------------------------------------------------------

@@ -63,6 +63,13 @@ extern bool slate_ring_push(const SlateBatch *batch,
 /* Is there nothing in it? */
 extern bool slate_ring_is_empty(SlateDatabase *database);
 
+/*
+ * Anybody, of any database: how many bytes wait in it, and its size.  False if
+ * there is no ring.  What this process has mapped stays.  May throw.
+ */
+extern bool slate_ring_usage(SlateDatabase *database, uint64 *used,
+							 uint64 *size);
+
 /* ------------------------------------------------------------------------
  * The worker
  * ------------------------------------------------------------------------

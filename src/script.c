@@ -1689,6 +1689,9 @@ static StringInfoData sweep_names;
 static StringInfoData sweep_stamps;
 static SlateBatch sweep_send;
 
+/* Where to count them; NULL: nowhere. */
+static pg_atomic_uint64 *names_swept = NULL;
+
 void
 slate_script_sweep_init(void)
 {
@@ -1706,6 +1709,11 @@ slate_script_sweep_init(void)
 	MemoryContextSwitchTo(old);
 }
 
+void
+slate_script_sweep_count(pg_atomic_uint64 *names)
+{
+	names_swept = names;
+}
 
 /* What a name is about: itself, or the key that it guards. */
 static bool
@@ -1812,8 +1820,11 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	names = reply->element[1];
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
 		sweep_look(sweep, names->element[i]);
-	if (!sweep->overflow)
-		strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+	if (sweep->overflow)
+		return;
+	strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+	if (names_swept)
+		pg_atomic_fetch_add_u64(names_swept, names->elements);
 }
 
 static void

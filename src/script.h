@@ -14,6 +14,7 @@
 #define SLATE_SCRIPT_H
 
 #include "lib/stringinfo.h"
+#include "port/atomics.h"
 #include "redis.h"
 #include "template.h"
 
@@ -329,6 +330,10 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
  * slate_script_sweep_init() was called before it.
  */
 extern void slate_script_sweep_init(void);
+
+/* From now on this process counts there the names that its sweeps look at. */
+extern void slate_script_sweep_count(pg_atomic_uint64 *names);
+
 extern SlateRedisStatus slate_script_sweep(const SlateGlobSet *globs,
 										   const SlateStamp *const *stamps,
 										   SlateOutcome *outcome,

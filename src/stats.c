@@ -14,11 +14,13 @@
  */
 #include "compat.h"
 
+#include "database.h"
 #include "link.h"
 #include "port/atomics.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "utils/timestamp.h"
 
 #define LOG_INTERVAL_MS 30000
 
@@ -86,6 +88,29 @@ slate_stats_reset(void)
 		pg_atomic_write_u64(&state->counters[i], 0);
 }
 
+/* Is it time, and nobody else's turn?  Then the next is so many ms later. */
+static bool
+is_due(pg_atomic_uint64 *next, int64 interval)
+{
+	uint64		now = slate_link_now();
+	uint64		due = pg_atomic_read_u64(next);
+
+	return now >= due &&
+		pg_atomic_compare_exchange_u64(next, &due, now + interval);
+}
+
+/* The first that fails since the worker has told all. */
+static void
+note_first_delay(void)
+{
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
+	uint64		never = 0;
+
+	if (database)
+		(void) pg_atomic_compare_exchange_u64(&database->progress.delayed_since,
+											  &never, GetCurrentTimestamp());
+}
+
 void
 slate_stats_lost(int64 nkeys, const char *reason)
 {
@@ -99,6 +124,7 @@ slate_stats_lost(int64 nkeys, const char *reason)
 void
 slate_stats_delayed(int64 nkeys, const char *reason)
 {
+	note_first_delay();
 	slate_stats_add(STAT_PUSHES_DELAYED, 1);
 	slate_stats_add(STAT_KEYS_DELAYED, nkeys);
 	loss.ndelayed++;
@@ -111,16 +137,9 @@ log_losses(void)
 	int64		npushes = loss.npushes;
 	int64		nkeys = loss.nkeys;
 	int64		ndelayed = loss.ndelayed;
-	uint64		now;
-	uint64		next;
 
-	if (npushes == 0 && ndelayed == 0)
-		return;
-	now = slate_link_now();
-	next = pg_atomic_read_u64(&state->next_log);
-	if (now < next ||
-		!pg_atomic_compare_exchange_u64(&state->next_log, &next,
-										now + LOG_INTERVAL_MS))
+	if ((npushes == 0 && ndelayed == 0) ||
+		!is_due(&state->next_log, LOG_INTERVAL_MS))
 		return;
 
 	loss.npushes = 0;

@@ -106,6 +106,9 @@
 /* How long it rests after a step, at most. */
 #define MAX_REST_MS 100
 
+/* How often a failure ends; see conclude(). */
+#define CONCLUDE_MS 10000
+
 static SlateDatabase *database = NULL;
 static Oid	extension_oid = InvalidOid;
 
@@ -115,6 +118,9 @@ static struct
 	bool		open;
 	int			nth;			/* of the generations */
 	int			generations[SLATE_GENERATIONS];
+	uint64		nblocks;		/* of those before it */
+	uint64		total;			/* of all, as far as is known */
+	uint64		nrows;			/* that were replayed */
 	BlockNumber block;			/* where the next step begins */
 	BlockNumber end;			/* where the generation ended */
 	MemoryContext context;		/* patterns are in it */
@@ -142,6 +148,14 @@ static int64 next_empty = 0;
 static int64 empty_rest = ROUND_MS;
 
 PGDLLEXPORT void slate_worker_main(Datum arg);
+
+/* What the worker is doing: for slate_cache.progress, and pg_stat_activity. */
+static void
+enter_phase(SlatePhase phase, const char *activity)
+{
+	slate_progress_enter(&database->progress, phase);
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
 
 /* ------------------------------------------------------------------------
  * Reading a step
@@ -361,9 +375,11 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 	slate_script_sweep_init();
 	if (!is_connected() || !is_known())
 		return false;
+	slate_progress_begin_walk(&database->progress, nglobs);
 	(void) slate_script_sweep(slate_globset_make(globs, nglobs), stamps,
 							  &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
 							  LINK_WAIT_INTERRUPTIBLE);
+	slate_progress_end_walk(&database->progress);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
 	if (!finished || outcome.refused > 0 || !is_known())
@@ -411,7 +427,7 @@ sweep_pass(void)
 	}
 	if (nglobs == 0)
 		return true;
-	pgstat_report_activity(STATE_RUNNING, "sweeping Redis for dropped patterns");
+	enter_phase(PHASE_SWEEPING, "sweeping Redis for dropped patterns");
 	return walk(globs, nglobs, stamps);
 }
 
@@ -420,13 +436,27 @@ sweep_pass(void)
  * ------------------------------------------------------------------------
  */
 
+/* For slate_cache.progress. */
+static void
+show_pass(void)
+{
+	slate_progress_set_pass(&database->progress, pass.nblocks + pass.block,
+							pass.total, pass.nrows);
+}
+
 static void
 open_generation(void)
 {
 	slate_database_begin();
 	pass.end = slate_journal_size(pass.generations[pass.nth]) / BLCKSZ;
+	pass.total = pass.nblocks + pass.end;
+
+	/* those that follow may grow until it is their turn */
+	for (int i = pass.nth + 1; i < SLATE_GENERATIONS; i++)
+		pass.total += slate_journal_size(pass.generations[i]) / BLCKSZ;
 	slate_database_commit();
 	pass.block = 0;
+	show_pass();
 }
 
 /* The older generation comes first. */
@@ -434,6 +464,9 @@ static void
 open_pass(void)
 {
 	pass.nth = 0;
+	pass.nblocks = 0;
+	pass.nrows = 0;
+	slate_progress_begin_pass(&database->progress);
 	pass.generations[1] = pg_atomic_read_u32(&database->current);
 	pass.generations[0] = 1 - pass.generations[1];
 	pass.generations[2] = SLATE_PREPARED_GENERATION;
@@ -456,12 +489,14 @@ replay_pages(void)
 	SlateBatch	batch;
 	BlockNumber block;
 
-	pgstat_report_activity(STATE_RUNNING, "replaying the journal");
+	enter_phase(PHASE_REPLAYING, "replaying the journal");
 	read_step(&step, &batch, &block);
 	if (!send_batch(&batch))
 		return PROGRESS_FAILED; /* patterns gathered twice are there once */
 	slate_stats_add(STAT_REPLAYED, step.nrows);
+	pass.nrows += step.nrows;
 	pass.block = block;
+	show_pass();
 	return PROGRESS_STEP;
 }
 
@@ -485,12 +520,14 @@ replay(void)
 	if (pass.nth + 1 < SLATE_GENERATIONS)
 	{
 		pass.nth++;
+		pass.nblocks += pass.end;
 		open_generation();
 		return PROGRESS_STEP;
 	}
 	if (!sweep_pass())
 		return PROGRESS_FAILED;
 	slate_doubt_end_pass(database);
+	slate_progress_end_pass(&database->progress);
 	pass.open = false;
 	return PROGRESS_STEP;
 }
@@ -567,7 +604,7 @@ empty_namespace(const char *reason)
 			(errmsg("slate_cache empties its namespace in %s",
 					slate_redis_server_name()),
 			 errdetail("%s.", reason)));
-	pgstat_report_activity(STATE_RUNNING, "emptying the namespace");
+	enter_phase(PHASE_EMPTYING, "emptying the namespace");
 	if (!slate_trust_withdraw(database))
 		return false;
 	identity = slate_redis_identity();
@@ -644,7 +681,7 @@ watch(void)
 		slate_redis_reconfigure();
 		next_reconnect = now + RECONNECT_MS;
 	}
-	pgstat_report_activity(STATE_RUNNING, "asking Redis for its epoch");
+	enter_phase(PHASE_LOOKING, "asking Redis for its epoch");
 	if (!is_connected())
 	{
 		uint32		unknown = TRUST_UNKNOWN;
@@ -743,6 +780,7 @@ forget_extension(void)
 	pg_atomic_write_u32(&database->full, SLATE_JOURNAL_ROOM);
 	pg_atomic_write_u32(&database->must_empty, 0);
 	slate_ring_remove(database);
+	pg_atomic_write_u64(&database->progress.delayed_since, 0);
 }
 
 /* The extension's OID; what it had when it was created. */
@@ -760,6 +798,7 @@ look_for_extension(void)
 static void
 leave(int code, Datum arg pg_attribute_unused())
 {
+	slate_progress_leave(&database->progress);
 	database->latch = NULL;
 	pg_write_barrier();
 	pg_atomic_write_u32(&database->worker, 0);
@@ -784,6 +823,7 @@ enter(void)
 		return false;
 	before_shmem_exit(leave, (Datum) 0);
 	database->latch = MyLatch;
+	slate_script_sweep_count(&database->progress.keys);
 	pg_atomic_write_u32(&database->unavailable, 0);
 	pg_atomic_write_u64(&database->server, slate_redis_server_key());
 	slate_redis_become_prober();
@@ -823,12 +863,14 @@ take_a_rest(int64 rest)
 	int64		end = slate_link_now() + rest;
 	int64		now;
 	bool		was_open = slate_redis_next_try() > 0;
+	SlatePhase	phase = pg_atomic_read_u32(&database->progress.phase);
 
 	pgstat_report_activity(STATE_IDLE, "resting");
 	while ((now = slate_link_now()) < end)
 	{
 		if (slate_drain(database))
 			continue;
+		slate_progress_enter(&database->progress, phase);
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(end - now, 50), PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();
@@ -873,6 +915,33 @@ drain(void)
 	}
 }
 
+/*
+ * Nothing is in doubt any more.  With a Redis that refuses now and then the
+ * delay goes on for a while, rather than beginning anew each time.
+ */
+static void
+conclude(uint64 delayed_since)
+{
+	static int64 next_end = 0;
+	int64		now = slate_link_now();
+
+	if (delayed_since == 0 || now < next_end)
+		return;
+	next_end = now + CONCLUDE_MS;
+	(void) pg_atomic_compare_exchange_u64(&database->progress.delayed_since,
+										  &delayed_since, 0);
+}
+
+/* Redis is away, or not to be worked with. */
+static void
+enter_waiting(void)
+{
+	slate_progress_enter(&database->progress,
+						 pg_atomic_read_u32(&database->trust) ==
+						 TRUST_STANDING_BACK ? PHASE_STANDING_BACK
+						 : PHASE_WAITING);
+}
+
 /* Does all that can be done now; returns how long it may wait for more. */
 static long
 go_round(void)
@@ -883,9 +952,13 @@ go_round(void)
 	bool		can_work = true;
 	Progress	progress = PROGRESS_IDLE;
 	int			nundecided;
+	uint64		delayed_since;
 
 	drain();
 	slate_redis_refresh();
+
+	/* what fails after this may not be collected */
+	delayed_since = pg_atomic_read_u64(&database->progress.delayed_since);
 	slate_doubt_collect(database);
 	nundecided = slate_doubt_decide(database);
 	if (start >= next_watch || pg_atomic_read_u32(&database->look) != 0 ||
@@ -906,6 +979,8 @@ go_round(void)
 	{
 		long		rest = slate_redis_next_try();
 
+		enter_waiting();
+
 		/* an open breaker knows when; otherwise it was not the connection */
 		retry = Min(2 * retry, MAX_RETRY_MS);
 		take_a_rest(Min(rest > 0 ? rest : retry, MAX_RETRY_MS));
@@ -917,6 +992,8 @@ go_round(void)
 		take_a_rest(Min(slate_link_now() - start, MAX_REST_MS));
 		return 0;
 	}
+	conclude(delayed_since);
+	slate_progress_enter(&database->progress, PHASE_IDLE);
 	return nundecided > 0 ? UNDECIDED_MS : ROUND_MS;
 }
 
