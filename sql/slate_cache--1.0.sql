@@ -426,6 +426,28 @@ COMMENT ON COLUMN slate_cache.progress.ring_size IS 'bytes that the ring has roo
 COMMENT ON COLUMN slate_cache.progress.delayed_since IS
 'when the first push failed that the worker has not made good yet; null if all is well.  If pushes fail again and again it stays for ten seconds at least';
 
+CREATE FUNCTION slate_cache.read_events(
+    OUT at timestamptz,
+    OUT datname name,
+    OUT pid integer,
+    OUT kind text,
+    OUT detail text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'slate_cache_events' LANGUAGE C VOLATILE;
+REVOKE ALL ON FUNCTION slate_cache.read_events() FROM PUBLIC;
+COMMENT ON FUNCTION slate_cache.read_events() IS 'what the view slate_cache.events shows';
+
+CREATE VIEW slate_cache.events AS SELECT * FROM slate_cache.read_events();
+COMMENT ON VIEW slate_cache.events IS
+'the last 1024 things that happened to the cache of this server, or without preload of this session, the newest first; a start of the server, also after a crash, forgets them.  Not for PUBLIC: it names servers and roles';
+COMMENT ON COLUMN slate_cache.events.at IS 'when it was noted';
+COMMENT ON COLUMN slate_cache.events.datname IS
+'the database; null if it is not about one, or that is gone';
+COMMENT ON COLUMN slate_cache.events.pid IS 'the process that noted it';
+COMMENT ON COLUMN slate_cache.events.kind IS
+'launcher started, launcher ended, worker started, worker ended; no worker: no room for one; breaker opened, breaker closed: Redis failed, and answers again (in five seconds one opening, with its closing, at most); failover: a sentinel names another master; trust lost: Redis or PostgreSQL has another history than was known; standing back: a server with a later timeline of this cluster uses this Redis; flush asked: slate_cache_flush() was called; emptied: the namespace was; pushes delayed: the first that failed, the journal has it; replayed: Redis has heard all that had failed (both once in ten seconds at most); pushes lost: the first in a minute that failed and has no journal; journal full: the namespace will be emptied';
+COMMENT ON COLUMN slate_cache.events.detail IS 'server, reason, number; null if there is none';
+
 CREATE FUNCTION slate_cache_repair() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_repair() FROM PUBLIC;

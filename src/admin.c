@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "events.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "journal.h"
@@ -267,10 +268,13 @@ Datum
 slate_cache_flush(PG_FUNCTION_ARGS)
 {
 	SlateDatabase *database = database_with_worker();
-	uint32		mine = pg_atomic_add_fetch_u32(&database->flush, 1);
 	int64		since = slate_link_now();
+	uint32		mine;
 
 	(void) fcinfo;
+	slate_events_note(EVENT_FLUSH_ASKED, MyDatabaseId, "by %s",
+					  GetUserNameFromId(GetUserId(), false));
+	mine = pg_atomic_add_fetch_u32(&database->flush, 1);
 	while ((int32) (pg_atomic_read_u32(&database->flushed) - mine) < 0)
 		wait_for_worker(database, &since);
 	PG_RETURN_VOID();
@@ -300,7 +304,7 @@ check_preload(ReturnSetInfo *result)
 
 	put_check(result, "preload", preloaded, preloaded
 			  ? "loaded by shared_preload_libraries"
-			  : "not in shared_preload_libraries: no journal, no worker; pushes that fail are lost; breaker and counters are this session's own");
+			  : "not in shared_preload_libraries: no journal, no worker; pushes that fail are lost; breaker, counters and events are this session's own");
 	put_check(result, "launcher", slate_database_has_launcher(),
 			  slate_database_has_launcher() ? "running" : preloaded ?
 			  "not running; the server starts it again after 5 s" :

@@ -53,6 +53,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/storage.h"
 #include "common/hashfn.h"
+#include "events.h"
 #include "journal.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -380,7 +381,12 @@ slate_journal_leave(SlateOutcomeKind kind, bool committed)
 		pg_atomic_write_u32(&filling->full, committed ? SLATE_JOURNAL_FULL
 							: SLATE_JOURNAL_ROOM);
 		if (committed)
+		{
 			pg_atomic_write_u32(&filling->must_empty, 1);
+			slate_events_note(EVENT_JOURNAL_FULL, MyDatabaseId,
+							  "it exceeds slate_cache.max_journal, %d kB",
+							  slate_journal_max);
+		}
 		filling = NULL;
 	}
 	return slate_doubt_leave(kind);

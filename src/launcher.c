@@ -31,6 +31,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "doubt.h"
+#include "events.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -225,6 +226,22 @@ start_worker(Known *database)
 	return started;
 }
 
+/* That there is no room is an event once, not each time that it is tried. */
+static void
+note_start(SlateDatabase *entry, Oid oid, bool started)
+{
+	uint32		was_missing = pg_atomic_exchange_u32(&entry->unavailable,
+													 !started);
+
+	if (started)
+		return;
+	pg_atomic_write_u32(&entry->wanted, 1);
+	if (!was_missing)
+		slate_events_note(EVENT_NO_WORKER, oid,
+						  "no room: max_worker_processes is %d",
+						  max_worker_processes);
+}
+
 /* Start it if it is time; false if there is no room for one more worker. */
 static bool
 tend(Known *database, int *nvisits)
@@ -262,11 +279,7 @@ tend(Known *database, int *nvisits)
 	database->started = now;
 	*nvisits += started && entry == NULL;
 	if (entry)
-	{
-		pg_atomic_write_u32(&entry->unavailable, !started);
-		if (!started)
-			pg_atomic_write_u32(&entry->wanted, 1);
-	}
+		note_start(entry, database->oid, started);
 	return started;
 }
 
@@ -343,6 +356,7 @@ static void
 forget_launcher(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	slate_database_set_launcher(NULL);
+	slate_events_note(EVENT_LAUNCHER_ENDED, InvalidOid, "%s", "");
 }
 
 void
@@ -356,6 +370,7 @@ slate_launcher_main(Datum arg pg_attribute_unused())
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	slate_database_set_launcher(MyLatch);
+	slate_events_note(EVENT_LAUNCHER_STARTED, InvalidOid, "%s", "");
 
 	for (;;)
 	{

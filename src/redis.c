@@ -57,6 +57,7 @@
 #include <unistd.h>
 
 #include "common/hashfn.h"
+#include "events.h"
 #include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "names.h"
@@ -113,6 +114,9 @@ static const char questions[] =
 #define READ_TRIES 10
 #define PROBER_GRACE_MS 1000
 
+/* How often an opening is an event, in ms. */
+#define EVENT_INTERVAL_MS 5000
+
 /* See "The breaker" above. */
 typedef struct RedisBreaker
 {
@@ -120,6 +124,8 @@ typedef struct RedisBreaker
 	pg_atomic_uint64 next_try;	/* ms of CLOCK_MONOTONIC; 0: closed */
 	pg_atomic_uint32 failures;	/* in a row */
 	pg_atomic_uint32 probers;	/* processes that probe for the others */
+	pg_atomic_uint32 is_noted;	/* that it is open is an event */
+	pg_atomic_uint64 noted_at;	/* the last such event; 0: none */
 	pg_atomic_uint32 sequence;	/* odd while the reason is written */
 	char		reason[REASON_SIZE];	/* of the last failure that was
 										 * counted */
@@ -707,6 +713,8 @@ init_breaker(RedisBreaker *fresh)
 	pg_atomic_init_u64(&fresh->next_try, 0);
 	pg_atomic_init_u32(&fresh->failures, 0);
 	pg_atomic_init_u32(&fresh->probers, 0);
+	pg_atomic_init_u32(&fresh->is_noted, 0);
+	pg_atomic_init_u64(&fresh->noted_at, 0);
 	pg_atomic_init_u32(&fresh->sequence, 0);
 	fresh->reason[0] = '\0';
 }
@@ -780,12 +788,18 @@ choose_breaker(void)
 static void
 close_breaker(void)
 {
+	uint32		failures;
+
 	/* the usual case must not touch a cache line that others read */
 	if (pg_atomic_read_u64(&breaker->next_try) == 0)
 		return;
 
-	pg_atomic_write_u32(&breaker->failures, 0);
+	failures = pg_atomic_exchange_u32(&breaker->failures, 0);
 	pg_atomic_write_u64(&breaker->next_try, 0);
+	if (pg_atomic_exchange_u32(&breaker->is_noted, 0) != 0)
+		slate_events_note(EVENT_BREAKER_CLOSED, InvalidOid,
+						  "%s: after %u failures in a row",
+						  slate_redis_server_name(), failures);
 }
 
 /* May this backend try now?  If the rest is over, that takes the turn. */
@@ -865,6 +879,25 @@ read_reason(char *reason)
 }
 
 /*
+ * That it is open is an event, unless another opening was one a moment ago: a
+ * Redis that answers now and then would fill the list.  If it stays open, the
+ * next failure comes here, too.
+ */
+static void
+note_opening(void)
+{
+	uint64		now = slate_link_now();
+	uint64		last = pg_atomic_read_u64(&breaker->noted_at);
+
+	if (pg_atomic_read_u32(&breaker->is_noted) != 0 ||
+		(last != 0 && now < last + EVENT_INTERVAL_MS) ||
+		!pg_atomic_compare_exchange_u64(&breaker->noted_at, &last, now))
+		return;
+	pg_atomic_write_u32(&breaker->is_noted, 1);
+	slate_events_note(EVENT_BREAKER_OPENED, InvalidOid, "%s", error_text);
+}
+
+/*
  * Note a failure, which set_error() was told: open the breaker, unless that is
  * known already.
  */
@@ -889,6 +922,7 @@ open_breaker(int64 base, int64 cap)
 	{
 		pg_atomic_fetch_add_u32(&breaker->failures, 1);
 		write_reason();
+		note_opening();
 	}
 	my_turn = 0;
 }

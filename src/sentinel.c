@@ -24,6 +24,7 @@
 #include "compat.h"
 
 #include "common/hashfn.h"
+#include "events.h"
 #include "names.h"
 #include "port/atomics.h"
 #include "sentinel.h"
@@ -163,6 +164,27 @@ read_knowledge(SlateMaster *master, uint64 *epoch)
 	return false;
 }
 
+/* "host:port" */
+static void
+write_address(char *text, size_t size, const SlateAddress *address)
+{
+	snprintf(text, size, strchr(address->host, ':') ? "[%s]:%d" : "%s:%d",
+			 address->host, address->port);
+}
+
+static void
+note_failover(const SlateAddress *from, const SlateAddress *to)
+{
+	char		was[sizeof(from->host) + 16];
+	char		is[sizeof(to->host) + 16];
+
+	write_address(was, sizeof(was), from);
+	write_address(is, sizeof(is), to);
+	slate_events_note(EVENT_FAILOVER, InvalidOid,
+					  "sentinel master %s: from %s to %s",
+					  sentinels->master, was, is);
+}
+
 /*
  * If another process is at it, that will do; and so if one has heard of a
  * later failover since we looked, when the epoch was known_epoch.
@@ -171,23 +193,28 @@ static void
 write_knowledge(const Answer *answer, uint64 known_epoch)
 {
 	uint32		sequence = pg_atomic_read_u32(&knowledge->sequence);
+	SlateAddress former;
+	bool		is_failover = false;
 
 	if (sequence % 2 != 0 ||
 		!pg_atomic_compare_exchange_u32(&knowledge->sequence, &sequence,
 										sequence + 1))
 		return;
+	former = knowledge->master;
 	if (knowledge->epoch <= Max(known_epoch, answer->epoch))
 	{
 		if (pg_atomic_read_u64(&knowledge->changes) == 0 ||
 			!slate_link_same_address(&knowledge->master, &answer->master))
 		{
 			knowledge->master = answer->master;
-			pg_atomic_fetch_add_u64(&knowledge->changes, 1);
+			is_failover = pg_atomic_fetch_add_u64(&knowledge->changes, 1) > 0;
 		}
 		knowledge->epoch = answer->epoch;
 	}
 	pg_write_barrier();
 	pg_atomic_write_u32(&knowledge->sequence, sequence + 2);
+	if (is_failover)
+		note_failover(&former, &answer->master);
 }
 
 bool
@@ -354,10 +381,11 @@ static void
 note_failure(const SlateAddress *address, const char *reason)
 {
 	size_t		used = strlen(error_text);
+	char		sentinel[sizeof(address->host) + 16];
 
-	snprintf(error_text + used, sizeof(error_text) - used,
-			 strchr(address->host, ':') ? "%s[%s]:%d: %s" : "%s%s:%d: %s",
-			 used > 0 ? "; " : "", address->host, address->port, reason);
+	write_address(sentinel, sizeof(sentinel), address);
+	snprintf(error_text + used, sizeof(error_text) - used, "%s%s: %s",
+			 used > 0 ? "; " : "", sentinel, reason);
 }
 
 /* LINK_OK: it has named a master. */

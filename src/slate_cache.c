@@ -18,6 +18,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "events.h"
 #include "fmgr.h"
 #include "journal.h"
 #include "miscadmin.h"
@@ -285,6 +286,7 @@ on_shmem_request(void)
 	RequestAddinShmemSpace(slate_names_shmem_size());
 	RequestAddinShmemSpace(slate_redis_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
+	RequestAddinShmemSpace(slate_events_shmem_size());
 	RequestAddinShmemSpace(slate_doubt_shmem_size());
 	slate_database_shmem_request();
 }
@@ -298,6 +300,7 @@ on_shmem_startup(void)
 	slate_names_shmem_startup();
 	slate_redis_shmem_startup();
 	slate_stats_shmem_startup();
+	slate_events_shmem_startup();
 	slate_database_shmem_startup();
 	slate_doubt_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);

@@ -15,6 +15,7 @@
 #include "compat.h"
 
 #include "database.h"
+#include "events.h"
 #include "link.h"
 #include "port/atomics.h"
 #include "stats.h"
@@ -24,10 +25,14 @@
 
 #define LOG_INTERVAL_MS 30000
 
+/* How often a loss is an event; all are counted. */
+#define EVENT_INTERVAL_MS 60000
+
 typedef struct StatsState
 {
 	pg_atomic_uint64 counters[STAT_COUNT];
 	pg_atomic_uint64 next_log;	/* clock of slate_link_now(); 0 at first */
+	pg_atomic_uint64 next_event;	/* likewise */
 } StatsState;
 
 /* This session's own, until shared memory takes its place. */
@@ -60,6 +65,7 @@ slate_stats_shmem_startup(void)
 	for (int i = 0; i < STAT_COUNT; i++)
 		pg_atomic_init_u64(&state->counters[i], 0);
 	pg_atomic_init_u64(&state->next_log, 0);
+	pg_atomic_init_u64(&state->next_event, 0);
 }
 
 bool
@@ -99,21 +105,23 @@ is_due(pg_atomic_uint64 *next, int64 interval)
 		pg_atomic_compare_exchange_u64(next, &due, now + interval);
 }
 
-/* The first that fails since the worker has told all. */
-static void
-note_first_delay(void)
+/* The first that fails since the worker has told all; false if it is not. */
+static bool
+is_first_delay(void)
 {
 	SlateDatabase *database = slate_database_find(MyDatabaseId);
 	uint64		never = 0;
 
-	if (database)
-		(void) pg_atomic_compare_exchange_u64(&database->progress.delayed_since,
-											  &never, GetCurrentTimestamp());
+	return database &&
+		pg_atomic_compare_exchange_u64(&database->progress.delayed_since,
+									   &never, GetCurrentTimestamp());
 }
 
 void
 slate_stats_lost(int64 nkeys, const char *reason)
 {
+	if (is_due(&state->next_event, EVENT_INTERVAL_MS))
+		slate_events_note(EVENT_PUSHES_LOST, MyDatabaseId, "%s", reason);
 	slate_stats_add(STAT_PUSHES_LOST, 1);
 	slate_stats_add(STAT_KEYS_LOST, nkeys);
 	loss.npushes++;
@@ -124,7 +132,8 @@ slate_stats_lost(int64 nkeys, const char *reason)
 void
 slate_stats_delayed(int64 nkeys, const char *reason)
 {
-	note_first_delay();
+	if (is_first_delay())
+		slate_events_note(EVENT_PUSHES_DELAYED, MyDatabaseId, "%s", reason);
 	slate_stats_add(STAT_PUSHES_DELAYED, 1);
 	slate_stats_add(STAT_KEYS_DELAYED, nkeys);
 	loss.ndelayed++;

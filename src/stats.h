@@ -51,7 +51,7 @@ extern void slate_stats_reset(void);
 
 /*
  * A transaction's push did not arrive: it is lost, or the journal has it.
- * Only notes it; safe after a commit.
+ * Only notes it, and an event now and then; safe after a commit.
  */
 extern void slate_stats_lost(int64 nkeys, const char *reason);
 extern void slate_stats_delayed(int64 nkeys, const char *reason);

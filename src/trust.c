@@ -74,6 +74,7 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/storage.h"
+#include "events.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "trust.h"
@@ -803,6 +804,25 @@ hold(SlateDatabase *database, uint64 epoch)
 	return set_trust(database, TRUST_HELD);
 }
 
+/* The first time that a database uses a Redis it has no trust to lose. */
+static SlateTrust
+lose_trust(SlateDatabase *database, bool is_first, const char *reason)
+{
+	if (!is_first)
+		slate_events_note(EVENT_TRUST_LOST, MyDatabaseId, "%s: %s",
+						  slate_redis_server_name(), reason);
+	return set_trust(database, TRUST_EMPTYING);
+}
+
+static SlateTrust
+stand_back(SlateDatabase *database, const char *reason)
+{
+	if (pg_atomic_read_u32(&database->trust) != TRUST_STANDING_BACK)
+		slate_events_note(EVENT_STANDING_BACK, MyDatabaseId, "%s: %s",
+						  slate_redis_server_name(), reason);
+	return set_trust(database, TRUST_STANDING_BACK);
+}
+
 SlateTrust
 slate_trust_examine(SlateDatabase *database, const char **reason)
 {
@@ -818,7 +838,7 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 	if (noted_timeline(notes.epoch) > GetWALInsertionTimeLine())
 	{
 		*reason = "a server with a later timeline of the same cluster uses this Redis";
-		return set_trust(database, TRUST_STANDING_BACK);
+		return stand_back(database, *reason);
 	}
 	if (trust == TRUST_EMPTYING)
 	{
@@ -833,7 +853,8 @@ slate_trust_examine(SlateDatabase *database, const char **reason)
 		*reason = compare_history(database, &notes, &history);
 	}
 	if (*reason)
-		return set_trust(database, TRUST_EMPTYING);
+		return lose_trust(database, epoch == 0 && history.number == 0,
+						  *reason);
 	strlcpy(placeholder, notes.epoch, sizeof(placeholder));
 	if (epoch == 0)
 		return slate_trust_establish(database) ? TRUST_HELD : trust;

@@ -39,6 +39,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "drain.h"
+#include "events.h"
 #include "journal.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -106,7 +107,7 @@
 /* How long it rests after a step, at most. */
 #define MAX_REST_MS 100
 
-/* How often a failure ends; see conclude(). */
+/* How often the end of a failure is an event. */
 #define CONCLUDE_MS 10000
 
 static SlateDatabase *database = NULL;
@@ -138,7 +139,11 @@ typedef struct Step
 	SlateOpList *list;			/* keys */
 	SlateStamp	stamp;			/* the highest */
 	int64		nrows;
+	int64		nlate;			/* those that should have been told before */
 }			Step;
+
+/* Late rows that were told since the last event said so. */
+static int64 nconcluded = 0;
 
 /* Transactions before this had their "everything" by an emptying. */
 static uint64 emptied_for = 0;
@@ -242,6 +247,8 @@ take_row(const SlateJournalRow *row, void *arg)
 		strlcpy(step->stamp.version, row->stamp.version,
 				sizeof(step->stamp.version));
 	step->nrows++;
+	if (keys && row->generation != SLATE_PREPARED_GENERATION)
+		step->nlate++;
 }
 
 /* ------------------------------------------------------------------------
@@ -494,6 +501,7 @@ replay_pages(void)
 	if (!send_batch(&batch))
 		return PROGRESS_FAILED; /* patterns gathered twice are there once */
 	slate_stats_add(STAT_REPLAYED, step.nrows);
+	nconcluded += step.nlate;
 	pass.nrows += step.nrows;
 	pass.block = block;
 	show_pass();
@@ -603,7 +611,7 @@ empty_namespace(const char *reason)
 	ereport(LOG,
 			(errmsg("slate_cache empties its namespace in %s",
 					slate_redis_server_name()),
-			 errdetail("%s.", reason)));
+			 errdetail("The reason: %s.", reason)));
 	enter_phase(PHASE_EMPTYING, "emptying the namespace");
 	if (!slate_trust_withdraw(database))
 		return false;
@@ -631,6 +639,8 @@ empty_namespace(const char *reason)
 	}
 	emptied_for = next_xid;
 	slate_stats_add(STAT_EMPTIED, 1);
+	slate_events_note(EVENT_EMPTIED, MyDatabaseId, "%s: %s",
+					  slate_redis_server_name(), reason);
 	pg_atomic_write_u32(&database->flushed, flush);
 	return true;
 }
@@ -644,11 +654,11 @@ reason_to_empty(void)
 
 	if (pg_atomic_read_u32(&database->flush) !=
 		pg_atomic_read_u32(&database->flushed))
-		return "It was asked for by slate_cache_flush()";
+		return "slate_cache_flush() has asked for it";
 	if (trust != TRUST_HELD && trust != TRUST_EMPTYING)
 		return NULL;
 	if (pg_atomic_read_u32(&database->must_empty) != 0)
-		return "The journal was full while Redis was away";
+		return "the journal was full while Redis was away";
 	return trust == TRUST_EMPTYING ? reason : NULL;
 }
 
@@ -795,10 +805,32 @@ look_for_extension(void)
 	return oid;
 }
 
+/* By the postmaster or an administrator; die() forgets it when it is obeyed. */
+static volatile sig_atomic_t is_terminated = false;
+
+static void
+on_terminate(SIGNAL_ARGS)
+{
+	is_terminated = true;
+	die(postgres_signal_arg);
+}
+
+static const char *
+reason_to_leave(void)
+{
+	if (is_told_to_leave())
+		return "a command wants the database for itself";
+	if (!OidIsValid(extension_oid))
+		return "the extension was dropped";
+	return is_terminated ? "terminated" : "failed; the server log says why";
+}
+
 static void
 leave(int code, Datum arg pg_attribute_unused())
 {
 	slate_progress_leave(&database->progress);
+	slate_events_note(EVENT_WORKER_ENDED, MyDatabaseId, "%s",
+					  reason_to_leave());
 	database->latch = NULL;
 	pg_write_barrier();
 	pg_atomic_write_u32(&database->worker, 0);
@@ -823,6 +855,8 @@ enter(void)
 		return false;
 	before_shmem_exit(leave, (Datum) 0);
 	database->latch = MyLatch;
+	slate_events_note(EVENT_WORKER_STARTED, MyDatabaseId, "for %s",
+					  slate_redis_server_name());
 	slate_script_sweep_count(&database->progress.keys);
 	pg_atomic_write_u32(&database->unavailable, 0);
 	pg_atomic_write_u64(&database->server, slate_redis_server_key());
@@ -916,20 +950,24 @@ drain(void)
 }
 
 /*
- * Nothing is in doubt any more.  With a Redis that refuses now and then the
- * delay goes on for a while, rather than beginning anew each time.
+ * Nothing is in doubt any more.  That this began and ended is an event each,
+ * but not more often than a Redis that refuses now and then should be told of;
+ * until then it goes on.
  */
 static void
 conclude(uint64 delayed_since)
 {
-	static int64 next_end = 0;
+	static int64 next_event = 0;
 	int64		now = slate_link_now();
 
-	if (delayed_since == 0 || now < next_end)
+	if ((delayed_since == 0 && nconcluded == 0) || now < next_event)
 		return;
-	next_end = now + CONCLUDE_MS;
+	next_event = now + CONCLUDE_MS;
 	(void) pg_atomic_compare_exchange_u64(&database->progress.delayed_since,
 										  &delayed_since, 0);
+	slate_events_note(EVENT_REPLAYED, MyDatabaseId,
+					  INT64_FORMAT " rows of the journal", nconcluded);
+	nconcluded = 0;
 }
 
 /* Redis is away, or not to be worked with. */
@@ -1003,7 +1041,7 @@ slate_worker_main(Datum arg)
 	MemoryContext context;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, on_terminate);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);

@@ -47,6 +47,8 @@ SELECT slate_cache_attach_defaults();
 SELECT slate_cache_stats_reset();
 SELECT * FROM slate_cache.health;
 SELECT slate_cache.read_health();
+SELECT * FROM slate_cache.events;
+SELECT slate_cache.read_events();
 SELECT * FROM slate_cache.progress;
 SELECT slate_cache.read_progress();
 CREATE TEMP TABLE own (id int);
