@@ -61,6 +61,10 @@ $session->query(q{INSERT INTO item VALUES (3, 'away')});
 is($session->error, '', 'Redis away: commits succeed');
 is($session->query('SELECT pushes_lost FROM slate_cache.stats'), '2', 'and are counted as lost');
 is($session->query("SELECT ok FROM slate_cache.health WHERE \"check\" = 'pushes'"), 'f', 'which health knows');
+is($session->query('SELECT string_agg(kind, \', \' ORDER BY at) FROM slate_cache.events'), 'breaker opened, pushes lost',
+    'its events are what it has met itself');
+is(SlateSession->new($node)->query('SELECT count(*) FROM slate_cache.events'), '0', 'another session has none');
+is($session->query('SELECT count(*) FROM slate_cache.progress'), '0', 'progress has no worker to show');
 $redis->start;
 SlateRedis::wait_until(
     sub {
@@ -69,5 +73,6 @@ SlateRedis::wait_until(
     },
     'a change arrives again');
 pass('Redis back: the session delivers');
+is($session->query('SELECT kind FROM slate_cache.events LIMIT 1'), 'breaker closed', 'which is an event, too');
 SlateNode::unharmed($node);
 done_testing();

@@ -119,6 +119,9 @@ $master->kill9;
 my $new = $group->wait_for_failover($master);
 SlateRedis::wait_until(sub { delivered($new) }, 'a change arrives');
 pass('the master is killed: the same session delivers to another');
+is($session->query("SELECT datname, detail FROM slate_cache.events WHERE kind = 'failover'"),
+    '|' . sprintf('sentinel master %s: from 127.0.0.1:%d to 127.0.0.1:%d', redis_detail() =~ /^sentinel master (\S+)/, $port, $new->port),
+    'and that is an event, once');
 $master->start;
 $group->wait_until_whole;
 is(clients($master), 0, 'the old master is a replica, and has no client of ours');

@@ -79,6 +79,9 @@ is($node->safe_psql('postgres', 'SELECT pushes_lost, emptied FROM slate_cache.st
 $redis->resume;
 SlateRedis::wait_until(sub { in_doubt('count(*)') == 0 }, 'the journal is empty');
 is(SlateNode::counter($node, 'emptied'), '1', 'Redis is back: the namespace is emptied once');
+is($node->safe_psql('postgres', q{SELECT string_agg(kind, ', ' ORDER BY at) FROM slate_cache.events
+        WHERE kind = 'journal full' OR (kind = 'emptied' AND detail LIKE '%: the journal was full%')}),
+    'journal full, emptied', 'Redis is back: the view events tells why');
 SlateCheck::all_right($node, $redis, 'item', $template, name => 'Redis is back: no key is wrong');
 is($redis->cli('EXISTS', key($rows)), '0', 'Redis is back: what was not touched is gone, too');
 is($redis->cli('EXISTS', 'shop:search:1:mine', 'shop:search:2:mine'), '0', 'Redis is back: so is what patterns cover');

@@ -184,6 +184,9 @@ foreach my $database (@without)
         'no place for a worker: health says so');
     like($node->safe_psql($database, q{SELECT detail FROM slate_cache.health WHERE "check" = 'worker'}),
         qr/max_worker_processes/, 'and what to raise');
+    is($node->safe_psql('postgres', qq{SELECT count(*) FROM slate_cache.events
+            WHERE kind = 'no worker' AND datname = '$database' AND detail LIKE '%max_worker_processes is 3'}), '1',
+        'and so does an event, once');
 }
 foreach my $database ($with, @without)
 {

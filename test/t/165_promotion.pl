@@ -83,6 +83,11 @@ is($back->error, '', 'the old primary has no errors');
 cmp_ok($back->query('SELECT count(*) FROM slate_cache.health WHERE NOT ok AND "check" = \'history\''), '==', 1,
     'its view health tells');
 like($back->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'history'"), qr/timeline/, 'why');
+is($back->query("SELECT kind, datname FROM slate_cache.events WHERE kind = 'standing back'"), 'standing back|postgres',
+    'so does an event');
+SlateRedis::wait_until(sub { $back->query('SELECT phase FROM slate_cache.progress') eq 'standing back' },
+    'progress shows it');
+pass('and progress');
 is($new->query('SELECT count(*) FROM slate_cache.health WHERE NOT ok AND "check" = \'history\''), '0',
     'that of the new one finds all well');
 $new->query("UPDATE item SET name = 'last' WHERE id > 1");
