@@ -5,7 +5,9 @@ import signal
 import sys
 import time
 
+import floor
 import load
+import reads
 import servers
 import writes
 
@@ -36,6 +38,8 @@ def main():
         if name not in TABLES:
             sys.exit('BENCH is of %s; not "%s"' % (', '.join(TABLES), name))
     rounds, seconds = int(setting('_ROUNDS', 7)), float(setting('_SECONDS', 0.5))
+    # Turns of readers cannot be shorter than two seconds: see load.Reader.
+    fewer = max(1, rounds * 5 // 7)
     clients = [int(n) for n in setting('_CLIENTS', '1,8,32').split(',')]
     candidates = [name.strip() for name in setting('_CANDIDATES', '').split(',') if name.strip()]
     seed = setting('_SEED', str(random.randrange(10 ** 6)))
@@ -56,9 +60,15 @@ def main():
         hardware, versions, ' '.join('%.1f' % x for x in os.getloadavg()), rounds, seconds, seed), flush=True)
     begun = time.monotonic()
     try:
+        if 'floor' in wanted:
+            floor.run(rounds, seconds, plots, hardware)
         for kind, name in (('unix', 'writes'), ('tcp', 'tcp')):
             if name in wanted:
                 writes.run(kind, clients, rounds, seconds, plots, candidates, hardware)
+        if 'reads' in wanted:
+            reads.run([n for n in clients if n <= 8], fewer, seconds, plots, hardware)
+        if 'mget' in wanted:
+            reads.run_mget(fewer, seconds, plots, hardware)
     finally:
         load.end_all()
     print('load at the end: %s; took %.0f s' % (

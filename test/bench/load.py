@@ -1,6 +1,6 @@
 """Candidates, and the turns they take.
 
-A candidate stays connected all the time.  Between its turns its pgbench is
+A candidate stays connected all the time.  Between its turns its pgbench (or app) is
 stopped (SIGSTOP), so that its sessions idle; a turn is: continue, wait, stop.
 What a turn has done is read from the rows, each commit having added one to one
 row, so that what connecting and loading libraries costs is in no figure.
@@ -52,17 +52,19 @@ def end_all():
 class Writer:
     """One way to keep a copy of a row, written to by so many clients."""
 
-    def __init__(self, name, clients, table, options='', companion=None):
-        script = '%s/tmp/%s.sql' % (STAGE, table)
+    def __init__(self, name, clients, table, options='', companion=None, program=None):
+        self.name, self.clients, self.table, self.companion = name, clients, table, companion
+        self.load = Load(program or self.pgbench(), {'PGOPTIONS': options},
+                         'writer.%s.%d' % (table, clients))
+        self.load.send(signal.SIGSTOP)
+
+    def pgbench(self):
+        script = '%s/tmp/%s.sql' % (STAGE, self.table)
         with open(script, 'w') as file:
             file.write('\\set id random(1, 10000)\n'
-                       'UPDATE %s SET n = n + 1 WHERE id = :id;\n' % table)
-        self.name, self.clients, self.table, self.companion = name, clients, table, companion
-        self.load = Load(
-            ['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', '1',
-             '-T', '36000', '-f', script],
-            {'PGOPTIONS': options}, 'pgbench.%s.%d' % (table, clients))
-        self.load.send(signal.SIGSTOP)
+                       'UPDATE %s SET n = n + 1 WHERE id = :id;\n' % self.table)
+        return ['pgbench', '-n', '-M', 'prepared', '-c', str(self.clients), '-j', '1',
+                '-T', '36000', '-f', script]
 
     def count(self):
         return int(psql('SELECT sum(n) FROM ' + self.table))
