@@ -350,7 +350,8 @@ LUA_CLOCK
  * below() tells whether a glob that is newer than this push has passed over a
  * key.
  *
- * Nearly always there is nothing to be looked at closely: see "Speed" above.
+ * Nearly always there is nothing to be looked at closely: no guard, or one with
+ * an older version and no marks but our own; see "Speed" above.
  * Then the guard becomes what the pusher has written, and the answer is one
  * number, see quick_reply().  For the other keys there is what follows, and the
  * counts are told one by one.
@@ -379,7 +380,13 @@ LUA_GUARD_NAME
 "  end\n"
 "  return false\n"
 "end\n"
-"local quick = tick and tick <= head and #head == 34\n"
+"local me, marked = string.sub(head, 35), ''\n"
+"local quick = tick and tick <= head\n"
+"if quick and me ~= '' then\n"
+"  local mine = 'slate_cache:marks:' .. string.sub(me, 1, 8)\n"
+"  quick = redis.pcall('HEXISTS', mine, string.sub(me, 9)) == 1\n"
+"  marked = me\n"
+"end\n"
 "local sure = quick and epoch == ARGV[2]\n"
 "local stored, dropped, closer = 0, 0, nil\n"
 "for i = 1, n do\n"
@@ -387,7 +394,7 @@ LUA_GUARD_NAME
 "  local ttl = string.sub(new, 76)\n"
 "  local done = false\n"
 "  new = string.sub(new, 1, 75)\n"
-"  if quick and (not known or (#known == 75 and known <= new)) then\n"
+"  if quick and (known and string.sub(known, 76) == marked and known <= new or not known and marked == '') then\n"
 "    if ttl == '-' then\n"
 "      redis.call('UNLINK', KEYS[i])\n"
 "      done = not redis.pcall('SET', guards[i], new, 'PXAT', string.sub(head, 14, 26)).err\n"
@@ -405,12 +412,15 @@ LUA_GUARD_NAME
 "    closer[#closer + 1] = i\n"
 "  end\n"
 "end\n"
+"if not closer and me ~= '' then\n"
+"  redis.call('HINCRBY', 'slate_cache:marks:' .. string.sub(me, 1, 8), string.sub(me, 9) .. '+', 1)\n"
+"end\n"
 "if not closer then return " QUICK_REPLY " + stored * 4096 + dropped end\n"
 LUA_LOOK
 LUA_MARKS
 LUA_CLOCK
 "local version, nonce, owner\n"
-"local life, me = tonumber(string.sub(head, 27, 34)), string.sub(head, 35)\n"
+"local life = tonumber(string.sub(head, 27, 34))\n"
 LUA_COUNT
 LUA_RULES
 "local strange = ARGV[2] ~= '' and epoch ~= ARGV[2]\n"

@@ -22,7 +22,7 @@ from scripts import Call, LAPSED, NOBODY, SHARED
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                       '..', '..', 'src', 'script.c')
-RUNS = 300
+RUNS = 600
 STEPS = 25
 
 KEY = 'k:1'
@@ -194,14 +194,17 @@ class Pair:
 
     quick = [0, 0]              # pushes that were looked at closely, or not
 
-    def __init__(self, redis, lua, calm):
-        """calm: nobody marks, and mostly the epoch is there."""
+    def __init__(self, redis, lua, kind):
+        """Kinds: anything happens; nobody marks; only keys are marked.
+
+        In the latter two the epoch is mostly there, and so is the tick.
+        """
         self.redis = redis
         self.lua = lua
-        self.calm = calm
+        self.kind = kind
         self.model = scripts.empty()
         redis('FLUSHALL')
-        if calm:
+        if kind != ANYTHING:
             self.begin_epoch(None)
 
     def run(self, script, keys, *arguments):
@@ -214,10 +217,10 @@ class Pair:
                     nonce=random.randint(1, 1 << 40),
                     order=random.randint(0, 2), owner=random.randint(1, 2),
                     late=random.random() < 0.1, value=str(number), stamped=1)
-        if not self.calm and random.random() < 0.4:
+        if self.kind != UNMARKED and random.random() < 0.4:
             call.me = 1 << random.randrange(WRITERS)
             call.owner = owner_of(call.me.bit_length() - 1)
-        name = random.choice(CALM_ACTIONS if self.calm else ACTIONS)
+        name = random.choice(ACTIONS[self.kind])
         return name, getattr(self, name)(call) is not False
 
     @staticmethod
@@ -343,6 +346,8 @@ class Pair:
         epoch = random.choice([1, 2])
         beginnings = random.choice([[], ['k:']])
         keys = random.choice([[], [KEY], [KEY]])
+        if self.kind == KEYS_MARKED:
+            beginnings, keys = [], [KEY]
         reply = self.run('mark', keys, self.mark_text(call), 77,
                          '%016x' % call.nonce, EPOCH, epoch, *beginnings)
         same = reply == [0, 0, 0, int(epoch != self.model.epochs[0])]
@@ -403,21 +408,25 @@ class Pair:
             guard=self.model.guard._replace(raised=LAPSED))
 
 
-ACTIONS = ['put', 'mark'] * 4 + ['fill', 'lease', 'begin_epoch'] * 2 + [
+ANYTHING, UNMARKED, KEYS_MARKED = range(3)
+
+ALL_ACTIONS = ['put', 'mark'] * 4 + ['fill', 'lease', 'begin_epoch'] * 2 + [
     'put_refused', 'drop', 'drop_bad_value', 'set_floor', 'drop_family',
     'drop_swept', 'register', 'forget', 'release', 'lose_marks',
     'change_epoch', 'lose_epoch', 'lose_guard', 'lose_value', 'lapse']
 
-
 CALM_ACTIONS = ['put'] * 6 + ['drop'] * 2 + [
-    action for action in ACTIONS if action not in (
+    action for action in ALL_ACTIONS if action not in (
         'put', 'mark', 'release', 'lose_epoch', 'change_epoch')]
+
+ACTIONS = [ALL_ACTIONS, CALM_ACTIONS,
+           CALM_ACTIONS + ['mark'] * 6 + ['release'] + ['lose_guard'] * 3]
 
 
 def compare(redis, lua):
     lua = {name: redis('SCRIPT', 'LOAD', text) for name, text in lua.items()}
     for run in range(RUNS):
-        pair = Pair(redis, lua, run % 2 == 0)
+        pair = Pair(redis, lua, run % 3)
         for number in range(STEPS):
             before = in_model(pair.model)
             name, same_answer = pair.step(number)
