@@ -217,8 +217,9 @@ class Pair:
                     nonce=random.randint(1, 1 << 40),
                     order=random.randint(0, 2), owner=random.randint(1, 2),
                     late=random.random() < 0.1, value=str(number), stamped=1)
-        if self.kind != UNMARKED and random.random() < 0.4:
-            call.me = 1 << random.randrange(WRITERS)
+        often, writers = [(0.4, WRITERS), (0, 1), (0.8, 2)][self.kind]
+        if random.random() < often:
+            call.me = 1 << random.randrange(writers)
             call.owner = owner_of(call.me.bit_length() - 1)
         name = random.choice(ACTIONS[self.kind])
         return name, getattr(self, name)(call) is not False
