@@ -550,6 +550,7 @@ on_transaction(XactEvent event, void *arg pg_attribute_unused())
 			break;
 		case XACT_EVENT_ABORT:
 			forget();
+			slate_redis_watch_idle();
 			break;
 		default:				/* parallel workers never have anything */
 			break;
