@@ -230,7 +230,7 @@ my $slow = SlateSession->new($node);
 $_->query("SET slate_cache.pause_at = 'before_publish'") foreach $slow, $session;
 foreach my $fault (
     [ 'a cut push', 9, 'worker',
-        sub { $proxy->hang_up(qr/strict push|---------0/) },
+        sub { $proxy->hang_up(qr/strict push|--------[0-9a-f]{24}0{13}-/) },
         sub { $proxy->pass } ],
     [ 'a refused push', 10, 'worker and others',
         sub { ask(qw(ACL SETUSER default -set)) },
