@@ -10,9 +10,7 @@
  * be sent, if both have the same order and the later one has the higher
  * version: Redis would do the same after the one as after both.
  *
- * Those that are one call each, as most are, become one call for as many keys as
- * is good for Redis.  In which order the pushes of different transactions come
- * does not matter: they could come from their sessions in any.
+ * Otherwise see bundle.c.
  *
  * What Redis did not take is in doubt, and becomes DROPs like everything that
  * is late.  Nothing is sent twice, since its nonces would come twice: what a
@@ -22,7 +20,7 @@
  */
 #include "compat.h"
 
-#include "common/hashfn.h"
+#include "bundle.h"
 #include "doubt.h"
 #include "drain.h"
 #include "ring.h"
@@ -36,17 +34,10 @@
 /* Places to look for another push of the same key. */
 #define SLOTS (4 * MAX_ENTRIES)
 
-/* What Redis answers to one after the other: an entry, or several joined. */
-typedef struct Unit
-{
-	int			first;			/* the first of its commands */
-	SlateOutcome outcome;
-} Unit;
-
 typedef struct Sent
 {
 	SlateRingEntry *entry;
-	Unit	   *unit;			/* NULL: see instead */
+	SlateBundlePart part;
 	int			instead;		/* who is sent in its place; -1: itself */
 } Sent;
 
@@ -55,24 +46,9 @@ static struct
 	int			count;
 	uint64		end;			/* position behind the last one */
 	Sent		sent[MAX_ENTRIES];
-	int			nunits;
-	Unit		units[MAX_ENTRIES];
-	SlateBatch	batch;
+	SlateBundleUnit units[MAX_ENTRIES];
+	SlateBundle bundle;
 }			exchange;
-
-/* Entries that will be one call, and their keys. */
-static struct
-{
-	int			count;
-	Sent	   *sent[SLATE_KEYS_PER_JOIN];
-	int			nkeys;
-	uint32		nth;			/* whose slots are valid */
-	struct
-	{
-		uint32		nth;
-		SlateSlice	key;
-	}			slots[4 * SLATE_KEYS_PER_JOIN];
-}			joined;
 
 /* ------------------------------------------------------------------------
  * Gathering
@@ -145,149 +121,34 @@ coalesce(void)
 	}
 }
 
-static Unit *
-begin_unit(void)
-{
-	Unit	   *unit = &exchange.units[exchange.nunits++];
-
-	memset(unit, 0, sizeof(*unit));
-	unit->first = exchange.batch.ncommands;
-	return unit;
-}
-
-static void
-encode_as_it_is(Sent *sent)
-{
-	sent->unit = begin_unit();
-	appendBinaryStringInfo(&exchange.batch.bytes,
-						   slate_ring_bytes(sent->entry),
-						   sent->entry->nbytes);
-	exchange.batch.ncommands += sent->entry->ncommands;
-}
-
-/* ------------------------------------------------------------------------
- * Joining: what a call costs Redis is a good part of what a push costs
- * ------------------------------------------------------------------------
- */
-
-static void
-forget_joined(void)
-{
-	joined.count = 0;
-	joined.nkeys = 0;
-	joined.nth++;
-}
-
-static void
-encode_joined(void)
-{
-	const SlateCall *calls[SLATE_KEYS_PER_JOIN];
-	const char *bytes[SLATE_KEYS_PER_JOIN];
-	Unit	   *unit;
-
-	if (joined.count == 1)
-		encode_as_it_is(joined.sent[0]);
-	else if (joined.count > 1)
-	{
-		unit = begin_unit();
-		for (int i = 0; i < joined.count; i++)
-		{
-			calls[i] = &joined.sent[i]->entry->call;
-			bytes[i] = slate_ring_bytes(joined.sent[i]->entry);
-			joined.sent[i]->unit = unit;
-		}
-		slate_script_add_joined(&exchange.batch, calls, bytes, joined.count);
-	}
-	forget_joined();
-}
-
-/* False if it is there already. */
-static bool
-note_key(SlateSlice key)
-{
-	uint32		slot = hash_bytes((const unsigned char *) key.start, key.len);
-
-	for (;; slot++)
-	{
-		slot %= lengthof(joined.slots);
-		if (joined.slots[slot].nth != joined.nth)
-			break;
-		if (slate_slice_compare(&joined.slots[slot].key, &key) == 0)
-			return false;
-	}
-	joined.slots[slot].nth = joined.nth;
-	joined.slots[slot].key = key;
-	return true;
-}
-
-static bool
-note_keys(const SlateRingEntry *entry)
-{
-	int			offset = 0;
-
-	for (int i = 0; i < entry->call.nkeys; i++)
-	{
-		if (!note_key(slate_script_next_key(&entry->call,
-											slate_ring_bytes(entry), &offset)))
-			return false;
-	}
-	return true;
-}
-
-static bool
-fits_joined(const SlateRingEntry *entry)
-{
-	const SlateRingEntry *first;
-
-	if (joined.count == 0)
-		return true;
-	first = joined.sent[0]->entry;
-	return joined.nkeys + entry->call.nkeys <= SLATE_KEYS_PER_JOIN &&
-		slate_script_may_join(&first->call, slate_ring_bytes(first),
-							  &entry->call, slate_ring_bytes(entry));
-}
-
-static void
-join(Sent *sent)
-{
-	if (!fits_joined(sent->entry) || !note_keys(sent->entry))
-	{
-		encode_joined();
-		(void) note_keys(sent->entry);
-	}
-	joined.sent[joined.count++] = sent;
-	joined.nkeys += sent->entry->call.nkeys;
-}
-
 static void
 encode(void)
 {
-	SlateBatch *batch = &exchange.batch;
+	SlateBundle *bundle = &exchange.bundle;
 
-	if (batch->bytes.data == NULL)
+	if (bundle->batch.bytes.data == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-		slate_script_batch_init(batch);
+		slate_script_batch_init(&bundle->batch);
+		bundle->units = exchange.units;
 		MemoryContextSwitchTo(old);
 	}
-	resetStringInfo(&batch->bytes);
-	batch->ncommands = 0;
-	exchange.nunits = 0;
-	forget_joined();
+	slate_bundle_begin(bundle);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
+		const SlateRingEntry *entry = sent->entry;
 
 		if (sent->instead >= 0)
 			continue;
-		if (sent->entry->call.nkeys > 0 &&
-			sent->entry->call.nkeys <= SLATE_KEYS_PER_JOIN)
-			join(sent);
-		else
-			encode_as_it_is(sent);
+		sent->part.bytes = slate_ring_bytes(entry);
+		sent->part.nbytes = entry->nbytes;
+		sent->part.ncommands = entry->ncommands;
+		sent->part.call = &entry->call;
+		slate_bundle_add(bundle, &sent->part);
 	}
-	encode_joined();
+	slate_bundle_end(bundle);
 }
 
 /* ------------------------------------------------------------------------
@@ -296,22 +157,9 @@ encode(void)
  */
 
 static void
-on_reply(int index, const redisReply *reply, void *arg pg_attribute_unused())
+on_reply(int index, const redisReply *reply, void *arg)
 {
-	int			low = 0;
-	int			high = exchange.nunits;
-
-	/* the last one that begins there or before */
-	while (high - low > 1)
-	{
-		int			middle = (low + high) / 2;
-
-		if (exchange.units[middle].first <= index)
-			low = middle;
-		else
-			high = middle;
-	}
-	slate_script_take_reply(&exchange.units[low].outcome, reply);
+	slate_bundle_take_reply(arg, index, reply);
 }
 
 static bool
@@ -328,7 +176,8 @@ send_batch(SlateDatabase *database, const char **reason)
 
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		is_known(database) &&
-		slate_script_run(&exchange.batch, on_reply, NULL, deadline,
+		slate_script_run(&exchange.bundle.batch, on_reply,
+						 &exchange.bundle, deadline,
 						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		is_known(database))
 		return true;
@@ -369,7 +218,7 @@ settle_unswept(SlateDatabase *database, const SlateRingEntry *entry)
 static void
 count_units(SlateDatabase *database)
 {
-	for (int i = 0; i < exchange.nunits; i++)
+	for (int i = 0; i < exchange.bundle.nunits; i++)
 	{
 		const SlateOutcome *outcome = &exchange.units[i].outcome;
 
@@ -387,8 +236,8 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
-		const Unit *unit = sent->instead >= 0
-			? exchange.sent[sent->instead].unit : sent->unit;
+		const SlateBundleUnit *unit = sent->instead >= 0
+			? exchange.sent[sent->instead].part.unit : sent->part.unit;
 
 		slate_stats_add(STAT_PUSHES, 1);
 		if (sent->instead >= 0)

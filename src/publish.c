@@ -15,6 +15,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "group.h"
 #include "journal.h"
 #include "pause.h"
 #include "publish.h"
@@ -532,6 +533,8 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 		encode(list, max_bytes);
 	if (publish.async)
 		finish_async(list);
+	if (!publish.async)
+		slate_group_prepare();
 	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
 }
@@ -613,38 +616,49 @@ publish_sweep(int64 deadline)
 	return LEAVE_UNSWEPT;
 }
 
-static SlateOutcomeKind
-publish_batch(void)
+/*
+ * The exchange, by this session or by another that leads it along.  In a Redis
+ * that nobody vouches for (the epoch is not looked at) each speaks for itself.
+ */
+static bool
+exchange_batch(int64 deadline)
 {
 	SlateOutcome outcome = {0};
 	SlateRedisStatus status = REDIS_DONE;
-	int64		deadline;
+	SlateGroupResult result = GROUP_ALONE;
 
-	deadline = slate_link_now() + publish.budget;
-	if (publish.batch.ncommands > 0)
-	{
+	if (publish.stamp.epoch_key[0])
+		result = slate_group_publish(&publish.batch, &outcome, &status,
+									 deadline);
+	if (result == GROUP_ALONE)
 		status = slate_script_publish(&publish.batch, &outcome, deadline,
 									  slate_redis_timeout,
 									  LINK_WAIT_UNINTERRUPTED);
-		slate_stats_add(STAT_PUSHES, 1);
-		count_outcome(&outcome);
-	}
-	if (status != REDIS_DONE)
-	{
+	slate_stats_add(STAT_PUSHES, 1);
+	count_outcome(&outcome);
+	if (result == GROUP_DELIVERED)
+		return true;
+	if (result == GROUP_FAILED)
+		publish.failure = "the session that pushed for several has failed, or was too slow";
+	else if (status != REDIS_DONE)
 		publish.failure = slate_redis_error();
-		return LEAVE_FAILED;
-	}
-	if (outcome.refused > 0)
+	else if (outcome.refused > 0)
 	{
 		strlcpy(refusal, outcome.error, sizeof(refusal));
 		publish.failure = refusal;
-		return LEAVE_FAILED;
 	}
-	if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
-	{
+	else if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
 		publish.failure = "this Redis is not known yet";
+	return publish.failure == NULL;
+}
+
+static SlateOutcomeKind
+publish_batch(void)
+{
+	int64		deadline = slate_link_now() + publish.budget;
+
+	if (publish.batch.ncommands > 0 && !exchange_batch(deadline))
 		return LEAVE_FAILED;
-	}
 	if (!publish.sweep)
 		return LEAVE_DELIVERED;
 

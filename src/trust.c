@@ -442,13 +442,10 @@ slate_trust_is_marked(bool strange)
 }
 
 bool
-slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
+slate_trust_is_told(bool strange)
 {
-	SlateDatabase *database;
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
 
-	if (stamp->epoch_key[0] == '\0')
-		return true;
-	database = slate_database_find(MyDatabaseId);
 	if (database == NULL)
 		return false;
 	if (strange)
@@ -456,8 +453,13 @@ slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 	else
 		note_confirmed(database);
 	pg_memory_barrier();
-	return pg_atomic_read_u64(&database->identity) ==
-		slate_redis_identity();
+	return pg_atomic_read_u64(&database->identity) == slate_redis_identity();
+}
+
+bool
+slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
+{
+	return stamp->epoch_key[0] == '\0' || slate_trust_is_told(strange);
 }
 
 void
