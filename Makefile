@@ -77,6 +77,12 @@ model:
 mutants:
 	@bash test/mutants
 
+bench:
+	@bash test/bench/run
+
+instructions:
+	@bash test/bench/instructions
+
 indent:
 	@bash test/lib/indent src/*.[ch]
 
@@ -92,7 +98,12 @@ help:
 	@echo "                MODE=commit|strict|async  SECONDS=60  READS=n  FAULTS=a,b  NAIVE=1  SEED=n"
 	@echo "make model      explores the protocol in every order of its steps, with larger bounds"
 	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
+	@echo "make bench      measures it beside what one would use instead; tables, and plots in test/bench/plots"
+	@echo "                BENCH=floor,writes,tcp,reads,mget  ROUNDS=7  CLIENTS=1,8,32"
+	@echo "                SECONDS_PER_ROUND=0.5  ONLY_CANDIDATES=a,b  FSYNC=on  SEED=n  KEEP=1"
+	@echo "make instructions  counts the instructions of the hot paths, compares with those noted"
+	@echo "                ONLY='a;b'  N=300  PROFILE=name  ACCEPT=1  KEEP=1"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz soak check-history model mutants indent help log/installcheck.conf
+.PHONY: test demo fuzz soak check-history model mutants bench instructions indent help log/installcheck.conf
 .DEFAULT_GOAL := all

@@ -44,7 +44,7 @@ def main():
     candidates = [name.strip() for name in setting('_CANDIDATES', '').split(',') if name.strip()]
     seed = setting('_SEED', str(random.randrange(10 ** 6)))
     random.seed(seed)
-    plots, here = os.environ['SLATE_BENCH_RESULTS'], os.path.dirname(__file__)
+    plots, here = servers.STAGE + '/plots', os.path.dirname(__file__)
 
     servers.psql('CREATE EXTENSION slate_cache')
     with open(here + '/schema.sql') as schema:

@@ -13,6 +13,7 @@ STAGE = os.environ['STAGE']
 N = int(os.environ.get('SLATE_INSTRUCTIONS_N') or 300)
 ONLY = [name for name in os.environ.get('SLATE_INSTRUCTIONS', '').split(';') if name]
 PROFILE = os.environ.get('SLATE_PROFILE', '')
+ACCEPT = os.environ.get('SLATE_INSTRUCTIONS_ACCEPT', '')
 
 # Of a session's statements, and of the calls to Redis, those that fill caches and
 # are not counted.
@@ -231,15 +232,20 @@ def main(file):
             print('%s: %.2f times %s' % (
                 what, (found[what] - found[base]) / (found[other] - found[base]), other))
     over('UPDATE rolled back, captured', 'UPDATE rolled back', 'UPDATE rolled back, empty trigger')
-    with open(os.environ['SLATE_INSTRUCTIONS_NEW'], 'w') as file:
+    note({**before, **found})
+    if worse:
+        print('More than noted: ' + ', '.join(worse))
+        sys.exit(0 if ACCEPT else 1)
+
+
+def note(numbers):
+    with open(STAGE + '/log/instructions.txt', 'w') as file:
         file.write('# Instructions by callgrind, for one transaction, query or row; make instructions\n'
                    '# compares, ACCEPT=1 notes them.  %s, Redis %s.\n' % (
                        psql('SELECT substring(version() FROM $$PostgreSQL [0-9.]+$$)'),
                        re.search('redis_version:([0-9.]+)', servers.redis_cli('INFO', 'server')).group(1)))
-        for name, number in found.items():
+        for name, number in numbers.items():
             file.write('%-40s %9.0f\n' % (name, number))
-    if worse:
-        sys.exit('More than noted: ' + ', '.join(worse))
 
 
 if __name__ == '__main__':
