@@ -22,11 +22,11 @@ running = set()
 class Load:
     """A program that works for as long as it is let: stopped at first."""
 
-    def __init__(self, arguments, environment=None, name='load'):
+    def __init__(self, arguments, environment=None, name='load', **streams):
         self.log = open('%s/log/%s' % (STAGE, name), 'w')
         self.process = subprocess.Popen(
             arguments, env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+            **{'stdin': subprocess.DEVNULL, 'stdout': self.log, 'stderr': self.log, **streams})
         self.name = name
         running.add(self)
 
@@ -50,10 +50,15 @@ def end_all():
 
 
 class Writer:
-    """One way to keep a copy of a row, written to by so many clients."""
+    """One way to keep a copy of a row, written to by so many clients.
 
-    def __init__(self, name, clients, table, options='', companion=None, program=None):
-        self.name, self.clients, self.table, self.companion = name, clients, table, companion
+    A companion runs beside it.  A follower makes the copies, later: a turn ends when
+    it has made them all, so that it is in nobody else's, but its time is not counted.
+    """
+
+    def __init__(self, name, clients, table, options='', companion=None, program=None, follower=None):
+        self.name, self.clients, self.table = name, clients, table
+        self.companion, self.follower = companion, follower
         self.load = Load(program or self.pgbench(), {'PGOPTIONS': options},
                          'writer.%s.%d' % (table, clients))
         self.load.send(signal.SIGSTOP)
@@ -76,12 +81,16 @@ class Writer:
         """Commits a second in a turn of so many seconds."""
         psql('VACUUM ' + self.table)
         before = self.count()
+        if self.follower:
+            self.follower.begin()
         beside = self.companion(seconds) if self.companion else None
         begun = time.monotonic()
         self.load.send(signal.SIGCONT)
         time.sleep(seconds)
         self.load.send(signal.SIGSTOP)
         lasted = time.monotonic() - begun
+        if self.follower:
+            self.follower.catch_up()
         if beside:
             beside.wait()
         time.sleep(REST)

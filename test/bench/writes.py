@@ -1,4 +1,7 @@
 """Write-through of one row per commit: candidates and their tables."""
+import subprocess
+import time
+
 import report
 import servers
 from load import Load, Writer, exchange, take_turns, write_commands
@@ -8,19 +11,96 @@ BASE = 'no trigger'
 ASYNC, COMMIT, STRICT = 'slate_cache async', 'slate_cache commit', 'slate_cache strict'
 NO_JOURNAL = 'slate_cache commit, no journal'
 BESIDE = 'no trigger, ideal SETs beside'
-MEMCACHE, PYTHON, NOTIFY, APP = (
-    'pgmemcache trigger', 'PL/Python trigger', 'LISTEN/NOTIFY', 'app in C: UPDATE, then SET')
+MEMCACHE, PYTHON, NOTIFY, WAL2JSON, APP = (
+    'pgmemcache trigger', 'PL/Python trigger', 'LISTEN/NOTIFY and a consumer',
+    'wal2json and a consumer', 'app in C: UPDATE, then SET')
 
 # Their tables; the key of a row is table:id.
 TABLES = {BASE: 'w_base', BESIDE: 'w_beside', ASYNC: 'w_async', COMMIT: 'w_commit',
           STRICT: 'w_strict', NO_JOURNAL: 'w_unjournaled', MEMCACHE: 'w_memcache',
-          PYTHON: 'w_python', NOTIFY: 'w_notify', APP: 'w_app'}
+          PYTHON: 'w_python', NOTIFY: 'w_notify', WAL2JSON: 'w_wal2json', APP: 'w_app'}
 OPTIONS = {ASYNC: '-c slate_cache.mode=async', STRICT: '-c slate_cache.mode=strict',
            NO_JOURNAL: '-c slate_cache.journal=off'}
 SLATE = (ASYNC, COMMIT, STRICT, NO_JOURNAL)
 
 # For the other kind of socket those alone whose number it changes.
-LEFT_OUT_OF_TCP = (NO_JOURNAL, NOTIFY)
+LEFT_OUT_OF_TCP = (NO_JOURNAL, NOTIFY, WAL2JSON)
+
+
+class Follower:
+    """A consumer that makes the copies after the commits; how long after a turn the last.
+
+    It has caught up when the last change that it is told of is in Redis.
+    """
+
+    def __init__(self):
+        self.turns, self.behind = 0, []
+
+    def begin(self):
+        pass
+
+    def catch_up(self):
+        begun = time.monotonic()
+        self.turns += 1
+        self.mark(self.turns)
+        servers.wait_for('the consumer', lambda: servers.ask('GET', 'w_turns:%d' % self.turns), 60)
+        servers.ask('DEL', 'w_turns:%d' % self.turns)
+        self.behind.append(time.monotonic() - begun)
+
+    def end(self):
+        pass
+
+
+class Listener(Follower):
+    def __init__(self, address):
+        super().__init__()
+        self.load = Load([servers.STAGE + '/bench/consumer', address, 'rows'], name='listener')
+
+    def mark(self, turn):
+        psql("NOTIFY rows, 'w_turns:%d {}'" % turn)
+
+    def end(self):
+        self.load.end()
+
+
+class Decoder(Follower):
+    """A slot and its reader, there for a turn: else it would decode what others write."""
+
+    def __init__(self, address, table):
+        super().__init__()
+        self.address, self.receiver, self.consumer = address, None, None
+        self.tables = 'public.%s,public.w_turns' % table
+        psql('DROP TABLE IF EXISTS w_turns; CREATE TABLE w_turns (id int PRIMARY KEY)')
+        psql("SELECT pg_create_logical_replication_slot('bench', 'wal2json')")
+        psql("SELECT pg_drop_replication_slot('bench')")
+
+    def begin(self):
+        psql("SELECT pg_create_logical_replication_slot('bench', 'wal2json')")
+        options = {'format-version': 2, 'include-types': 'off', 'include-transaction': 'off',
+                   'actions': 'insert,update', 'add-tables': self.tables}
+        command = ['pg_recvlogical', '-d', 'postgres', '-S', 'bench', '--start', '--no-loop', '-f', '-']
+        for option in options.items():
+            command += ['-o', '%s=%s' % option]
+        self.receiver = Load(command, name='receiver', stdout=subprocess.PIPE)
+        self.consumer = Load([servers.STAGE + '/bench/consumer', self.address], name='follower',
+                             stdin=self.receiver.process.stdout)
+        self.receiver.process.stdout.close()
+        servers.wait_for('the slot', lambda: psql('SELECT active FROM pg_replication_slots') == 't')
+
+    def mark(self, turn):
+        psql('INSERT INTO w_turns VALUES (%d)' % turn)
+
+    def catch_up(self):
+        super().catch_up()
+        self.end()
+
+    def end(self):
+        if self.receiver:
+            self.receiver.end()
+            self.consumer.end()
+            self.receiver = self.consumer = None
+            servers.wait_for('the slot', lambda: psql('SELECT active FROM pg_replication_slots') == 'f')
+            psql("SELECT pg_drop_replication_slot('bench')")
 
 
 class Series:
@@ -30,7 +110,7 @@ class Series:
         self.kind = kind
         self.address = servers.REDIS_SOCKET if kind == 'unix' else '127.0.0.1:%d' % servers.REDIS_PORT
         servers.use_redis('unix://' + self.address if kind == 'unix' else 'redis://' + self.address)
-        self.memcached = self.consumer = None
+        self.memcached, self.followers = None, {}
         self.missing = []
         self.names = [name for name in TABLES if name == BASE or name in wanted or
                       not wanted and not (kind == 'tcp' and name in LEFT_OUT_OF_TCP)]
@@ -46,7 +126,7 @@ class Series:
                  % (table, table))
         else:
             makers = {MEMCACHE: self.make_memcache, PYTHON: self.make_python,
-                      NOTIFY: self.make_notify}
+                      NOTIFY: self.make_notify, WAL2JSON: self.make_wal2json}
             try:
                 makers.get(name, lambda table: None)(table)
             except RuntimeError as error:
@@ -88,8 +168,10 @@ $$""" % where)
                 RETURN NULL;
             END $$""")
         self.trigger(table, 'to_listener')
-        self.consumer = Load([servers.STAGE + '/bench/consumer', self.address, 'rows'],
-                             name='consumer')
+        self.followers[NOTIFY] = Listener(self.address)
+
+    def make_wal2json(self, table):
+        self.followers[WAL2JSON] = Decoder(self.address, table)
 
     @staticmethod
     def trigger(table, function):
@@ -116,7 +198,8 @@ $$""" % where)
             for name in self.names:
                 candidates.append(Writer(name, clients, TABLES[name], OPTIONS.get(name, ''),
                                          beside if name == BESIDE else None,
-                                         self.app(clients) if name == APP else None))
+                                         self.app(clients) if name == APP else None,
+                                         self.followers.get(name)))
             return take_turns(candidates, rounds, seconds, last.__setitem__)
         finally:
             for candidate in candidates:
@@ -125,8 +208,8 @@ $$""" % where)
     def end(self):
         if self.memcached:
             self.memcached.stop()
-        if self.consumer:
-            self.consumer.end()
+        for follower in self.followers.values():
+            follower.end()
 
     # What is fast because it does not do its work is no candidate.
     def check(self):
@@ -168,6 +251,10 @@ def run(kind, clients_wanted, rounds, seconds, plots, wanted, machine):
                             'FROM slate_cache.stats').split('|')
             print('%d clients: %s keys set, %s dropped, %s pushes delayed, %s fallbacks, %s lost'
                   % (clients, *delivery), flush=True)
+            for name, follower in series.followers.items():
+                print('%s: the last copy %s s after the end of a turn'
+                      % (name, report.Spread(follower.behind).text()), flush=True)
+                follower.behind = []
         there = series.check()
         print('Of 300 rows changed so many have a copy, and it is right: '
               + ', '.join('%s %d' % item for item in there.items()))
@@ -205,6 +292,8 @@ COMPARED = ((COMMIT, NO_JOURNAL, 'journal on against off'),
             (COMMIT, MEMCACHE, 'commit against pgmemcache'),
             (COMMIT, PYTHON, 'commit against PL/Python'),
             (COMMIT, NOTIFY, 'commit against LISTEN/NOTIFY'),
+            (ASYNC, NOTIFY, 'async against LISTEN/NOTIFY'),
+            (ASYNC, WAL2JSON, 'async against wal2json'),
             (COMMIT, APP, 'commit against the app'))
 
 
