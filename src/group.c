@@ -18,18 +18,20 @@
  *	  FREE -> FILLING -> WAITING -> TAKEN -> DELIVERED or FAILED -> FREE
  *
  * by compare-and-swap: the leader takes it when it encodes, and settles it when
- * Redis has answered.  A follower who has waited until its deadline takes its
- * slot back if nobody has taken it; otherwise it leaves the slot to the leader
- * (ABANDONED -> FREE), and its push is in doubt, like one whose answer did not
- * come in time.
+ * Redis has answered.  A follower whom nobody has taken for PATIENCE_MS takes its
+ * slot back and sends for itself: a leader who is slow, or was stopped, is no
+ * reason to think that Redis is away.  One who was taken shares what becomes of
+ * the leader's exchange; if it is not over by its own deadline, it leaves the
+ * slot to the leader (ABANDONED -> FREE), and its push is in doubt, like any
+ * whose answer did not come in time.  It cannot be sent again: its nonces would
+ * come twice.
  *
  * WHO LEADS
  *
  * The database's entry says who leads, and since when.  A leader gives that up
  * first and looks for who waits then; a follower says that it waits first and
  * looks for a leader then.  So one of the two sees the other.  A leader that
- * has taken an eighth of slate_cache.timeout (Redis is slow, or the process was
- * stopped) gets no more followers: they send for themselves, under the breaker.
+ * has taken PATIENCE_MS gets no more followers.
  *
  * All of this is after the commit.  Nothing here throws, allocates or takes a
  * lock; all waits end with a deadline.  Semaphores are POSIX ones, since
@@ -59,9 +61,12 @@
 #define BUNDLE_BYTES (MAX_FOLLOWERS * (SLOT_BYTES + SLATE_BUNDLE_OVERHEAD) + \
 					  SLOT_BYTES + SLATE_BUNDLE_OVERHEAD)
 
-/* Parts of slate_cache.timeout: see "Who leads", and has_time_to_lead(). */
-#define STUCK_PART 8
-#define TIME_TO_LEAD_PART 4
+/* Many times as long as an exchange takes.  Tests have all the time. */
+#ifdef SLATE_CACHE_TESTING
+#define PATIENCE_MS slate_pause_patience
+#else
+#define PATIENCE_MS 30
+#endif
 
 typedef enum SlotState
 {
@@ -321,31 +326,24 @@ wait_until(Slot *slot, int64 deadline)
 	return compat_sem_wait(&slot->wake, &end) == 0 || errno == EINTR;
 }
 
-/* The deadline has come: true if nobody has settled it. */
+/* Nobody has taken it for long enough; false if somebody has. */
 static bool
-give_up(SlateDatabase *database, Slot *slot)
+take_back(SlateDatabase *database, Slot *slot)
 {
-	if (change_state(slot, SLOT_WAITING, SLOT_FREE))
-	{
-		/* it may have been us who was to lead */
-		wake_next(database);
-		return true;
-	}
-	return change_state(slot, SLOT_TAKEN, SLOT_ABANDONED);
-}
+	if (!change_state(slot, SLOT_WAITING, SLOT_FREE))
+		return false;
 
-/* An exchange that can only run out of time would look like an outage. */
-static bool
-has_time_to_lead(int64 deadline)
-{
-	return deadline - slate_link_now() >
-		slate_redis_timeout / TIME_TO_LEAD_PART;
+	/* it may have been us who was to lead */
+	wake_next(database);
+	return true;
 }
 
 static SlateGroupResult
 follow(SlateDatabase *database, Slot *slot, const SlateBatch *batch,
 	   SlateOutcome *outcome, SlateRedisStatus *status, int64 deadline)
 {
+	int64		patient_until = slate_link_now() + PATIENCE_MS;
+
 	for (;;)
 	{
 		SlotState	state = pg_atomic_read_u32(&slot->state);
@@ -355,15 +353,20 @@ follow(SlateDatabase *database, Slot *slot, const SlateBatch *batch,
 			pg_atomic_write_u32(&slot->state, SLOT_FREE);
 			return state == SLOT_DELIVERED ? GROUP_DELIVERED : GROUP_FAILED;
 		}
-		if (state == SLOT_WAITING && has_time_to_lead(deadline) &&
-			become_leader(database))
+		if (state == SLOT_WAITING && become_leader(database))
 		{
 			if (change_state(slot, SLOT_WAITING, SLOT_FREE))
 				return lead(database, batch, outcome, status, deadline);
 			stop_leading(database);
 			continue;
 		}
-		if (!wait_until(slot, deadline) && give_up(database, slot))
+		if (wait_until(slot, state == SLOT_WAITING
+					   ? Min(patient_until, deadline) : deadline))
+			continue;
+		if (state == SLOT_WAITING && take_back(database, slot))
+			return GROUP_ALONE;
+		if (state == SLOT_TAKEN &&
+			change_state(slot, SLOT_TAKEN, SLOT_ABANDONED))
 			return GROUP_FAILED;
 	}
 }
@@ -377,7 +380,7 @@ follow(SlateDatabase *database, Slot *slot, const SlateBatch *batch,
 static bool
 is_stuck(SlateDatabase *database)
 {
-	return slate_link_now() - slate_redis_timeout / STUCK_PART >
+	return slate_link_now() - PATIENCE_MS >
 		(int64) pg_atomic_read_u64(&database->led_since);
 }
 

@@ -19,6 +19,7 @@
 #define PAUSE_LOCK_CLASS 7351
 
 static int	pause_at = PAUSE_NOWHERE;
+int			slate_pause_patience = 30;
 
 static const struct config_enum_entry pause_points[] = {
 	{"nowhere", PAUSE_NOWHERE, false},
@@ -39,6 +40,10 @@ slate_pause_define_settings(void)
 							 "Point at which this session waits for an advisory lock.",
 							 NULL, &pause_at, PAUSE_NOWHERE, pause_points,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("slate_cache.pause_patience",
+							"How long a session waits for another to push for it.",
+							NULL, &slate_pause_patience, 30, 1, 1000000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 void

@@ -27,6 +27,7 @@ typedef enum SlatePausePoint
 } SlatePausePoint;
 
 #ifdef SLATE_CACHE_TESTING
+extern int	slate_pause_patience;	/* of a group's followers, in ms */
 extern void slate_pause_define_settings(void);
 extern void slate_pause(SlatePausePoint point);
 #else
