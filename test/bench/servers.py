@@ -109,7 +109,7 @@ def wait_for(what, condition, seconds=30):
 
 def slate_is_well():
     return psql('SELECT bool_and(ok) FROM slate_cache.health '
-                "WHERE \"check\" IN ('worker', 'redis', 'breaker')") == 't'
+                "WHERE \"check\" IN ('worker', 'redis', 'breaker', 'history')") == 't'
 
 
 def use_redis(url):
