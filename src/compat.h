@@ -13,10 +13,6 @@
 
 #include "postgres.h"
 
-#include <poll.h>
-#include <semaphore.h>
-#include <time.h>
-
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "mb/pg_wchar.h"
@@ -59,29 +55,5 @@ typedef size_t compat_reply_count;
 #else
 typedef int compat_reply_count;
 #endif
-
-/* A wait by the monotonic clock: glibc 2.30; elsewhere it is looked at again */
-static inline int
-compat_sem_wait(sem_t *semaphore, const struct timespec *end)
-{
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
-	return sem_clockwait(semaphore, CLOCK_MONOTONIC, end);
-#else
-	struct timespec now;
-
-	while (sem_trywait(semaphore) != 0)
-	{
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		if (now.tv_sec > end->tv_sec ||
-			(now.tv_sec == end->tv_sec && now.tv_nsec >= end->tv_nsec))
-		{
-			errno = ETIMEDOUT;
-			return -1;
-		}
-		(void) poll(NULL, 0, 1);
-	}
-	return 0;
-#endif
-}
 
 #endif							/* SLATE_COMPAT_H */

@@ -87,8 +87,6 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->begun, 0);
 	pg_atomic_init_u64(&database->identity, 0);
 	pg_atomic_init_u64(&database->confirmed_at, 0);
-	pg_atomic_init_u32(&database->leader, 0);
-	pg_atomic_init_u64(&database->led_since, 0);
 }
 
 void

@@ -120,10 +120,6 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 identity;
 	pg_atomic_uint64 confirmed_at;	/* when Redis last had this epoch;
 									 * slate_link_now() */
-
-	/* commits that tell Redis together; see group.c */
-	pg_atomic_uint32 leader;	/* its pid; 0: nobody leads */
-	pg_atomic_uint64 led_since; /* slate_link_now() */
 } SlateDatabase;
 
 /* Where this server's life began: transactions and WAL before are of others. */

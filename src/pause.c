@@ -19,7 +19,6 @@
 #define PAUSE_LOCK_CLASS 7351
 
 static int	pause_at = PAUSE_NOWHERE;
-int			slate_pause_patience = 30;
 
 static const struct config_enum_entry pause_points[] = {
 	{"nowhere", PAUSE_NOWHERE, false},
@@ -29,7 +28,6 @@ static const struct config_enum_entry pause_points[] = {
 	{"before_fill", PAUSE_BEFORE_FILL, false},
 	{"after_journal", PAUSE_AFTER_JOURNAL, false},
 	{"before_ack", PAUSE_BEFORE_ACK, false},
-	{"leading", PAUSE_LEADING, false},
 	{NULL, 0, false}
 };
 
@@ -40,10 +38,6 @@ slate_pause_define_settings(void)
 							 "Point at which this session waits for an advisory lock.",
 							 NULL, &pause_at, PAUSE_NOWHERE, pause_points,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("slate_cache.pause_patience",
-							"How long a session waits for another to push for it.",
-							NULL, &slate_pause_patience, 30, 1, 1000000,
-							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 void

@@ -22,12 +22,10 @@ typedef enum SlatePausePoint
 	PAUSE_AFTER_LEASE = 3,		/* a reader has a lease and no snapshot */
 	PAUSE_BEFORE_FILL = 4,		/* a reader has loaded and not filled */
 	PAUSE_AFTER_JOURNAL = 5,	/* the journal is written, nothing encoded */
-	PAUSE_BEFORE_ACK = 6,		/* published, not acknowledged */
-	PAUSE_LEADING = 7			/* leads a group, and has taken nobody yet */
+	PAUSE_BEFORE_ACK = 6		/* published, not acknowledged */
 } SlatePausePoint;
 
 #ifdef SLATE_CACHE_TESTING
-extern int	slate_pause_patience;	/* of a group's followers, in ms */
 extern void slate_pause_define_settings(void);
 extern void slate_pause(SlatePausePoint point);
 #else

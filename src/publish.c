@@ -15,7 +15,6 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
-#include "group.h"
 #include "journal.h"
 #include "pause.h"
 #include "publish.h"
@@ -533,8 +532,6 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 		encode(list, max_bytes);
 	if (publish.async)
 		finish_async(list);
-	if (!publish.async)
-		slate_group_prepare();
 	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
 }
@@ -616,31 +613,19 @@ publish_sweep(int64 deadline)
 	return LEAVE_UNSWEPT;
 }
 
-/*
- * The exchange, by this session or by another that leads it along.  In a Redis
- * that nobody vouches for (the epoch is not looked at) each speaks for itself.
- */
+/* False, and the failure is noted, if Redis may not have heard all of it. */
 static bool
 exchange_batch(int64 deadline)
 {
 	SlateOutcome outcome = {0};
-	SlateRedisStatus status = REDIS_DONE;
-	SlateGroupResult result = GROUP_ALONE;
+	SlateRedisStatus status;
 
-	if (publish.stamp.epoch_key[0])
-		result = slate_group_publish(&publish.batch, &outcome, &status,
-									 deadline);
-	if (result == GROUP_ALONE)
-		status = slate_script_publish(&publish.batch, &outcome, deadline,
-									  slate_redis_timeout,
-									  LINK_WAIT_UNINTERRUPTED);
+	status = slate_script_publish(&publish.batch, &outcome, deadline,
+								  slate_redis_timeout,
+								  LINK_WAIT_UNINTERRUPTED);
 	slate_stats_add(STAT_PUSHES, 1);
 	count_outcome(&outcome);
-	if (result == GROUP_DELIVERED)
-		return true;
-	if (result == GROUP_FAILED)
-		publish.failure = "the session that pushed for several has failed, or was too slow";
-	else if (status != REDIS_DONE)
+	if (status != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	else if (outcome.refused > 0)
 	{

@@ -19,7 +19,6 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "events.h"
-#include "group.h"
 #include "fmgr.h"
 #include "journal.h"
 #include "miscadmin.h"
@@ -289,7 +288,6 @@ on_shmem_request(void)
 	RequestAddinShmemSpace(slate_stats_shmem_size());
 	RequestAddinShmemSpace(slate_events_shmem_size());
 	RequestAddinShmemSpace(slate_doubt_shmem_size());
-	RequestAddinShmemSpace(slate_group_shmem_size());
 	slate_database_shmem_request();
 }
 
@@ -305,7 +303,6 @@ on_shmem_startup(void)
 	slate_events_shmem_startup();
 	slate_database_shmem_startup();
 	slate_doubt_shmem_startup();
-	slate_group_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
