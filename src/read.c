@@ -43,6 +43,7 @@
 #include "funcapi.h"
 #include "load.h"
 #include "parser/parse_param.h"
+#include "parsed.h"
 #include "pause.h"
 #include "pending.h"
 #include "publish.h"
@@ -220,7 +221,7 @@ take_bytes(Lookup *lookup, const redisReply *reply)
 	lookup->bad_value = false;
 	if (reply->type != REDIS_REPLY_STRING)
 		return;
-	lookup->value = slate_value_parse(reply->str, reply->len);
+	lookup->value = slate_parsed_get(reply->str, reply->len);
 	lookup->done = lookup->value != NULL;
 	lookup->bad_value = lookup->value == NULL;
 }

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "names.h"
 #include "nodes/parsenodes.h"
+#include "parsed.h"
 #include "pause.h"
 #include "pending.h"
 #include "publish.h"
@@ -136,6 +137,11 @@ define_cache_settings(void)
 							NULL,
 							&slate_publish_max_value, 1024, 1, 64 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("slate_cache.parsed_memory",
+							"Memory in which a session keeps values that it has parsed, should the same text come again.",
+							"0 keeps none.",
+							&slate_parsed_memory, 1024, 0, 64 * 1024,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.default_ttl",
 							"Lifetime of a value whose rule has none; 0 for no end.",
 							NULL,
