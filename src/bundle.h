@@ -8,10 +8,7 @@
  * calls of many keys: what a call costs Redis, before it touches a key, is a
  * good part of what a push costs.  In which order the pushes of different
  * transactions come does not matter: they could come from their sessions in
- * any.
- *
- * The memory is the caller's: the batch must have room for all bytes that are
- * added, and BUNDLE_OVERHEAD for each part, if nothing may be allocated.
+ * any.  The batch grows as it must, so all this may throw.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,9 +16,6 @@
 #define SLATE_BUNDLE_H
 
 #include "script.h"
-
-/* What a part may take beside its bytes: the head of a call. */
-#define SLATE_BUNDLE_OVERHEAD 256
 
 /* What Redis answers to one after the other: a part, or several joined. */
 typedef struct SlateBundleUnit

@@ -442,10 +442,13 @@ slate_trust_is_marked(bool strange)
 }
 
 bool
-slate_trust_is_told(bool strange)
+slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 {
-	SlateDatabase *database = slate_database_find(MyDatabaseId);
+	SlateDatabase *database;
 
+	if (stamp->epoch_key[0] == '\0')
+		return true;
+	database = slate_database_find(MyDatabaseId);
 	if (database == NULL)
 		return false;
 	if (strange)
@@ -454,12 +457,6 @@ slate_trust_is_told(bool strange)
 		note_confirmed(database);
 	pg_memory_barrier();
 	return pg_atomic_read_u64(&database->identity) == slate_redis_identity();
-}
-
-bool
-slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
-{
-	return stamp->epoch_key[0] == '\0' || slate_trust_is_told(strange);
 }
 
 void

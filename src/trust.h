@@ -53,12 +53,6 @@ extern bool slate_trust_meet(SlateStamp *stamp, int64 deadline);
 extern bool slate_trust_is_marked(bool strange);
 
 /*
- * The same for pushes of others that this session has sent, of stamps with an
- * epoch: was it the server that the database trusts?  Does not throw.
- */
-extern bool slate_trust_is_told(bool strange);
-
-/*
  * After the commit, and Redis' answer: was it the Redis that counts?  strange:
  * it had another epoch.  Does not throw.
  */
