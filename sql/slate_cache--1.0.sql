@@ -283,6 +283,7 @@ COMMENT ON FUNCTION slate_cache_verify(regclass, integer, boolean) IS
 CREATE FUNCTION slate_cache.read_stats(
     OUT scope text,
     OUT hits bigint,
+    OUT near_hits bigint,
     OUT misses bigint,
     OUT fills bigint,
     OUT fills_refused bigint,
@@ -314,7 +315,8 @@ COMMENT ON VIEW slate_cache.stats IS
 'counters since the server started, or slate_cache_stats_reset()';
 COMMENT ON COLUMN slate_cache.stats.scope IS
 'server: all sessions together; session: this one alone, for want of shared_preload_libraries';
-COMMENT ON COLUMN slate_cache.stats.hits IS 'keys answered by Redis';
+COMMENT ON COLUMN slate_cache.stats.hits IS 'keys answered by the cache';
+COMMENT ON COLUMN slate_cache.stats.near_hits IS 'of those, the keys that the near cache had: Redis was not asked';
 COMMENT ON COLUMN slate_cache.stats.misses IS 'keys that Redis was asked for and did not have';
 COMMENT ON COLUMN slate_cache.stats.fills IS 'loaded values that were cached';
 COMMENT ON COLUMN slate_cache.stats.fills_refused IS 'loaded values that were not cached because the key changed meanwhile';

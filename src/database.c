@@ -87,6 +87,8 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->begun, 0);
 	pg_atomic_init_u64(&database->identity, 0);
 	pg_atomic_init_u64(&database->confirmed_at, 0);
+	pg_atomic_init_u32(&database->near_prepared, 0);
+	pg_atomic_init_u32(&database->near_opened, 0);
 }
 
 void
@@ -114,7 +116,7 @@ slate_database_is_shared(void)
 	return registry != NULL;
 }
 
-LWLock *
+LWLock	   *
 slate_database_lock(void)
 {
 	return registry->lock;

@@ -120,6 +120,11 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 identity;
 	pg_atomic_uint64 confirmed_at;	/* when Redis last had this epoch;
 									 * slate_link_now() */
+
+	/* whether the near cache may be used; see near.c */
+	pg_atomic_uint32 near_prepared; /* transactions that were prepared */
+	pg_atomic_uint32 near_opened;	/* one more than those that are known to
+									 * have been ended, or 0 */
 } SlateDatabase;
 
 /* Where this server's life began: transactions and WAL before are of others. */

@@ -23,6 +23,7 @@
 #include "bundle.h"
 #include "doubt.h"
 #include "drain.h"
+#include "near.h"
 #include "ring.h"
 #include "stats.h"
 #include "utils/memutils.h"
@@ -237,7 +238,7 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 	{
 		Sent	   *sent = &exchange.sent[i];
 		const SlateBundleUnit *unit = sent->instead >= 0
-			? exchange.sent[sent->instead].part.unit : sent->part.unit;
+		? exchange.sent[sent->instead].part.unit : sent->part.unit;
 
 		slate_stats_add(STAT_PUSHES, 1);
 		if (sent->instead >= 0)
@@ -248,6 +249,7 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 			settle_failed(database, sent->entry, unit->outcome.error);
 		else if (sent->entry->unswept)
 			settle_unswept(database, sent->entry);
+		slate_near_void(&sent->entry->near);
 	}
 }
 

@@ -39,7 +39,7 @@ typedef struct Entry
 	size_t		size;			/* of all of it */
 	size_t		len;			/* of the text */
 	bool		used;
-	char		text[FLEXIBLE_ARRAY_MEMBER];
+	char		bytes[FLEXIBLE_ARRAY_MEMBER];
 } Entry;
 
 typedef struct Place
@@ -59,7 +59,7 @@ static Jsonb *
 parsed_of(Entry *entry)
 {
 	return (Jsonb *) ((char *) entry +
-					  MAXALIGN(offsetof(Entry, text) + entry->len));
+					  MAXALIGN(offsetof(Entry, bytes) + entry->len));
 }
 
 static size_t
@@ -114,7 +114,7 @@ static void
 keep(Place *place, const char *bytes, size_t len, const Jsonb *parsed)
 {
 	Size		parsed_size = VARSIZE(parsed);
-	Size		size = MAXALIGN(offsetof(Entry, text) + len) + parsed_size;
+	Size		size = MAXALIGN(offsetof(Entry, bytes) + len) + parsed_size;
 	Entry	   *entry;
 
 	if (size > limit() / LARGEST_PART)
@@ -126,7 +126,7 @@ keep(Place *place, const char *bytes, size_t len, const Jsonb *parsed)
 	entry->size = size;
 	entry->len = len;
 	entry->used = false;
-	memcpy(entry->text, bytes, len);
+	memcpy(entry->bytes, bytes, len);
 	memcpy(parsed_of(entry), parsed, parsed_size);
 	place->entry = entry;
 	held += size;
@@ -158,7 +158,7 @@ slate_parsed_get(const char *bytes, size_t len)
 	hash = hash_bytes_extended((const unsigned char *) bytes, len, 0);
 	place = place_of(hash);
 	if (place->entry && place->hash == hash && place->entry->len == len &&
-		memcmp(place->entry->text, bytes, len) == 0)
+		memcmp(place->entry->bytes, bytes, len) == 0)
 		return copy_of(place->entry);
 
 	parsed = slate_value_parse(bytes, len);

@@ -16,6 +16,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "journal.h"
+#include "near.h"
 #include "pause.h"
 #include "publish.h"
 #include "ring.h"
@@ -155,7 +156,7 @@ render_ops(SlateOpList *list, Size max_bytes)
 
 	for (int i = 0; i < list->nops; i++)
 	{
-		SlateOp  *op = &list->ops[i];
+		SlateOp    *op = &list->ops[i];
 
 		CHECK_FOR_INTERRUPTS();
 		if (op->kind == OP_DROP)
@@ -328,7 +329,7 @@ encode_pushes(SlateOpList *list, SlateBatch *batch)
 									list->nops * sizeof(SlatePush));
 	for (int i = 0; i < list->nops; i++)
 	{
-		SlateOp  *op = &list->ops[i];
+		SlateOp    *op = &list->ops[i];
 
 		pushes[i].key = op->key;
 		pushes[i].keylen = op->keylen;
@@ -532,6 +533,7 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 		encode(list, max_bytes);
 	if (publish.async)
 		finish_async(list);
+	slate_near_enter(list);
 	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
 }
@@ -542,18 +544,22 @@ slate_publish_hand_over(SlateOpList *list)
 	SlateStamp	stamp;
 
 	if (slate_publish_mode == SLATE_MODE_STRICT)
-	{
 		begin_strict(list, &stamp, true);
-		return true;
+	else
+	{
+		slate_script_stamp(&stamp);
+		if (!slate_journal_append(list, &stamp, true))
+			return false;
 	}
-	slate_script_stamp(&stamp);
-	return slate_journal_append(list, &stamp, true);
+	slate_near_enter(list);
+	return true;
 }
 
 void
 slate_publish_prepared(void)
 {
 	slate_strict_leave();
+	slate_near_prepared();
 }
 
 /* ------------------------------------------------------------------------
@@ -658,6 +664,7 @@ static SlateOutcomeKind
 leave_to_worker(void)
 {
 	publish.entry.generations = slate_doubt_generations();
+	publish.entry.near = *slate_near_entered();
 	if ((slate_doubt_entered() == NULL || publish.entry.generations != 0) &&
 		slate_ring_push(&publish.batch, &publish.entry))
 		return LEAVE_DELIVERED;
@@ -706,5 +713,6 @@ slate_publish_forget(void)
 {
 	(void) slate_journal_leave(LEAVE_DELIVERED, false);
 	slate_strict_release();
+	slate_near_leave();
 	memset(&publish, 0, sizeof(publish));
 }

@@ -42,6 +42,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "load.h"
+#include "near.h"
 #include "parser/parse_param.h"
 #include "parsed.h"
 #include "pause.h"
@@ -73,6 +74,8 @@ typedef struct Lookup
 	bool		bad_value;		/* Redis has something that is no JSON */
 	bool		wrong_type;		/* the lease has removed another type */
 	Jsonb	   *value;			/* NULL: none */
+	SlateNearLease near;
+	int64		ttl;			/* of its rule; ms, 0 for none */
 	bool		leased;
 	char		token[SLATE_TOKEN_LEN + 1];
 } Lookup;
@@ -165,6 +168,7 @@ classify(Lookup *lookup)
 		Oid			relid = match.rule->relation->relid;
 
 		lookup->covered = true;
+		lookup->ttl = match.rule->ttl;
 
 		/* nobody keeps it right while the trigger is disabled */
 		if (!match.rule->relation->enabled)
@@ -504,6 +508,33 @@ run_fills(LookupSet *set, SlateBatch *batch)
  * ------------------------------------------------------------------------
  */
 
+/*
+ * The near cache has what a rule covers.  Its lease comes before the value is
+ * read, from wherever.
+ */
+static void
+look_near(Lookup *lookup)
+{
+	if (!lookup->covered || lookup->bypass || lookup->done)
+		return;
+	slate_near_lease(lookup->key, &lookup->near);
+	lookup->value = slate_near_get(lookup->key, &lookup->near);
+	if (lookup->value == NULL)
+		return;
+	lookup->done = true;
+	slate_stats_add(STAT_HITS, 1);
+	slate_stats_add(STAT_NEAR_HITS, 1);
+}
+
+/* A query may have written something, and read it. */
+static void
+keep_near(Lookup *lookup)
+{
+	if (lookup->near.valid && !lookup->bypass && lookup->value &&
+		!transaction_bypasses())
+		slate_near_put(lookup->key, &lookup->near, lookup->value, lookup->ttl);
+}
+
 /* Load what is not done yet, and fill it where there is a lease. */
 static void
 load_and_fill(LookupSet *set)
@@ -534,9 +565,12 @@ load_and_fill(LookupSet *set)
 		if (loads[i].json == NULL)
 			continue;
 		lookup->value = slate_value_from_json(loads[i].json);
+		lookup->ttl = loads[i].ttl;
 		add_fill(&fills, lookup, loads[i].json, loads[i].len, loads[i].ttl);
 	}
 	run_fills(set, &fills);
+	for (int i = 0; i < nloads; i++)
+		keep_near(loads[i].arg);
 }
 
 static LookupSet *
@@ -554,8 +588,13 @@ static void
 read_through(LookupSet *set)
 {
 	for (int i = 0; i < set->nlookups; i++)
+	{
 		classify(&set->lookups[i]);
+		look_near(&set->lookups[i]);
+	}
 	get_from_cache(set);
+	for (int i = 0; i < set->nwaiting; i++)
+		keep_near(set->waiting[i]);
 
 	set->nwaiting = 0;
 	for (int i = 0; i < set->nlookups; i++)
@@ -680,7 +719,7 @@ typedef struct FetchQuery
 static void
 infer_parameters(ParseState *pstate, void *arg)
 {
-	FetchQuery	   *query = arg;
+	FetchQuery *query = arg;
 
 	setup_parse_variable_parameters(pstate, &query->types, &query->ntypes);
 }
@@ -853,7 +892,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	LookupSet  *set = make_set(1);
 	Lookup	   *lookup = &set->lookups[0];
 	SlateBatch	fill;
-	FetchQuery		query = {0};
+	FetchQuery	query = {0};
 	int64		ttl;
 	char	   *json;
 	int			len = 0;

@@ -225,6 +225,7 @@ slate_ring_push(const SlateBatch *batch, const SlateRingEntry *given)
 	entry->nkeys = given->nkeys;
 	entry->unswept = given->unswept;
 	entry->call = given->call;
+	entry->near = given->near;
 	entry->order = given->order;
 	entry->version = given->version;
 	entry->key_hash = given->key_hash;

@@ -10,6 +10,7 @@
 #define SLATE_RING_H
 
 #include "database.h"
+#include "near.h"
 #include "script.h"
 
 /* Setting: its size in kB, when it is made. */
@@ -42,6 +43,8 @@ typedef struct SlateRingEntry
 
 	/* if it is one call that pushes, and nothing else; otherwise nkeys is 0 */
 	SlateCall	call;
+
+	SlateNearCells near;		/* to be voided when it is pushed */
 
 	/* if it does nothing but one push under an order, otherwise 0 */
 	SlateOrder	order;

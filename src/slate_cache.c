@@ -23,6 +23,7 @@
 #include "journal.h"
 #include "miscadmin.h"
 #include "names.h"
+#include "near.h"
 #include "nodes/parsenodes.h"
 #include "parsed.h"
 #include "pause.h"
@@ -87,6 +88,16 @@ assign_connection(const char *newval pg_attribute_unused(),
 	slate_redis_reconfigure();
 }
 
+/* Less would have no room for a value. */
+static bool
+check_near_memory(int *newval, void **extra, GucSource source)
+{
+	if (*newval == 0 || *newval >= 1024)
+		return true;
+	GUC_check_errdetail("It is either 0 or at least 1 MB.");
+	return false;
+}
+
 static void
 define_connection_settings(void)
 {
@@ -137,6 +148,11 @@ define_cache_settings(void)
 							NULL,
 							&slate_publish_max_value, 1024, 1, 64 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("slate_cache.near",
+							 "Read from the near cache, if there is one.",
+							 "Without it Redis is asked. See slate_cache.near_memory.",
+							 &slate_near_enabled, true,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.parsed_memory",
 							"Memory in which a session keeps values that it has parsed, should the same text come again.",
 							"0 keeps none.",
@@ -172,6 +188,18 @@ define_cache_settings(void)
 							"Reached only while Redis is away, or a transaction stays prepared.",
 							&slate_journal_max, 256 * 1024, 1024, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+}
+
+/* Only where shared memory can still be had. */
+static void
+define_shared_settings(void)
+{
+	DefineCustomIntVariable("slate_cache.near_memory",
+							"Shared memory for values that a hit then finds without asking Redis.",
+							"0 for none.",
+							&slate_near_memory, 0, 0, INT_MAX / 2,
+							PGC_POSTMASTER, GUC_UNIT_KB, check_near_memory,
+							NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------
@@ -295,6 +323,7 @@ on_shmem_request(void)
 	RequestAddinShmemSpace(slate_events_shmem_size());
 	RequestAddinShmemSpace(slate_doubt_shmem_size());
 	slate_database_shmem_request();
+	slate_near_shmem_request();
 }
 
 static void
@@ -309,6 +338,7 @@ on_shmem_startup(void)
 	slate_events_shmem_startup();
 	slate_database_shmem_startup();
 	slate_doubt_shmem_startup();
+	slate_near_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -317,6 +347,8 @@ _PG_init(void)
 {
 	define_connection_settings();
 	define_cache_settings();
+	if (process_shared_preload_libraries_in_progress)
+		define_shared_settings();
 	slate_pause_define_settings();
 	MarkGUCPrefixReserved("slate_cache");
 

@@ -16,6 +16,7 @@
 typedef enum SlateCounter
 {
 	STAT_HITS,
+	STAT_NEAR_HITS,
 	STAT_MISSES,
 	STAT_FILLS,
 	STAT_FILLS_REFUSED,

@@ -30,6 +30,7 @@
 #include "common/hashfn.h"
 #include "funcapi.h"
 #include "load.h"
+#include "near.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
@@ -353,6 +354,8 @@ look_at_suspects(Verify *verify, Suspect *suspects, int n, bool conclude)
 			slate_script_add_drop(&drops, keys[i].start, keys[i].len);
 	}
 	slate_walk_exchange(&drops, ignore_reply, NULL);
+	for (int i = 0; i < n && verify->repair && conclude; i++)
+		slate_near_void_key(keys[i]);
 	slate_walk_adapt(&verify->walk, bytes);
 	return nleft;
 }

@@ -41,6 +41,7 @@
 #include "drain.h"
 #include "events.h"
 #include "journal.h"
+#include "near.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -435,7 +436,11 @@ sweep_pass(void)
 	if (nglobs == 0)
 		return true;
 	enter_phase(PHASE_SWEEPING, "sweeping Redis for dropped patterns");
-	return walk(globs, nglobs, stamps);
+	if (!walk(globs, nglobs, stamps))
+		return false;
+	for (int i = 0; i < nglobs; i++)
+		slate_near_void_glob(globs[i]);
+	return true;
 }
 
 /* ------------------------------------------------------------------------
@@ -489,6 +494,21 @@ typedef enum Progress
 	PROGRESS_FAILED				/* Redis did not take it */
 } Progress;
 
+/* What Redis has dropped is not near either. */
+static void
+void_step(const Step *step)
+{
+	for (int i = 0; i < step->list->nops; i++)
+		slate_near_void_key((SlateSlice) {step->list->ops[i].key,
+										  step->list->ops[i].keylen});
+	for (int i = 0; i < pass.globs->nglobs; i++)
+	{
+		if (pass.tell[i] == pass.nsteps)
+			slate_near_void_glob((SlateSlice) {pass.globs->globs[i].glob,
+											   pass.globs->globs[i].len});
+	}
+}
+
 static Progress
 replay_pages(void)
 {
@@ -500,6 +520,7 @@ replay_pages(void)
 	read_step(&step, &batch, &block);
 	if (!send_batch(&batch))
 		return PROGRESS_FAILED; /* patterns gathered twice are there once */
+	void_step(&step);
 	slate_stats_add(STAT_REPLAYED, step.nrows);
 	nconcluded += step.nlate;
 	pass.nrows += step.nrows;
@@ -638,6 +659,7 @@ empty_namespace(const char *reason)
 		return false;
 	}
 	emptied_for = next_xid;
+	slate_near_void_all();
 	slate_stats_add(STAT_EMPTIED, 1);
 	slate_events_note(EVENT_EMPTIED, MyDatabaseId, "%s: %s",
 					  slate_redis_server_name(), reason);
@@ -991,12 +1013,14 @@ go_round(void)
 	Progress	progress = PROGRESS_IDLE;
 	int			nundecided;
 	uint64		delayed_since;
+	uint32		prepared;
 
 	drain();
 	slate_redis_refresh();
 
 	/* what fails after this may not be collected */
 	delayed_since = pg_atomic_read_u64(&database->progress.delayed_since);
+	prepared = slate_near_count_prepared(database);
 	slate_doubt_collect(database);
 	nundecided = slate_doubt_decide(database);
 	if (start >= next_watch || pg_atomic_read_u32(&database->look) != 0 ||
@@ -1031,6 +1055,8 @@ go_round(void)
 		return 0;
 	}
 	conclude(delayed_since);
+	if (nundecided == 0)
+		slate_near_open(database, prepared);
 	slate_progress_enter(&database->progress, PHASE_IDLE);
 	return nundecided > 0 ? UNDECIDED_MS : ROUND_MS;
 }

@@ -105,9 +105,12 @@ def backends():
     yield 'SELECT that does nothing', '', 'PREPARE w(int) AS SELECT $1', commit
     yield ('row by primary key, as JSON', '',
            'PREPARE w(int) AS SELECT row_to_json(p) FROM i_page p WHERE id = $1', commit)
-    yield 'get of 1 kB', '', "PREPARE w(int) AS SELECT slate_cache_get('i_page:' || $1)", commit
+    far, get = '-c slate_cache.near=off', "PREPARE w(int) AS SELECT slate_cache_get('i_page:' || $1)"
+    yield 'get of 1 kB, never read before', far + ' -c slate_cache.parsed_memory=0', get, commit
+    yield 'get of 1 kB', far, get, commit
+    yield 'get of 1 kB, near', '', get, commit
     yield 'peek of 1 kB', '', "PREPARE w(int) AS SELECT slate_cache_peek('i_page:' || $1)", commit
-    yield ('mget of 100', '', "PREPARE w(text[]) AS SELECT count(value) FROM slate_cache_mget($1)",
+    yield ('mget of 100', far, "PREPARE w(text[]) AS SELECT count(value) FROM slate_cache_mget($1)",
            "EXECUTE w('{%s}');" % ','.join('i_slate:%d' % i for i in range(1, 101)))
 
 

@@ -8,6 +8,7 @@ EMPTY = 'SELECT that does nothing'
 ROW = 'row by primary key, as JSON'
 PAGE = 'join with an aggregate, as JSON'
 HIT, PEEK = 'slate_cache_get, a hit', 'slate_cache_peek, a hit'
+AGAIN, NEAR = 'slate_cache_get, one of 300 rows', 'slate_cache_get, near'
 PAGE_HIT = 'slate_cache_peek of that page'
 MEMCACHE, PYTHON = 'memcache_get', 'PL/Python with redis-py'
 LOOP = 'GET loop in C'
@@ -25,11 +26,17 @@ SCRIPTS = {
     ROW: ID + 'SELECT row_to_json(f) FROM r_files f WHERE id = :id;',
     PAGE: PROJECT + 'SELECT row_to_json(q) FROM (%s) q;' % PAGE_QUERY.replace('$1', ':id').replace('\n', ' '),
     HIT: ID + "SELECT slate_cache_get('r_files:' || :id::int);",
+    AGAIN: ID.replace('10000', '300') + "SELECT slate_cache_get('r_files:' || :id::int);",
+    NEAR: ID + "SELECT slate_cache_get('r_files:' || :id::int);",
     PEEK: ID + "SELECT slate_cache_peek('r_files:' || :id::int);",
     PAGE_HIT: PROJECT + "SELECT slate_cache_peek('page:' || :id::int);",
     MEMCACHE: ID + "SELECT memcache_get('r_files:' || :id::int);",
     PYTHON: ID + "SELECT redis_get('r_files:' || :id::int);",
 }
+
+
+# All but one ask Redis.
+FAR = '-c slate_cache.near=off'
 
 
 def make_rows():
@@ -80,7 +87,7 @@ def run(clients_wanted, rounds, seconds, plots, machine):
     keys = [command('GET', 'r_files:%d' % i) for i in range(1, 10001)]
     before = misses()
     for clients in clients_wanted:
-        candidates = [Reader(name, clients, SCRIPTS[name]) for name in names if name != LOOP]
+        candidates = [Reader(name, clients, SCRIPTS[name], '' if name == NEAR else FAR) for name in names if name != LOOP]
         candidates.append(Exchange(LOOP, servers.REDIS_SOCKET, keys, 1, clients))
         reached[clients] = take_turns(candidates, rounds, seconds)
     if misses() != before:
@@ -125,11 +132,13 @@ def conclude(reached, clients_wanted):
     rows = []
     if 1 in reached:
         one = reached[1]
-        for name in (HIT, PEEK):
+        for name in (HIT, AGAIN, NEAR, PEEK):
             rows.append(['%s, without the empty SELECT, in GETs' % name] + [report.Spread(
                 [(1 / hit - 1 / nothing) * get for hit, nothing, get in
                  zip(one[name], one[EMPTY], one[LOOP])]).text()] + [''] * (len(clients_wanted) - 1))
     for title, name, other in (('a hit against the row by primary key', HIT, ROW),
+                               ('a near hit against the row by primary key', NEAR, ROW),
+                               ('a near hit against a hit', NEAR, HIT),
                                ('a hit of the page against its query', PAGE_HIT, PAGE),
                                ('a hit against memcache_get', HIT, MEMCACHE),
                                ('a hit against PL/Python', HIT, PYTHON)):
@@ -139,8 +148,8 @@ def conclude(reached, clients_wanted):
     report.table('Reads against each other', [''] + [series(c) for c in clients_wanted], rows)
 
 
-MGET, GETS, BARE_MGET, BARE_GETS, NOTHING, ROWS = (
-    'slate_cache_mget of 100', '100 slate_cache_get in one query', 'MGET of 100 in C',
+MGET, MGET_AGAIN, MGET_NEAR, GETS, BARE_MGET, BARE_GETS, NOTHING, ROWS = (
+    'slate_cache_mget of 100', 'slate_cache_mget of 100 of 300 rows', 'slate_cache_mget of 100, near', '100 slate_cache_get in one query', 'MGET of 100 in C',
     '100 GETs in C, one by one', 'a query that makes 100 keys', '100 rows by primary key, as JSON')
 
 
@@ -153,10 +162,12 @@ def run_mget(rounds, seconds, plots, machine):
     scripts = {
         NOTHING: start + 'SELECT count(key) FROM unnest(ARRAY(%s)) key;' % made,
         MGET: start + 'SELECT count(value) FROM slate_cache_mget(ARRAY(%s));' % made,
+        MGET_AGAIN: start.replace('9900', '200') + 'SELECT count(value) FROM slate_cache_mget(ARRAY(%s));' % made,
+        MGET_NEAR: start + 'SELECT count(value) FROM slate_cache_mget(ARRAY(%s));' % made,
         GETS: start + 'SELECT count(slate_cache_get(key)) FROM (%s OFFSET 0) k;' % made,
         ROWS: start + 'SELECT count(row_to_json(f)::text) FROM r_files f WHERE id = ANY (ARRAY('
                       'SELECT :id::int + i FROM generate_series(0, 99) i));'}
-    candidates = [Reader('mget ' + name, 1, script) for name, script in scripts.items()]
+    candidates = [Reader('mget ' + name, 1, script, '' if name == MGET_NEAR else FAR) for name, script in scripts.items()]
     for candidate, name in zip(candidates, scripts):
         candidate.name = name
     hundreds = [[b'r_files:%d' % (i + j) for j in range(100)] for i in range(1, 9901, 33)]
@@ -172,7 +183,7 @@ def run_mget(rounds, seconds, plots, machine):
              for name, rates in reached.items()}
     # What asking costs, without making the keys and the query around it.
     asking = {name: ([t - n for t, n in zip(values, times[NOTHING])]
-                     if name in (MGET, GETS) else values) for name, values in times.items()}
+                     if name in (MGET, MGET_AGAIN, MGET_NEAR, GETS) else values) for name, values in times.items()}
     report.table('A hundred keys at once, 300 bytes each', ['one client, unix sockets', 'µs', 'without the query around it', 'in MGETs'], [
         [name, report.Spread(values).text(0), '%.0f' % report.median(asking[name]),
          report.ratios(asking[name], times[BARE_MGET]).text()]

@@ -208,7 +208,7 @@ sub main
     my $out = Test::More->builder->output;
     $out->autoflush(1);
     my %given = map { my $value = $ENV{"SLATE_HISTORY_\U$_"}; ($value // '') ne '' ? ($_ => $value) : () }
-      qw(mode seconds reads faults seed rows writers readers askers naive mean);
+      qw(mode seconds reads faults seed rows writers readers askers naive near mean);
     if (($given{faults} // '') eq 'help')
     {
         print $out join(' ', fault_names()), "\n";
@@ -249,6 +249,7 @@ sub start_servers
         $conf{'slate_cache.timeout'} = 2000;
         $conf{'slate_cache.connect_timeout'} = 1000;
         $conf{'slate_cache.mode'} = $self->{mode} eq 'mixed' ? 'strict' : $self->{mode};
+        $conf{'slate_cache.near_memory'} = $self->{near} if $self->{near};
     }
     my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $self->{proxy} ? $self->{proxy}->url : $self->{redis},
         extension => !$self->{naive}, conf => \%conf);
@@ -259,6 +260,14 @@ sub start_servers
     $schema =~ s/%([A-Z]+)%/$values{$1}/g;
     $node->safe_psql('postgres', $schema);
     return;
+}
+
+# Without any, the near cache was not checked.
+sub near_hits
+{
+    my ($self) = @_;
+    my $hits = $self->{near_hits} = $self->{node}->safe_psql('postgres', 'SELECT near_hits FROM slate_cache.stats');
+    return "hits in the near cache since the server's last start: $hits";
 }
 
 sub run
@@ -283,6 +292,7 @@ sub run
     waitpid $self->{pid}, 0;
     my $status = $? & 127 ? 2 : $? >> 8;
     $self->{say}->($self->faults_thrown);
+    $self->{say}->($self->near_hits) if $self->{near};
     return $status;
 }
 
