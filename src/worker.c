@@ -13,11 +13,12 @@
  *	  journal was full, or on request, the namespace is emptied: all keys that
  *	  rules cover, with their guards, in steps of a SCAN.
  * 4. What is marked, for mode strict, and need not be any more?  See strict.c.
- * 5. What is in doubt?  See doubt.c.  One step of a pass over the journal: in
- *	  a transaction it reads some pages and encodes DROPs of what the rows in
- *	  doubt name; after the transaction it sends them.  It goes on when all of
- *	  them have arrived, and otherwise repeats the step.  Patterns are gathered,
- *	  and looked for in one walk over the keyspace at the end.
+ * 5. What is in doubt?  See doubt.c.  One step of a pass over the journal, the
+ *	  oldest pages first: in a transaction it reads some of them and encodes
+ *	  DROPs of what the rows in doubt name; after the transaction it sends them.
+ *	  It goes on when all of them have arrived, and otherwise repeats the step.
+ *	  Patterns are gathered, and looked for in one walk over the keyspace at the
+ *	  end.
  * 6. Generations: see journal.c.
  *
  * While Redis is away the worker is the one that tries it (the breaker, see
@@ -141,7 +142,7 @@ typedef struct Step
 	SlateStamp	stamp;			/* the highest */
 	int64		nrows;
 	int64		nlate;			/* those that should have been told before */
-}			Step;
+} Step;
 
 /* Late rows that were told since the last event said so. */
 static int64 nconcluded = 0;
@@ -471,7 +472,12 @@ open_generation(void)
 	show_pass();
 }
 
-/* The older generation comes first. */
+/*
+ * What is oldest comes first: it has been wrong for longest.  In a generation
+ * that is the order of the pages, or nearly so: sessions that write at once
+ * have pages of their own.  What is prepared was written before much of the
+ * rest, and is little.
+ */
 static void
 open_pass(void)
 {
@@ -479,9 +485,9 @@ open_pass(void)
 	pass.nblocks = 0;
 	pass.nrows = 0;
 	slate_progress_begin_pass(&database->progress);
-	pass.generations[1] = pg_atomic_read_u32(&database->current);
-	pass.generations[0] = 1 - pass.generations[1];
-	pass.generations[2] = SLATE_PREPARED_GENERATION;
+	pass.generations[0] = SLATE_PREPARED_GENERATION;
+	pass.generations[2] = pg_atomic_read_u32(&database->current);
+	pass.generations[1] = 1 - pass.generations[2];
 	open_generation();
 	begin_gathering();
 	pass.open = true;
@@ -862,6 +868,39 @@ leave(int code, Datum arg pg_attribute_unused())
 		slate_database_wake(database);
 }
 
+/* SlateJournalFn: the least version. */
+static void
+note_oldest(const SlateJournalRow *row, void *arg)
+{
+	char	   *oldest = arg;
+
+	if (oldest[0] == '\0' || strcmp(row->stamp.version, oldest) < 0)
+		strlcpy(oldest, row->stamp.version, SLATE_VERSION_LEN + 1);
+}
+
+/*
+ * A server that has just started does not know to which generation its
+ * predecessor wrote last.  Go on with that one: the other is older, and is to
+ * be replayed first.
+ */
+static void
+choose_generation(void)
+{
+	int			current = pg_atomic_read_u32(&database->current);
+	char		oldest[2][SLATE_VERSION_LEN + 1] = {"", ""};
+
+	for (int i = 0; i < 2; i++)
+	{
+		BlockNumber block = 0;
+
+		(void) slate_journal_read(i, &block, STEP_BLOCKS, note_oldest,
+								  oldest[i]);
+	}
+	if (oldest[current][0] != '\0' &&
+		strcmp(oldest[current], oldest[1 - current]) < 0)
+		pg_atomic_write_u32(&database->current, 1 - current);
+}
+
 /* False if another worker is there, or there is nothing for one. */
 static bool
 enter(void)
@@ -890,6 +929,7 @@ enter(void)
 		pg_atomic_write_u64(&database->bytes[i],
 							Max(pg_atomic_read_u64(&database->bytes[i]),
 								slate_journal_size(i)));
+	choose_generation();
 	slate_database_commit();
 	return true;
 }
