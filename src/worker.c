@@ -154,6 +154,10 @@ static int64 next_rotation = 0;
 static int64 next_empty = 0;
 static int64 empty_rest = ROUND_MS;
 
+/* An emptying that has failed waits until then, and longer each time. */
+static int64 next_attempt = 0;
+static int64 attempt_rest = 0;
+
 PGDLLEXPORT void slate_worker_main(Datum arg);
 
 /* What the worker is doing: for slate_cache.progress, and pg_stat_activity. */
@@ -690,6 +694,26 @@ reason_to_empty(void)
 	return trust == TRUST_EMPTYING ? reason : NULL;
 }
 
+/*
+ * Empty it, unless that has failed a moment ago.  The breaker does not keep us
+ * from it: Redis may take the first steps each time, which closes it, and then
+ * refuse, or hang up.
+ */
+static bool
+try_to_empty(const char *reason)
+{
+	if (slate_link_now() < next_attempt)
+		return false;
+	if (empty_namespace(reason))
+	{
+		attempt_rest = 0;
+		return true;
+	}
+	attempt_rest = Min(Max(2 * attempt_rest, MIN_RETRY_MS), MAX_RETRY_MS);
+	next_attempt = slate_link_now() + attempt_rest;
+	return false;
+}
+
 /* Marks of strict writers: those that are left, those that must last. */
 static void
 watch_marks(void)
@@ -734,13 +758,16 @@ watch(void)
 	{
 		if (now > next_empty)
 			empty_rest = ROUND_MS;
-		return pg_atomic_read_u32(&database->trust) == TRUST_HELD;
+		if (pg_atomic_read_u32(&database->trust) != TRUST_HELD)
+			return false;
+		attempt_rest = 0;
+		return true;
 	}
 
 	/* two servers that take the epoch from each other leave it some time */
 	if (now < next_empty && slate_trust_is_contested())
 		return false;
-	if (!empty_namespace(reason))
+	if (!try_to_empty(reason))
 		return false;
 	if (slate_trust_is_contested())
 	{
@@ -949,6 +976,15 @@ reload(void)
 	pg_atomic_write_u64(&database->server, server);
 }
 
+/* Has slate_cache_flush() asked for something that has not just failed? */
+static bool
+is_asked_to_flush(void)
+{
+	return pg_atomic_read_u32(&database->flush) !=
+		pg_atomic_read_u32(&database->flushed) &&
+		slate_link_now() >= next_attempt;
+}
+
 /*
  * Whatever comes meanwhile: during an outage each commit has something to tell
  * us.  But who asks for a look at Redis is heard.
@@ -974,9 +1010,7 @@ take_a_rest(int64 rest)
 		/* sentinels may name another server meanwhile */
 		slate_redis_refresh();
 		if (ConfigReloadPending || is_told_to_leave() ||
-			(was_open && slate_redis_next_try() == 0) ||
-			pg_atomic_read_u32(&database->flush) !=
-			pg_atomic_read_u32(&database->flushed))
+			(was_open && slate_redis_next_try() == 0) || is_asked_to_flush())
 			break;
 	}
 }
@@ -1042,6 +1076,21 @@ enter_waiting(void)
 						 : PHASE_WAITING);
 }
 
+/*
+ * It has not worked, again: how long to wait?  An open breaker knows; otherwise
+ * it was not the connection.
+ */
+static long
+choose_rest(long retry)
+{
+	long		rest = slate_redis_next_try();
+	long		attempt = next_attempt - slate_link_now();
+
+	if (rest <= 0)
+		rest = attempt > 0 ? attempt : retry;
+	return Min(rest, MAX_RETRY_MS);
+}
+
 /* Does all that can be done now; returns how long it may wait for more. */
 static long
 go_round(void)
@@ -1079,13 +1128,9 @@ go_round(void)
 
 	if (!can_work || progress == PROGRESS_FAILED)
 	{
-		long		rest = slate_redis_next_try();
-
 		enter_waiting();
-
-		/* an open breaker knows when; otherwise it was not the connection */
 		retry = Min(2 * retry, MAX_RETRY_MS);
-		take_a_rest(Min(rest > 0 ? rest : retry, MAX_RETRY_MS));
+		take_a_rest(choose_rest(retry));
 		return 0;
 	}
 	retry = MIN_RETRY_MS;
