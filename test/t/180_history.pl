@@ -39,6 +39,10 @@ witness('mode commit', 0, mode => 'commit', seconds => 3, mean => 0.6,
 my $strict = witness('mode strict', 0, mode => 'strict', seconds => 3, mean => 0.6,
     faults => 'terminate,cancel,kill_backend,cut,delay,cut_reply');
 
+my $near = witness('near cache', 0, mode => 'strict', near => '8MB', seconds => 3, mean => 0.6,
+    faults => 'terminate,cancel,cut');
+cmp_ok($near->{near_hits}, '>', 100, 'near cache: hits');
+
 # None in n reads: one in n/3 at most, with 95 % confidence.
 my ($checked, $bound) = $strict->{report} =~ /^older than visible +promised +0 of (\d+) +at most 1 in (\d+)$/m;
 is($checked, $strict->checked, 'mode strict: the report says among how many reads none was stale');
