@@ -35,6 +35,8 @@
  * What apps SET or DEL in Redis by themselves does not pass by here.  So
  * nothing is kept for longer than NEAR_LIFE_MS.
  *
+ * test/model/near.py tries all this in every order of its steps.
+ *
  * The values are jsonb, in partitions by the key's hash, each a ring that
  * overwrites its oldest entries, and an index of one place a hash.
  *
