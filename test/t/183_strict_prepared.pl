@@ -81,12 +81,13 @@ sub begin_reading
         my ($count, @seen) = (0);
         my $ready = '';
         vec($ready, fileno($end), 1) = 1;
-        until (select(my $now = $ready, undef, undef, 0))
+        # Once more when it is told to stop: what is there then is seen.
+        for (my $stopped = 0; !$stopped; sleep 0.001)
         {
+            $stopped = select(my $now = $ready, undef, undef, 0);
             my $before = time;
             push @seen, map { "$before $_" } grep { defined } @{ $client->ask('MGET', @keys) };
             $count++;
-            sleep 0.001;
         }
         open my $out, '>', $file or POSIX::_exit(1);
         print $out "$count\n", map { "$_\n" } @seen;
