@@ -52,6 +52,7 @@
 #include "link.h"
 #include "miscadmin.h"
 #include "near.h"
+#include "redis.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -234,12 +235,14 @@ add_to_cells(const SlateNearCells *cells, uint64 what)
  * ------------------------------------------------------------------------
  */
 
+/* Who uses another Redis than the database's worker may find other values. */
 static bool
 is_open(SlateDatabase *database)
 {
 	return database != NULL &&
 		pg_atomic_read_u32(&database->near_opened) ==
-		pg_atomic_read_u32(&database->near_prepared) + 1;
+		pg_atomic_read_u32(&database->near_prepared) + 1 &&
+		pg_atomic_read_u64(&database->server) == slate_redis_server_key();
 }
 
 static uint64

@@ -90,6 +90,9 @@ $reader->query('SET slate_cache.near = off');
 ok(!is_near(1), 'a session may ask Redis instead');
 $reader->query('RESET slate_cache.near');
 ok(is_near(1), 'and find it near again');
+$reader->query("SET slate_cache.url = '" . $redis->url . "'");
+ok(!is_near(1) && !is_near(1), 'one with another url does not');
+$reader->query('RESET slate_cache.url');
 name_of(2, $other);
 ok(is_near(2), 'what one session has read is near for another');
 
