@@ -71,6 +71,7 @@ def main():
             reads.run_mget(fewer, seconds, plots, hardware)
     finally:
         load.end_all()
+        servers.end_all()
     print('load at the end: %s; took %.0f s' % (
         ' '.join('%.1f' % x for x in os.getloadavg()), time.monotonic() - begun))
 

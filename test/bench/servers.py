@@ -119,6 +119,15 @@ def use_redis(url):
     wait_for('the worker at ' + url, slate_is_well)
 
 
+# Those that run, so that none is left behind when something fails.
+memcacheds = set()
+
+
+def end_all():
+    for memcached in list(memcacheds):
+        memcached.stop()
+
+
 class Memcached:
     """A private memcached, on a socket or a port; None where it is missing."""
 
@@ -133,6 +142,7 @@ class Memcached:
         self.process = subprocess.Popen(
             ['memcached', '-t', '2', '-m', '256', *where],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        memcacheds.add(self)
         wait_for('memcached', self.answers, 10)
 
     def answers(self):
@@ -164,6 +174,7 @@ class Memcached:
     def stop(self):
         self.process.kill()
         self.process.wait()
+        memcacheds.discard(self)
 
 
 if __name__ == '__main__' and sys.argv[1:] == ['free_port']:
