@@ -116,7 +116,7 @@ slate_database_is_shared(void)
 	return registry != NULL;
 }
 
-LWLock	   *
+LWLock *
 slate_database_lock(void)
 {
 	return registry->lock;

@@ -238,7 +238,7 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 	{
 		Sent	   *sent = &exchange.sent[i];
 		const SlateBundleUnit *unit = sent->instead >= 0
-		? exchange.sent[sent->instead].part.unit : sent->part.unit;
+			? exchange.sent[sent->instead].part.unit : sent->part.unit;
 
 		slate_stats_add(STAT_PUSHES, 1);
 		if (sent->instead >= 0)

@@ -30,7 +30,7 @@
  * A prepared transaction is ended by somebody who does not know its keys.  So
  * from PREPARE until the worker has seen that none is in doubt the database's
  * near cache is closed; and also until the worker has first looked, since
- * shared memory does not outlive the server.
+ * shared memory does not outlive the server.  A standby has no worker.
  *
  * What apps SET or DEL in Redis by themselves does not pass by here.  So
  * nothing is kept for longer than NEAR_LIFE_MS.
@@ -47,7 +47,6 @@
  */
 #include "compat.h"
 
-#include "access/xlog.h"
 #include "common/hashfn.h"
 #include "link.h"
 #include "miscadmin.h"
@@ -259,7 +258,7 @@ void
 slate_near_lease(SlateSlice key, SlateNearLease *lease)
 {
 	lease->valid = false;
-	if (near_cache == NULL || !slate_near_enabled || RecoveryInProgress() ||
+	if (near_cache == NULL || !slate_near_enabled ||
 		!is_open(slate_database_find(MyDatabaseId)))
 		return;
 	lease->valid = true;
@@ -437,8 +436,9 @@ slate_near_enter(const SlateOpList *list)
 {
 	int			count = list->nops + list->nglobs;
 
-	if (near_cache == NULL || entered)
+	if (near_cache == NULL)
 		return;
+	Assert(!entered);
 	mine.count = 0;
 	if (count > SLATE_NEAR_CELLS)
 		mine.at[mine.count++] = cell_of_database();

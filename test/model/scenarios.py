@@ -398,6 +398,7 @@ MECHANISMS = (
     ('version', 'a PUT does not look for a newer version', 'row'),
     ('orders', 'a PUT that finds a newer version of any order does nothing',
      'del'),
+    ('orders_mixed', 'versions of two tables are compared', 'async-tables'),
     ('nonce', 'pushes leave the nonce as it is', 'row'),
     ('lease', 'a FILL does not look at its token', 'row'),
     ('lease_first', 'the snapshot is older than the lease', 'list'),

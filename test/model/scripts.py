@@ -166,7 +166,8 @@ def put(redis, call, off):
     stand = standing(redis)
     if 'version' in off:
         top, order, older = call.version, call.order, False
-    if older and (order == call.order != SHARED or 'orders' in off):
+    if older and (order == call.order != SHARED or 'orders' in off or
+                  'orders_mixed' in off and SHARED not in (order, call.order)):
         if guard.long:
             return note(redis, call, top, order, redis.value, off)
         return redis._replace(guard=touched(guard, call.stamped))

@@ -1,5 +1,6 @@
 # A hot standby: get answers hits, and loads misses without filling; nothing is
-# written to Redis by it; the write functions are refused.  Promoted, it writes.
+# written to Redis by it, nor kept near; the write functions are refused.  Promoted,
+# it does all that.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -11,7 +12,7 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $primary = SlateNode->start('primary', redis => $redis, init => [ allows_streaming => 1 ],
-    conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
+    conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000, 'slate_cache.near_memory' => '1MB' });
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
@@ -71,6 +72,8 @@ foreach my $call (
     like($session->error, qr/ERROR: .*(read-only|recovery)/, "$call is refused");
 }
 is(contents(), $before, 'the standby has not changed anything in Redis');
+$session->query("SELECT slate_cache_get('shop:item:1')") foreach 1, 2;
+is(SlateNode::counter($standby, 'near_hits'), 0, 'nor has it kept anything near');
 
 # Redis away is no error here either.
 $redis->pause;
@@ -93,6 +96,10 @@ is($redis->field('shop:item:3', 'name'), 'old', 'promoted: misses are filled');
 SlateNode::wait_for($standby,
     q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" <> 'pushes'});
 pass('promoted: the view health finds all well');
+SlateRedis::wait_until(
+    sub { $session->query("SELECT slate_cache_get('shop:item:3')"); SlateNode::counter($standby, 'near_hits') > 0 },
+    'a value is near');
+pass('promoted: values are kept near');
 
 SlateNode::unharmed($standby);
 done_testing();

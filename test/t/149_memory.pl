@@ -36,66 +36,55 @@ $node->safe_psql('postgres', q{
     CREATE TABLE searched (id int PRIMARY KEY, name text) WITH (fillfactor = 50);
     SELECT slate_cache_attach('searched', drop_keys => ARRAY['shop:search:{id}:*']);
     INSERT INTO searched SELECT i, 'old' FROM generate_series(1, 50) i;
-
-    CREATE PROCEDURE change(times int, first int) LANGUAGE plpgsql AS $$
-    BEGIN
-        FOR i IN first .. first + times - 1 LOOP
-            UPDATE kept SET name = 'new ' || i WHERE id = 1 + i % 500;
-            COMMIT;
-        END LOOP;
-    END $$;
-
-    CREATE PROCEDURE drop_patterns(times int, first int) LANGUAGE plpgsql AS $$
-    BEGIN
-        FOR i IN first .. first + times - 1 LOOP
-            UPDATE searched SET name = 'new ' || i WHERE id = 1 + i % 50;
-            COMMIT;
-        END LOOP;
-    END $$;
-
-    CREATE PROCEDURE hit(times int, first int) LANGUAGE plpgsql AS $$
-    BEGIN
-        FOR i IN first .. first + times - 1 LOOP
-            PERFORM slate_cache_get('shop:kept:' || 1 + i % 500);
-            PERFORM slate_cache_mget(ARRAY['shop:kept:' || 1 + i % 500, 'shop:list:' || i % 50]);
-            PERFORM slate_cache_fetch('shop:fetched', 'SELECT 1 AS one, $1 AS two', '1 hour', 'two');
-            COMMIT;
-        END LOOP;
-    END $$;
-
-    CREATE PROCEDURE miss(times int, first int) LANGUAGE plpgsql AS $$
-    BEGIN
-        FOR i IN first .. first + times - 1 LOOP
-            PERFORM slate_cache_del('shop:kept:' || 1 + i % 500, 'shop:list:' || i % 50);
-            COMMIT;
-            PERFORM slate_cache_get('shop:kept:' || 1 + i % 500), slate_cache_get('shop:list:' || i % 50);
-            PERFORM slate_cache_get('shop:kept:' || 1001 + i % 500);
-            COMMIT;
-        END LOOP;
-    END $$;
-
-    CREATE PROCEDURE fail(times int, first int) LANGUAGE plpgsql AS $$
-    BEGIN
-        FOR i IN first .. first + times - 1 LOOP
-            BEGIN
-                UPDATE kept SET name = 'never' WHERE id = 1 + i % 500;
-                PERFORM 1 / (i - i);
-            EXCEPTION WHEN division_by_zero THEN NULL;
-            END;
-            BEGIN
-                PERFORM slate_cache_fetch('shop:failed', 'SELECT 1 / $1::int', '1 hour', '0');
-            EXCEPTION WHEN division_by_zero THEN NULL;
-            END;
-            BEGIN
-                PERFORM slate_cache_set(repeat('k', 10000), '1');
-            EXCEPTION WHEN invalid_parameter_value THEN NULL;
-            END;
-            COMMIT;
-            UPDATE kept SET name = 'never' WHERE id = 1 + i % 500;
-            ROLLBACK;
-        END LOOP;
-    END $$;
 });
+
+# Kinds of work: what is done for each i.
+my %work = (
+    change => q{
+        UPDATE kept SET name = 'new ' || i WHERE id = 1 + i % 500;
+        COMMIT;
+    },
+    drop_patterns => q{
+        UPDATE searched SET name = 'new ' || i WHERE id = 1 + i % 50;
+        COMMIT;
+    },
+    hit => q{
+        PERFORM slate_cache_get('shop:kept:' || 1 + i % 500);
+        PERFORM slate_cache_mget(ARRAY['shop:kept:' || 1 + i % 500, 'shop:list:' || i % 50]);
+        PERFORM slate_cache_fetch('shop:fetched', 'SELECT 1 AS one, $1 AS two', '1 hour', 'two');
+        COMMIT;
+    },
+    miss => q{
+        PERFORM slate_cache_del('shop:kept:' || 1 + i % 500, 'shop:list:' || i % 50);
+        COMMIT;
+        PERFORM slate_cache_get('shop:kept:' || 1 + i % 500), slate_cache_get('shop:list:' || i % 50);
+        PERFORM slate_cache_get('shop:kept:' || 1001 + i % 500);
+        COMMIT;
+    },
+    fail => q{
+        BEGIN
+            UPDATE kept SET name = 'never' WHERE id = 1 + i % 500;
+            PERFORM 1 / (i - i);
+        EXCEPTION WHEN division_by_zero THEN NULL;
+        END;
+        BEGIN
+            PERFORM slate_cache_fetch('shop:failed', 'SELECT 1 / $1::int', '1 hour', '0');
+        EXCEPTION WHEN division_by_zero THEN NULL;
+        END;
+        BEGIN
+            PERFORM slate_cache_set(repeat('k', 10000), '1');
+        EXCEPTION WHEN invalid_parameter_value THEN NULL;
+        END;
+        COMMIT;
+        UPDATE kept SET name = 'never' WHERE id = 1 + i % 500;
+        ROLLBACK;
+    },
+);
+foreach my $kind (sort keys %work)
+{
+    $node->safe_psql('postgres', "CREATE PROCEDURE $kind(times int, first int) LANGUAGE plpgsql AS \$\$
+        BEGIN FOR i IN first .. first + times - 1 LOOP $work{$kind} END LOOP; END \$\$");
+}
 my $session = SlateSession->new($node);
 my $worker = $node->safe_psql('postgres', 'SELECT pid FROM slate_cache.progress');
 

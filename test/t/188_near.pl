@@ -77,6 +77,17 @@ sub wait_until_paused
     return;
 }
 
+# The writer stops at a point of a commit (with the number of its lock).
+sub stop_commit
+{
+    my ($point, $number, $sql) = @_;
+    hold_lock($number);
+    $writer->query("SET slate_cache.pause_at = '$point'");
+    $writer->send($sql);
+    wait_until_paused();
+    return;
+}
+
 #
 # Hits
 #
@@ -139,10 +150,7 @@ is(name_of(5), 'old', 'slate_cache_del');
 # A commit under way
 #
 wait_until_near(6);
-hold_lock(1);
-$writer->query(q{SET slate_cache.pause_at = 'before_commit'});
-$writer->send(q{UPDATE item SET name = 'new' WHERE id = 6});
-wait_until_paused();
+stop_commit('before_commit', 1, q{UPDATE item SET name = 'new' WHERE id = 6});
 ok(!is_near(6) && !is_near(6), 'while a commit may become visible its keys are not near');
 let_go();
 $writer->finish;
@@ -150,10 +158,7 @@ is(name_of(6), 'new', 'and after it the new value is');
 
 # Told to nobody yet, but visible.
 wait_until_near(6);
-hold_lock(2);
-$writer->query(q{SET slate_cache.pause_at = 'before_publish'});
-$writer->send(q{UPDATE item SET name = 'newer' WHERE id = 6});
-wait_until_paused();
+stop_commit('before_publish', 2, q{UPDATE item SET name = 'newer' WHERE id = 6});
 ok(!is_near(6) && !is_near(6), 'nor before Redis has it');
 let_go();
 $writer->finish;
@@ -161,10 +166,7 @@ is(name_of(6), 'newer', 'the value of that commit');
 
 # A commit that ends as an error.
 wait_until_near(6);
-hold_lock(1);
-$writer->query(q{SET slate_cache.pause_at = 'before_commit'});
-$writer->send(q{UPDATE item SET name = 'never' WHERE id = 6});
-wait_until_paused();
+stop_commit('before_commit', 1, q{UPDATE item SET name = 'never' WHERE id = 6});
 $node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $writer->pid . ')');
 $writer->finish;
 let_go();
