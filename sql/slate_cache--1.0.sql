@@ -291,6 +291,7 @@ CREATE FUNCTION slate_cache.read_stats(
     OUT bad_values bigint,
     OUT read_failures bigint,
     OUT pushes bigint,
+    OUT pushes_direct bigint,
     OUT keys_stored bigint,
     OUT keys_dropped bigint,
     OUT keys_outdated bigint,
@@ -324,6 +325,7 @@ COMMENT ON COLUMN slate_cache.stats.bypasses IS 'keys read past the cache: own c
 COMMENT ON COLUMN slate_cache.stats.bad_values IS 'values in Redis that were not JSON; they were dropped';
 COMMENT ON COLUMN slate_cache.stats.read_failures IS 'exchanges of readers that failed; the tables answered';
 COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis something';
+COMMENT ON COLUMN slate_cache.stats.pushes_direct IS 'of those, the ones that needed no script, because nobody else was on the way with their keys';
 COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
 COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped';
 COMMENT ON COLUMN slate_cache.stats.keys_outdated IS 'values not written because a newer one was there';

@@ -349,8 +349,8 @@ ask(const char *command, SlateReplyFn fn, void *arg)
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 
 	return slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		slate_redis_run(command, strlen(command), 1, fn, arg, deadline,
-						LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+		slate_redis_run(command, strlen(command), 1, NULL, fn, arg,
+						deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
 }
 
 static bool

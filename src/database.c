@@ -87,8 +87,12 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->begun, 0);
 	pg_atomic_init_u64(&database->identity, 0);
 	pg_atomic_init_u64(&database->confirmed_at, 0);
-	pg_atomic_init_u32(&database->near_prepared, 0);
-	pg_atomic_init_u32(&database->near_opened, 0);
+
+	/* what was sent in an earlier life of the server may still come */
+	pg_atomic_init_u64(&database->broken, 1);
+	pg_atomic_init_u64(&database->fenced, 0);
+	pg_atomic_init_u32(&database->prepared, 0);
+	pg_atomic_init_u32(&database->settled, 0);
 }
 
 void
@@ -293,4 +297,42 @@ slate_database_wake(SlateDatabase *database)
 	}
 	if (latch)
 		SetLatch(latch);
+}
+
+/* ------------------------------------------------------------------------
+ * Prepared transactions
+ * ------------------------------------------------------------------------
+ */
+
+void
+slate_database_note_prepared(void)
+{
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
+
+	if (database)
+		pg_atomic_fetch_add_u32(&database->prepared, 1);
+}
+
+bool
+slate_database_is_settled(SlateDatabase *database)
+{
+	return pg_atomic_read_u32(&database->settled) ==
+		pg_atomic_read_u32(&database->prepared) + 1;
+}
+
+uint32
+slate_database_count_prepared(SlateDatabase *database)
+{
+	uint32		count = pg_atomic_read_u32(&database->prepared);
+
+	/* what is looked at afterwards is read afterwards */
+	pg_memory_barrier();
+	return count;
+}
+
+void
+slate_database_settle(SlateDatabase *database, uint32 prepared)
+{
+	if (pg_atomic_read_u32(&database->settled) != prepared + 1)
+		pg_atomic_write_u32(&database->settled, prepared + 1);
 }

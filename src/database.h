@@ -121,10 +121,14 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 confirmed_at;	/* when Redis last had this epoch;
 									 * slate_link_now() */
 
-	/* whether the near cache may be used; see near.c */
-	pg_atomic_uint32 near_prepared; /* transactions that were prepared */
-	pg_atomic_uint32 near_opened;	/* one more than those that are known to
-									 * have been ended, or 0 */
+	/* direct exchanges broken off, and those fenced off; see traffic.c */
+	pg_atomic_uint64 broken;
+	pg_atomic_uint64 fenced;
+
+	/* see slate_database_is_settled() */
+	pg_atomic_uint32 prepared;	/* transactions that were prepared */
+	pg_atomic_uint32 settled;	/* one more than those that are known to have
+								 * been ended, or 0 */
 } SlateDatabase;
 
 /* Where this server's life began: transactions and WAL before are of others. */
@@ -173,6 +177,20 @@ extern void slate_database_start(SlateStart *start);
  */
 extern void slate_database_begin(void);
 extern void slate_database_commit(void);
+
+/*
+ * A prepared transaction is ended by somebody who does not know its keys.  So
+ * what relies on knowing who is changing a key rests from PREPARE until the
+ * worker has seen that no prepared transaction is in doubt any more; and until
+ * it has first looked, since shared memory does not outlive the server.  None
+ * of these throws.
+ *
+ * The worker counts first; if then it finds none in doubt, all is settled.
+ */
+extern void slate_database_note_prepared(void);
+extern bool slate_database_is_settled(SlateDatabase *database);
+extern uint32 slate_database_count_prepared(SlateDatabase *database);
+extern void slate_database_settle(SlateDatabase *database, uint32 prepared);
 
 /* Who starts the workers. */
 extern void slate_database_set_launcher(Latch *latch);

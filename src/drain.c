@@ -20,12 +20,15 @@
  */
 #include "compat.h"
 
+#include "access/xlog.h"
 #include "bundle.h"
 #include "doubt.h"
 #include "drain.h"
 #include "near.h"
 #include "ring.h"
 #include "stats.h"
+#include "traffic.h"
+#include "trust.h"
 #include "utils/memutils.h"
 
 /* What one exchange has at most. */
@@ -40,6 +43,7 @@ typedef struct Sent
 	SlateRingEntry *entry;
 	SlateBundlePart part;
 	int			instead;		/* who is sent in its place; -1: itself */
+	bool		direct;			/* without a script */
 } Sent;
 
 static struct
@@ -49,6 +53,8 @@ static struct
 	Sent		sent[MAX_ENTRIES];
 	SlateBundleUnit units[MAX_ENTRIES];
 	SlateBundle bundle;
+	SlateDirect direct;
+	SlateStamp	stamp;			/* of which the epoch counts */
 }			exchange;
 
 /* ------------------------------------------------------------------------
@@ -123,25 +129,44 @@ coalesce(void)
 }
 
 static void
+init(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	slate_script_batch_init(&exchange.bundle.batch);
+	slate_script_direct_init(&exchange.direct);
+	exchange.bundle.units = exchange.units;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+encode_directly(void)
+{
+	slate_script_begin_direct(&exchange.direct);
+	for (int i = 0; i < exchange.count; i++)
+	{
+		const SlateRingEntry *entry = exchange.sent[i].entry;
+
+		if (exchange.sent[i].direct)
+			slate_script_add_call_directly(&exchange.direct, &entry->call,
+										   slate_ring_bytes(entry));
+	}
+	slate_script_end_direct(&exchange.direct, &exchange.stamp);
+}
+
+/* All that is not sent directly. */
+static void
 encode(void)
 {
 	SlateBundle *bundle = &exchange.bundle;
 
-	if (bundle->batch.bytes.data == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		slate_script_batch_init(&bundle->batch);
-		bundle->units = exchange.units;
-		MemoryContextSwitchTo(old);
-	}
 	slate_bundle_begin(bundle);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
 		const SlateRingEntry *entry = sent->entry;
 
-		if (sent->instead >= 0)
+		if (sent->instead >= 0 || sent->direct)
 			continue;
 		sent->part.bytes = slate_ring_bytes(entry);
 		sent->part.nbytes = entry->nbytes;
@@ -169,6 +194,130 @@ is_known(SlateDatabase *database)
 	return slate_redis_identity() == pg_atomic_read_u64(&database->identity);
 }
 
+static bool
+is_one_call(const SlateRingEntry *entry)
+{
+	return entry->call.nkeys > 0 && entry->ncommands == 1;
+}
+
+/* May all of its keys be pushed directly, if anything may? */
+static bool
+enter_entry(const SlateRingEntry *entry)
+{
+	bool		is_free = true;
+	int			offset = 0;
+
+	if (!is_one_call(entry))
+	{
+		slate_traffic_add_everything(GetXLogInsertRecPtr());
+		return false;
+	}
+	for (int i = 0; i < entry->call.nkeys; i++)
+		is_free &= slate_traffic_add_key(slate_script_next_key(&entry->call,
+															   slate_ring_bytes(entry),
+															   &offset),
+										 entry->version);
+	return is_free;
+}
+
+/*
+ * Enter with all that is there, and choose what goes directly: of one key the
+ * first push, since what follows is to see it.
+ */
+static bool
+enter_traffic(void)
+{
+	const char *epoch = exchange.stamp.epoch;
+	bool		may_watch = slate_script_is_watching(&exchange.stamp);
+	int64		clock = slate_redis_server_clock();
+	uint64		lowest = PG_UINT64_MAX;
+
+	slate_traffic_open(may_watch);
+	for (int i = 0; i < exchange.count; i++)
+	{
+		Sent	   *sent = &exchange.sent[i];
+		const SlateRingEntry *entry = sent->entry;
+		const char *bytes = slate_ring_bytes(entry);
+
+		if (sent->instead >= 0)
+			continue;
+		sent->direct = enter_entry(entry) && may_watch &&
+			slate_script_is_for_epoch(&entry->call, bytes, epoch) &&
+			slate_script_is_in_time(&entry->call, bytes, clock);
+		if (sent->direct)
+			lowest = Min(lowest, entry->version);
+	}
+	return slate_traffic_close(lowest < PG_UINT64_MAX, lowest);
+}
+
+static void
+count_outcome(const SlateOutcome *outcome)
+{
+	slate_stats_add(STAT_KEYS_STORED, outcome->stored);
+	slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
+	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
+}
+
+/* The one that is watched is the one that entries should have. */
+static void
+watch(SlateDatabase *database, int64 deadline)
+{
+	slate_trust_stamp_for_worker(&exchange.stamp, slate_link_now());
+	if (slate_traffic_direct &&
+		slate_script_should_watch(&exchange.stamp, true))
+		(void) slate_script_watch(&exchange.stamp, deadline,
+								  LINK_WAIT_INTERRUPTIBLE);
+}
+
+/*
+ * False: nobody knows what Redis has heard.  What it has not done, though it
+ * has answered, is left to be sent by script.
+ */
+static bool
+send_directly(int64 deadline)
+{
+	SlateRedisStatus status;
+	SlateOutcome outcome;
+	bool		done;
+
+	encode_directly();
+	slate_traffic_begin_direct();
+	status = slate_script_push_direct(&exchange.direct, &outcome, &done,
+									  deadline, LINK_WAIT_INTERRUPTIBLE);
+	slate_traffic_end_direct(status == REDIS_DONE);
+	if (status != REDIS_DONE)
+		return false;
+	if (done)
+		count_outcome(&outcome);
+	for (int i = 0; i < exchange.count; i++)
+	{
+		if (!exchange.sent[i].direct)
+			continue;
+		exchange.sent[i].direct = done;
+		if (done)
+			slate_stats_add(STAT_PUSHES_DIRECT, 1);
+	}
+	return true;
+}
+
+static void
+go_by_script(void)
+{
+	for (int i = 0; i < exchange.count; i++)
+		exchange.sent[i].direct = false;
+}
+
+static bool
+send_by_script(int64 deadline)
+{
+	encode();
+	if (exchange.bundle.batch.ncommands == 0)
+		return true;
+	return slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE) &&
+		slate_script_run(&exchange.bundle.batch, on_reply, &exchange.bundle,
+						 deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+}
+
 /* False: nobody knows what Redis has heard. */
 static bool
 send_batch(SlateDatabase *database, const char **reason)
@@ -176,12 +325,20 @@ send_batch(SlateDatabase *database, const char **reason)
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		is_known(database) &&
-		slate_script_run(&exchange.bundle.batch, on_reply,
-						 &exchange.bundle, deadline,
-						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		is_known(database))
-		return true;
+	{
+		bool		done = true;
+
+		watch(database, deadline);
+		if (enter_traffic())
+			done = send_directly(deadline);
+		else
+			go_by_script();
+		done = done && send_by_script(deadline);
+		slate_traffic_leave();
+		if (done && is_known(database))
+			return true;
+	}
 	*reason = slate_redis_error();
 	if ((*reason)[0] == '\0')
 		*reason = "this Redis is not known yet";
@@ -221,12 +378,8 @@ count_units(SlateDatabase *database)
 {
 	for (int i = 0; i < exchange.bundle.nunits; i++)
 	{
-		const SlateOutcome *outcome = &exchange.units[i].outcome;
-
-		slate_stats_add(STAT_KEYS_STORED, outcome->stored);
-		slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
-		slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
-		if (outcome->strange)
+		count_outcome(&exchange.units[i].outcome);
+		if (exchange.units[i].outcome.strange)
 			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
 	}
 }
@@ -237,15 +390,16 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
-		const SlateBundleUnit *unit = sent->instead >= 0
-			? exchange.sent[sent->instead].part.unit : sent->part.unit;
+		const Sent *told = sent->instead >= 0
+			? &exchange.sent[sent->instead] : sent;
+		const SlateBundleUnit *unit = told->part.unit;
 
 		slate_stats_add(STAT_PUSHES, 1);
 		if (sent->instead >= 0)
 			slate_stats_add(STAT_KEYS_OUTDATED, 1);
 		if (!answered)
 			settle_failed(database, sent->entry, reason);
-		else if (unit->outcome.refused > 0)
+		else if (!told->direct && unit->outcome.refused > 0)
 			settle_failed(database, sent->entry, unit->outcome.error);
 		else if (sent->entry->unswept)
 			settle_unswept(database, sent->entry);
@@ -270,11 +424,13 @@ slate_drain(SlateDatabase *database)
 
 	if (slate_ring_first(database) < slate_ring_sending(database))
 		take_over(database);
+	if (exchange.bundle.batch.bytes.data == NULL)
+		init();
 	gather(database, PG_UINT64_MAX);
 	if (exchange.count == 0)
 		return false;
 	coalesce();
-	encode();
+	exchange.bundle.nunits = 0;
 	slate_ring_set_sending(database, exchange.end);
 	slate_progress_enter(&database->progress, PHASE_PUSHING);
 	answered = send_batch(database, &reason);

@@ -212,8 +212,7 @@ set_stamp(Datum *values, const SlateStamp *stamp)
 
 	strlcpy(timeline, stamp->version, sizeof(timeline));
 	values[ROW_TIMELINE] = Int32GetDatum((int32) strtoul(timeline, NULL, 10));
-	values[ROW_LSN] = Int64GetDatum((int64) strtou64(stamp->version + 10,
-													 NULL, 10));
+	values[ROW_LSN] = Int64GetDatum((int64) stamp->position);
 	values[ROW_NONCE] = Int64GetDatum((int64) strtou64(stamp->nonce,
 													   NULL, 16));
 }

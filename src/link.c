@@ -77,6 +77,7 @@ typedef struct Exchange
 	size_t		len;
 	int			nreplies;		/* asked for */
 	int			received;		/* and handed over so far */
+	SlateExpected *expected;	/* or NULL */
 	SlateReplyFn reply_fn;
 	void	   *arg;
 	int64		deadline;
@@ -597,11 +598,29 @@ parse_failed(SlateLink *link)
 				link->reader->errstr);
 }
 
+/* Is this all there is to come, and what was expected? */
+static bool
+is_expected(const SlateLink *link, const Exchange *exchange,
+			const char *bytes, size_t len)
+{
+	return exchange->expected != NULL && exchange->len == 0 &&
+		exchange->received == 0 && link->reply_bytes == 0 &&
+		len == exchange->expected->len &&
+		memcmp(bytes, exchange->expected->bytes, len) == 0;
+}
+
 /* Parse what has come, and hand over the replies that are complete. */
 static SlateLinkStatus
 take_bytes(SlateLink *link, Exchange *exchange, const char *bytes, size_t len)
 {
 	redisReader *reader = link->reader;
+
+	if (is_expected(link, exchange, bytes, len))
+	{
+		exchange->expected->met = true;
+		exchange->received = exchange->nreplies;
+		return LINK_OK;
+	}
 
 	link->reply_bytes += len;
 	if (link->reply_bytes > KEEP_BUFFER_SIZE)
@@ -728,7 +747,8 @@ run_exchange(SlateLink *link, Exchange *exchange)
 
 SlateLinkStatus
 slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
-					int nreplies, SlateReplyFn reply_fn, void *arg,
+					int nreplies, SlateExpected *expected,
+					SlateReplyFn reply_fn, void *arg,
 					int64 deadline, SlateWait wait)
 {
 	SlateLinkStatus status;
@@ -744,6 +764,9 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	exchange.len = len;
 	exchange.nreplies = nreplies;
 	exchange.received = 0;
+	exchange.expected = expected;
+	if (expected != NULL)
+		expected->met = false;
 	exchange.reply_fn = reply_fn;
 	exchange.arg = arg;
 	exchange.deadline = deadline;

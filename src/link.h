@@ -95,6 +95,18 @@ typedef struct SlateLink
  */
 typedef void (*SlateReplyFn) (int index, const redisReply *reply, void *arg);
 
+/*
+ * What all replies of an exchange together will be, byte for byte, if nothing
+ * is out of the ordinary: then they need not be parsed, and none is handed
+ * over.
+ */
+typedef struct SlateExpected
+{
+	const char *bytes;
+	size_t		len;
+	bool		met;			/* set by the exchange */
+} SlateExpected;
+
 /* Monotonic clock in milliseconds; deadlines are points of this clock. */
 extern int64 slate_link_now(void);
 
@@ -151,11 +163,12 @@ extern bool slate_link_usable(SlateLink *link);
  * full buffer can stop the other.  Any status but LINK_OK closes the
  * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
  * came before a failure have been handed over (a server that turns a client
- * away says why before it hangs up).
+ * away says why before it hangs up).  expected may be NULL.
  */
 extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 										   const char *bytes, size_t len,
 										   int nreplies,
+										   SlateExpected *expected,
 										   SlateReplyFn reply_fn, void *arg,
 										   int64 deadline, SlateWait wait);
 

@@ -29,8 +29,7 @@
  *
  * A prepared transaction is ended by somebody who does not know its keys.  So
  * from PREPARE until the worker has seen that none is in doubt the database's
- * near cache is closed; and also until the worker has first looked, since
- * shared memory does not outlive the server.  A standby has no worker.
+ * near cache is closed: slate_database_is_settled().  A standby has no worker.
  *
  * What apps SET or DEL in Redis by themselves does not pass by here.  So
  * nothing is kept for longer than NEAR_LIFE_MS.
@@ -238,9 +237,7 @@ add_to_cells(const SlateNearCells *cells, uint64 what)
 static bool
 is_open(SlateDatabase *database)
 {
-	return database != NULL &&
-		pg_atomic_read_u32(&database->near_opened) ==
-		pg_atomic_read_u32(&database->near_prepared) + 1 &&
+	return database != NULL && slate_database_is_settled(database) &&
 		pg_atomic_read_u64(&database->server) == slate_redis_server_key();
 }
 
@@ -472,15 +469,6 @@ slate_near_entered(void)
 	return &mine;
 }
 
-void
-slate_near_prepared(void)
-{
-	SlateDatabase *database = slate_database_find(MyDatabaseId);
-
-	if (near_cache && entered && database)
-		pg_atomic_fetch_add_u32(&database->near_prepared, 1);
-}
-
 /* ------------------------------------------------------------------------
  * Who changes Redis for transactions that have left
  * ------------------------------------------------------------------------
@@ -518,21 +506,4 @@ slate_near_void_all(void)
 {
 	if (near_cache)
 		void_cell(cell_of_database());
-}
-
-uint32
-slate_near_count_prepared(SlateDatabase *database)
-{
-	uint32		count = pg_atomic_read_u32(&database->near_prepared);
-
-	/* what is looked at afterwards is read afterwards */
-	pg_memory_barrier();
-	return count;
-}
-
-void
-slate_near_open(SlateDatabase *database, uint32 prepared)
-{
-	if (pg_atomic_read_u32(&database->near_opened) != prepared + 1)
-		pg_atomic_write_u32(&database->near_opened, prepared + 1);
 }

@@ -77,13 +77,6 @@ extern void slate_near_leave(void);
 /* Where this transaction has entered. */
 extern const SlateNearCells *slate_near_entered(void);
 
-/*
- * The transaction is prepared, and its rows are in doubt: nobody finds or
- * keeps anything until a worker has seen that no prepared one is left.  Before
- * slate_near_leave().
- */
-extern void slate_near_prepared(void);
-
 /* ------------------------------------------------------------------------
  * Who changes Redis for transactions that have left
  * ------------------------------------------------------------------------
@@ -94,12 +87,5 @@ extern void slate_near_void(const SlateNearCells *cells);
 extern void slate_near_void_key(SlateSlice key);
 extern void slate_near_void_glob(SlateSlice glob);
 extern void slate_near_void_all(void);
-
-/*
- * For the worker: how many transactions have been prepared here; later, if it
- * has found none in doubt since, the near cache may be used.
- */
-extern uint32 slate_near_count_prepared(SlateDatabase *database);
-extern void slate_near_open(SlateDatabase *database, uint32 prepared);
 
 #endif							/* SLATE_NEAR_H */

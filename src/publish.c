@@ -22,6 +22,7 @@
 #include "ring.h"
 #include "stats.h"
 #include "strict.h"
+#include "traffic.h"
 #include "trust.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -44,6 +45,12 @@ static struct
 	SlateBatch	batch;
 	int			nkeys;
 	SlateStamp	stamp;
+	int64		stamped_at;		/* slate_link_now(), or before */
+	bool		may_be_direct;
+	bool		is_direct;		/* nobody else is on the way with its keys */
+	SlateDirect direct;			/* if it has commands, the batch has none yet */
+	SlatePush  *pushes;			/* what that was made of */
+	const SlateOpList *list;
 	int			nglobs;
 	SlateSlice *globs;
 	SlateGlobSet *globset;		/* of those */
@@ -318,13 +325,11 @@ encode_registrations(SlateOpList *list, SlateBatch *batch)
 	}
 }
 
-static void
-encode_pushes(SlateOpList *list, SlateBatch *batch)
+static SlatePush *
+make_pushes(const SlateOpList *list)
 {
 	SlatePush  *pushes;
 
-	if (list->nops == 0)
-		return;
 	pushes = MemoryContextAllocHuge(CurrentMemoryContext,
 									list->nops * sizeof(SlatePush));
 	for (int i = 0; i < list->nops; i++)
@@ -338,8 +343,45 @@ encode_pushes(SlateOpList *list, SlateBatch *batch)
 		pushes[i].ttl = op->ttl;
 		pushes[i].order = op->order;
 	}
-	slate_script_add_pushes(batch, &publish.stamp, pushes, list->nops);
-	pfree(pushes);
+	return pushes;
+}
+
+/* May what there is to be pushed go directly, if nobody else is on the way? */
+static bool
+suits_direct(const SlateOpList *list, const SlateBatch *batch)
+{
+	int64		bytes = 0;
+
+	if (!publish.may_be_direct || batch->ncommands > 0 ||
+		list->nops > SLATE_DIRECT_KEYS)
+		return false;
+	for (int i = 0; i < list->nops; i++)
+		bytes += list->ops[i].keylen + list->ops[i].valuelen;
+	return bytes <= SLATE_DIRECT_BYTES;
+}
+
+/*
+ * What may go directly is encoded for that; should it have to go by script in
+ * the end there is room to encode it once more.
+ */
+static void
+encode_pushes(const SlateOpList *list, SlateBatch *batch)
+{
+	if (list->nops == 0)
+		return;
+	publish.pushes = make_pushes(list);
+	if (suits_direct(list, batch))
+	{
+		slate_script_direct_init(&publish.direct);
+		slate_script_begin_direct(&publish.direct);
+		slate_script_add_direct(&publish.direct, &publish.stamp,
+								publish.pushes, list->nops);
+		slate_script_end_direct(&publish.direct, &publish.stamp);
+		slate_script_reserve(batch, publish.pushes, list->nops);
+	}
+	else
+		slate_script_add_pushes(batch, &publish.stamp, publish.pushes,
+								list->nops);
 }
 
 typedef struct GlobState
@@ -432,6 +474,18 @@ encode(SlateOpList *list, Size max_bytes)
 	MemoryContextSwitchTo(old);
 }
 
+/* Who pushes again and again may come to do so directly. */
+static void
+watch(int64 deadline)
+{
+	if (!slate_traffic_direct || publish.stamp.deadline == 0)
+		return;
+	if (slate_script_should_watch(&publish.stamp, false))
+		(void) slate_script_watch(&publish.stamp, deadline,
+								  LINK_WAIT_UNINTERRUPTED);
+	publish.may_be_direct = slate_script_is_watching(&publish.stamp);
+}
+
 /*
  * In mode commit: write the journal, and give the stamp the epoch.  A
  * connection is good to have.  To cancel a wait would be a commit that fails
@@ -445,10 +499,14 @@ begin_commit(SlateOpList *list)
 
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
-	publish.budget = Max(deadline - slate_link_now(), 1);
+	publish.stamped_at = slate_link_now();
+	publish.budget = Max(deadline - publish.stamped_at, 1);
 	slate_script_stamp(&publish.stamp);
 	if (publish.failure == NULL)
+	{
 		slate_trust_stamp(&publish.stamp, connected_by);
+		watch(connected_by);
+	}
 	(void) slate_journal_append(list, &publish.stamp, false);
 	slate_pause(PAUSE_AFTER_JOURNAL);
 }
@@ -489,10 +547,10 @@ finish_async(const SlateOpList *list)
 		if (publish.batch.ncommands != 1)
 			return;
 		entry->call = publish.batch.call;
+		entry->version = publish.stamp.position;
 		if (list->nops != 1 || op->order == SLATE_SHARED)
 			return;
 		entry->order = op->order;
-		entry->version = strtou64(publish.stamp.version + 10, NULL, 10);
 		entry->key_hash = op->hash;
 		return;
 	}
@@ -503,12 +561,34 @@ finish_async(const SlateOpList *list)
 		publish.failure = slate_redis_error();
 }
 
+/* May it go directly? */
+static bool
+enter_traffic(const SlateOpList *list, const SlateStamp *stamp, bool direct)
+{
+	slate_traffic_open(direct);
+	for (int i = 0; i < list->nglobs; i++)
+		slate_traffic_add_glob((SlateSlice) {list->globs[i].glob,
+											 list->globs[i].len},
+							   stamp->position);
+	for (int i = 0; i < list->nops; i++)
+		direct &= slate_traffic_add_key((SlateSlice) {list->ops[i].key,
+													  list->ops[i].keylen},
+										stamp->position);
+	return slate_traffic_close(direct, stamp->position);
+}
+
 /* In mode strict, or when it is prepared: mark, too, or throw. */
 static void
 begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 {
 	slate_strict_connect(slate_link_now() + slate_redis_timeout);
 	slate_script_stamp(stamp);
+	slate_trust_prepare_fence();
+	(void) enter_traffic(list, stamp, false);
+	slate_traffic_leave_marks();
+	if (!slate_traffic_fence(slate_link_now() + slate_redis_timeout,
+							 LINK_WAIT_INTERRUPTIBLE))
+		slate_strict_fail();
 	slate_script_make_mark(stamp);
 	if (!slate_journal_append(list, stamp, prepared))
 		slate_strict_refuse();
@@ -520,6 +600,7 @@ void
 slate_publish_prepare(SlateOpList *list, Size max_bytes)
 {
 	publish.nkeys = list->nops + list->nglobs;
+	publish.list = list;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
 		begin_strict(list, &publish.stamp, false);
@@ -533,6 +614,7 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 		encode(list, max_bytes);
 	if (publish.async)
 		finish_async(list);
+	slate_trust_prepare_fence();
 	slate_near_enter(list);
 	publish.ready = true;
 	slate_pause(PAUSE_BEFORE_COMMIT);
@@ -559,7 +641,7 @@ void
 slate_publish_prepared(void)
 {
 	slate_strict_leave();
-	slate_near_prepared();
+	slate_database_note_prepared();
 }
 
 /* ------------------------------------------------------------------------
@@ -643,12 +725,74 @@ exchange_batch(int64 deadline)
 	return publish.failure == NULL;
 }
 
+/*
+ * Directly.  False if it has to go by script: it is encoded so then.  After a
+ * failure, which is noted, there is nothing left to be sent.
+ */
+static bool
+exchange_directly(int64 deadline)
+{
+	SlateRedisStatus status;
+	SlateOutcome outcome;
+	bool		done;
+
+	slate_traffic_begin_direct();
+	status = slate_script_push_direct(&publish.direct, &outcome, &done,
+									  deadline, LINK_WAIT_UNINTERRUPTED);
+	slate_traffic_end_direct(status == REDIS_DONE);
+	if (status != REDIS_DONE)
+	{
+		publish.failure = slate_redis_error();
+		return true;
+	}
+	if (!done)
+	{
+		if (slate_redis_connection() != 0)
+			return false;
+		strlcpy(refusal, outcome.error, sizeof(refusal));
+		publish.failure = refusal;
+		return true;
+	}
+	slate_stats_add(STAT_PUSHES, 1);
+	slate_stats_add(STAT_PUSHES_DIRECT, 1);
+	count_outcome(&outcome);
+	if (!slate_trust_is_delivered(&publish.stamp, false))
+		publish.failure = "this Redis is not known yet";
+	return true;
+}
+
+/* What is older than half a guard's life is to be a DROP. */
+static bool
+is_late(void)
+{
+	return slate_link_now() - publish.stamped_at >=
+		(int64) slate_script_guard_life * 1000 / 2;
+}
+
+/* False, and the failure is noted, if Redis may not have heard all of it. */
+static bool
+exchange(int64 deadline)
+{
+	if (publish.is_direct && !is_late() && exchange_directly(deadline))
+		return publish.failure == NULL;
+	if (publish.direct.batch.ncommands > 0)
+		slate_script_add_pushes(&publish.batch, &publish.stamp,
+								publish.pushes, publish.list->nops);
+	if (publish.batch.ncommands == 0)
+		return true;
+	if (slate_traffic_fence(deadline, LINK_WAIT_UNINTERRUPTED))
+		return exchange_batch(deadline);
+	publish.failure = slate_redis_connection() == 0 ? slate_redis_error()
+		: "Redis has not let us fence off what others have sent";
+	return false;
+}
+
 static SlateOutcomeKind
 publish_batch(void)
 {
 	int64		deadline = slate_link_now() + publish.budget;
 
-	if (publish.batch.ncommands > 0 && !exchange_batch(deadline))
+	if (!exchange(deadline))
 		return LEAVE_FAILED;
 	if (!publish.sweep)
 		return LEAVE_DELIVERED;
@@ -700,7 +844,13 @@ slate_publish_send(void)
 		if (publish.async)
 			kind = leave_to_worker();
 		else if (publish.failure == NULL)
+		{
+			if (!slate_traffic_is_entered())
+				publish.is_direct =
+					enter_traffic(publish.list, &publish.stamp,
+								  publish.direct.batch.ncommands > 0);
 			kind = publish_batch();
+		}
 		slate_pause(PAUSE_BEFORE_ACK);
 		settle(kind);
 	}
@@ -713,6 +863,7 @@ slate_publish_forget(void)
 {
 	(void) slate_journal_leave(LEAVE_DELIVERED, false);
 	slate_strict_release();
+	slate_traffic_leave();
 	slate_near_leave();
 	memset(&publish, 0, sizeof(publish));
 }

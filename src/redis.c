@@ -192,6 +192,9 @@ static int64 clock_told_at;
 /* See slate_redis_identity(); valid while the connection is open. */
 static uint64 identity;
 
+/* How many connections there have been. */
+static uint64 connection_number = 0;
+
 /*
  * When the connection was prepared for use last; and whether it was shut down
  * since, because nobody used it.
@@ -1549,7 +1552,7 @@ run_handshake(Handshake *handshake, const char *bytes, size_t len,
 	SlateLinkStatus status;
 
 	status = slate_link_exchange(&connection, bytes, len, handshake->nreplies,
-								 take_handshake_reply, handshake,
+								 NULL, take_handshake_reply, handshake,
 								 deadline, wait);
 
 	/* first of all: a server that rejects us may hang up right afterwards */
@@ -1581,6 +1584,7 @@ shake_hands(int64 deadline, SlateWait wait)
 	}
 	if (status != REDIS_DONE)
 		slate_link_close(&connection);
+	connection_number++;
 	loss_is_told = (status != REDIS_DONE);
 	return status;
 }
@@ -1934,7 +1938,7 @@ watch_reply(int index, const redisReply *reply, void *arg)
  */
 SlateRedisStatus
 slate_redis_run(const char *bytes, size_t len, int nreplies,
-				SlateReplyFn reply_fn, void *arg,
+				SlateExpected *expected, SlateReplyFn reply_fn, void *arg,
 				int64 deadline, SlateWait wait)
 {
 	Watch		watch = {reply_fn, arg, false};
@@ -1953,7 +1957,8 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 	}
 
 	status = slate_link_exchange(&connection, bytes, len, nreplies,
-								 watch_reply, &watch, deadline, wait);
+								 expected, watch_reply, &watch, deadline,
+								 wait);
 	if (status != LINK_OK)
 		return link_failed(status, slate_redis_timeout);
 
@@ -1974,6 +1979,12 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 	}
 	close_breaker();
 	return REDIS_DONE;
+}
+
+uint64
+slate_redis_connection(void)
+{
+	return slate_link_is_open(&connection) ? connection_number : 0;
 }
 
 uint64

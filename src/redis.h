@@ -127,9 +127,12 @@ extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
  * With sentinels, REDIS_DONE also means that when all replies had come, no
  * process of ours had heard of another master.  After a READONLY among the
  * replies, also within an array, the connection is gone.
+ *
+ * If expected is given, and met, no reply was handed over; see link.h.
  */
 extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
 										int nreplies,
+										SlateExpected *expected,
 										SlateReplyFn reply_fn, void *arg,
 										int64 deadline, SlateWait wait);
 
@@ -150,6 +153,12 @@ extern int64 slate_redis_server_clock(void);
  * way.  slate_redis_prepare() learns it anew each minute.
  */
 extern uint64 slate_redis_identity(void);
+
+/*
+ * Which connection of this process it is, from 1; 0 if there is none.  What
+ * was agreed on one with the server ends with it.
+ */
+extern uint64 slate_redis_connection(void);
 
 /*
  * What the last failure was: server and reason, never a password.  If it was

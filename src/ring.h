@@ -43,12 +43,12 @@ typedef struct SlateRingEntry
 
 	/* if it is one call that pushes, and nothing else; otherwise nkeys is 0 */
 	SlateCall	call;
+	uint64		version;		/* WAL position; there is one timeline here */
 
 	SlateNearCells near;		/* to be voided when it is pushed */
 
 	/* if it does nothing but one push under an order, otherwise 0 */
 	SlateOrder	order;
-	uint64		version;		/* WAL position; there is one timeline here */
 	uint32		key_hash;
 
 	int			nbytes;

@@ -125,6 +125,21 @@
  * that; who had taken a lower version by then has a deadline less than another
  * half later.
  *
+ * DIRECTLY
+ *
+ * What such a push does is to set two keys, and all that its script finds out
+ * is that it may.  Where that is known already (traffic.c: nobody else is on
+ * the way with the key, nor was with a newer version) the two are SET in a
+ * MULTI, which costs Redis a third of what Lua does.  What traffic.c cannot
+ * know, and a bare SET cannot ask, is whether Redis still is in that state when
+ * it gets there.  So the connection WATCHes the epoch, all the time: behind each
+ * EXEC, whose end that is, it does so again, and reads the epoch, which must be
+ * the stamp's for the next to go directly.  Then EXEC does nothing if the epoch
+ * has changed since, or if somebody has only written it once more.  The latter
+ * is a fence: what was sent before and has not been done never will be.
+ *
+ * A guard is left as by script, so that others find what they look for.
+ *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
  * hash tag, or K's own tag in its place.  Indexes, floors and the tick do not,
  * and will have to be kept on each node.
@@ -148,6 +163,12 @@
 /* Keys, and bytes, that one exchange should have at most. */
 #define KEYS_PER_EXCHANGE 1024
 #define BYTES_PER_EXCHANGE (8 * 1024 * 1024)
+
+/*
+ * So many pushes on a connection go by script before it WATCHes: that is a
+ * round trip more, and sessions that push now and then shall not pay for it.
+ */
+#define WATCH_AFTER 32
 
 /* Keys that Redis looks at in one step of a sweep. */
 #define SWEEP_COUNT 500
@@ -678,6 +699,15 @@ static const char epoch_source[] =
 "redis.call('SET', KEYS[1], ARGV[2])\n"
 "return {0, 0, 0, 0}\n";
 
+/*
+ * KEYS: the epoch's key.  Writes what is there, for those who WATCH it.  Where
+ * nothing is they have been told when it went.
+ */
+static const char fence_source[] =
+"local epoch = redis.pcall('GET', KEYS[1])\n"
+"if type(epoch) == 'string' then redis.call('SET', KEYS[1], epoch) end\n"
+"return {0, 0, 0}\n";
+
 typedef struct Script
 {
 	const char *source;
@@ -696,11 +726,12 @@ static Script forget_script = {forget_source, ""};
 static Script mark_script = {mark_source, ""};
 static Script release_script = {release_source, ""};
 static Script epoch_script = {epoch_source, ""};
+static Script fence_script = {fence_source, ""};
 
 static Script *const scripts[] = {
 	&publish_script, &tick_script, &floor_script, &drop_family_script, &drop_swept_script,
 	&register_script, &lease_script, &fill_script, &forget_script,
-	&mark_script, &release_script, &epoch_script
+	&mark_script, &release_script, &epoch_script, &fence_script
 };
 
 /* SCRIPT LOAD of all of them; lives as long as the backend. */
@@ -866,6 +897,26 @@ append_index_key(SlateBatch *batch, const char *family, int familylen)
 	pfree(key.data);
 }
 
+/* As the scripts' guard() has it. */
+static void
+append_guard_key(SlateBatch *batch, const char *key, int keylen)
+{
+	static const char plain[] = SLATE_INTERNAL_PREFIX "guard:{";
+	static const char tagged[] = SLATE_INTERNAL_PREFIX "tagged:";
+	const char *end = key + keylen;
+	const char *tag = memchr(key, '{', keylen);
+	const char *tag_end = tag ? memchr(tag, '}', end - tag) : NULL;
+	bool		is_tagged = tag_end && tag_end > tag + 1;
+	const char *prefix = is_tagged ? tagged : plain;
+
+	append_head(&batch->bytes, '$', strlen(prefix) + keylen + !is_tagged);
+	appendBinaryStringInfo(&batch->bytes, prefix, strlen(prefix));
+	appendBinaryStringInfo(&batch->bytes, key, keylen);
+	if (!is_tagged)
+		appendBinaryStringInfo(&batch->bytes, "}", 1);
+	appendBinaryStringInfo(&batch->bytes, "\r\n", 2);
+}
+
 /* ------------------------------------------------------------------------
  * What can be said
  * ------------------------------------------------------------------------
@@ -938,7 +989,8 @@ slate_script_stamp(SlateStamp *stamp)
 	slate_script_set_deadline(stamp, slate_redis_server_clock());
 	at = slate_script_put_digits(stamp->version, GetWALInsertionTimeLine(),
 								 TIMELINE_LEN);
-	*slate_script_put_digits(at, GetXLogInsertRecPtr(),
+	stamp->position = GetXLogInsertRecPtr();
+	*slate_script_put_digits(at, stamp->position,
 							 SLATE_VERSION_LEN - TIMELINE_LEN) = '\0';
 	make_nonce(stamp->nonce);
 	stamp->epoch_key = "";
@@ -1032,12 +1084,10 @@ pushes_for_call(const SlatePush *pushes, int npushes)
 	return n;
 }
 
-/* The guard as this push would have it, and the TTL. */
-static void
-append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
+/* The guard as this push would have it. */
+static char *
+put_guard(char *at, const SlateStamp *stamp, const SlatePush *push)
 {
-	char		text[GUARD_LEN + 24];
-	char	   *at = text;
 	int64		taken = stamp->deadline
 		? stamp->deadline - guard_life_ms() / 2 : 0;
 
@@ -1048,12 +1098,28 @@ append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
 		at = slate_script_put_hex(at, push->order, ORDER_LEN);
 	at = put_bytes(at, stamp->nonce, SLATE_TOKEN_LEN);
 	at = put_bytes(at, stamp->owner, OWNER_LEN);
-	at = slate_script_put_digits(at, taken, CLOCK_LEN);
+	return slate_script_put_digits(at, taken, CLOCK_LEN);
+}
+
+/* The same, and the TTL. */
+static void
+append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
+{
+	char		text[GUARD_LEN + 24];
+	char	   *at = put_guard(text, stamp, push);
+
 	if (push->value)
 		at += pg_lltoa(push->ttl, at);
 	else
 		*at++ = '-';
 	append_bytes(batch, text, at - text);
+}
+
+/* When the guard of a push expires, by the server's clock. */
+static int64
+guard_expiry(const SlateStamp *stamp)
+{
+	return stamp->deadline ? stamp->deadline + guard_life_ms() / 2 : 0;
 }
 
 /* What the publish script has in front. */
@@ -1063,11 +1129,9 @@ append_publish_head(SlateBatch *batch, const SlateStamp *stamp)
 	char		head[HEAD_LEN + SLATE_MARK_LEN];
 	char	   *at = head;
 	int			mark_len = strlen(stamp->mark);
-	int64		expiry = stamp->deadline
-		? stamp->deadline + guard_life_ms() / 2 : 0;
 
 	at = slate_script_put_digits(at, stamp->deadline, CLOCK_LEN);
-	at = slate_script_put_digits(at, expiry, CLOCK_LEN);
+	at = slate_script_put_digits(at, guard_expiry(stamp), CLOCK_LEN);
 	at = slate_script_put_digits(at, guard_life_ms(), LIFE_LEN);
 	at = put_bytes(at, stamp->mark, mark_len);
 	append_bytes(batch, head, at - head);
@@ -1163,16 +1227,24 @@ slate_script_add_joined(SlateBatch *batch, const SlateCall *const *calls,
 	}
 }
 
+/* The bulk string at an offset, which is moved behind it. */
+static SlateSlice
+next_bulk(const char *bytes, int *offset)
+{
+	const char *at = bytes + *offset;
+	SlateSlice	bulk;
+
+	bulk.len = (int) strtol(at + 1, NULL, 10);
+	bulk.start = strchr(at, '\n') + 1;
+	*offset = bulk.start + bulk.len + 2 - bytes;
+	return bulk;
+}
+
 SlateSlice
 slate_script_next_key(const SlateCall *call, const char *bytes, int *offset)
 {
-	const char *at = bytes + Max(*offset, call->keys_at);
-	SlateSlice	key;
-
-	key.len = (int) strtol(at + 1, NULL, 10);
-	key.start = strchr(at, '\n') + 1;
-	*offset = key.start + key.len + 2 - bytes;
-	return key;
+	*offset = Max(*offset, call->keys_at);
+	return next_bulk(bytes, offset);
 }
 
 /* ------------------------------------------------------------------------
@@ -1287,26 +1359,6 @@ slate_script_add_ttl(SlateBatch *batch, const char *key, int keylen)
 	append_array(batch, 2);
 	append_text(batch, "PTTL");
 	append_bytes(batch, key, keylen);
-}
-
-/* As the scripts' guard() has it. */
-static void
-append_guard_key(SlateBatch *batch, const char *key, int keylen)
-{
-	const char *end = key + keylen;
-	const char *tag = memchr(key, '{', keylen);
-	const char *tag_end = tag ? memchr(tag, '}', end - tag) : NULL;
-	bool		tagged = tag_end && tag_end > tag + 1;
-	StringInfoData name;
-
-	initStringInfo(&name);
-	appendStringInfoString(&name, tagged ? SLATE_INTERNAL_PREFIX "tagged:"
-						   : SLATE_INTERNAL_PREFIX "guard:{");
-	appendBinaryStringInfo(&name, key, keylen);
-	if (!tagged)
-		appendStringInfoChar(&name, '}');
-	append_bytes(batch, name.data, name.len);
-	pfree(name.data);
 }
 
 void
@@ -1429,6 +1481,17 @@ slate_script_add_get_marks(SlateBatch *batch, const SlateStamp *stamp)
  * ------------------------------------------------------------------------
  */
 
+/* What is agreed on with the server, on which connection; see "Directly". */
+static struct
+{
+	uint64		connection;		/* it WATCHes */
+	char		epoch[SLATE_EPOCH_LEN + 1]; /* what it has seen since */
+	uint64		refused;		/* the connection on which that was refused */
+	uint64		used;			/* that on which something was pushed by
+								 * script */
+	int			count;			/* and how often */
+}			watching;
+
 typedef struct RunState
 {
 	SlateReplyFn reply_fn;
@@ -1515,8 +1578,8 @@ run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 	SlateRedisStatus status;
 	const char *rest;
 
-	status = slate_redis_run(bytes, len, ncommands, watch_for_noscript, &state,
-							 deadline, wait);
+	status = slate_redis_run(bytes, len, ncommands, NULL, watch_for_noscript,
+							 &state, deadline, wait);
 	if (status != REDIS_DONE || state.forgotten < 0)
 		return status;
 
@@ -1531,14 +1594,14 @@ run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 	 * not sent again: its nonces would come twice.
 	 */
 	status = slate_redis_run(load_all.bytes.data, load_all.bytes.len,
-							 load_all.ncommands, ignore_reply, NULL,
+							 load_all.ncommands, NULL, ignore_reply, NULL,
 							 deadline, wait);
 	if (status != REDIS_DONE)
 		return status;
 	rest = find_command(bytes, state.forgotten);
 	state.first = state.forgotten;
 	return slate_redis_run(rest, bytes + len - rest, ncommands - state.first,
-						   on_later_reply, &state, deadline, wait);
+						   NULL, on_later_reply, &state, deadline, wait);
 }
 
 SlateRedisStatus
@@ -1627,6 +1690,17 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 	sum->refused += outcome->refused;
 }
 
+static void
+count_use(void)
+{
+	uint64		connection = slate_redis_connection();
+
+	if (watching.used != connection)
+		watching.count = 0;
+	watching.used = connection;
+	watching.count = Min(watching.count + 1, WATCH_AFTER);
+}
+
 SlateRedisStatus
 slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 					 int64 deadline, int timeout, SlateWait wait)
@@ -1636,6 +1710,7 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 	SlateCut	from = {0, 0};
 
 	memset(outcome, 0, sizeof(*outcome));
+	count_use();
 	for (int i = 0; i <= batch->ncuts && status == REDIS_DONE; i++)
 	{
 		SlateCut	to = i < batch->ncuts ? batch->cuts[i] : last;
@@ -1651,6 +1726,404 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 		deadline = slate_link_now() + timeout;
 	}
 	return status;
+}
+
+/* ------------------------------------------------------------------------
+ * Directly
+ * ------------------------------------------------------------------------
+ */
+
+/* What the answers to a direct push, or to a look at the epoch, tell. */
+typedef struct DirectReplies
+{
+	int			npairs;			/* commands in the MULTI, by two */
+	bool		done;			/* EXEC has done all of it */
+	SlateOutcome *outcome;		/* errors go there, if anywhere */
+	bool		refused;		/* MULTI, EXEC or WATCH is unknown there, or
+								 * forbidden */
+} DirectReplies;
+
+bool
+slate_script_is_watching(const SlateStamp *stamp)
+{
+	return stamp->epoch[0] != '\0' && watching.connection != 0 &&
+		watching.connection == slate_redis_connection() &&
+		strcmp(watching.epoch, stamp->epoch) == 0;
+}
+
+bool
+slate_script_should_watch(const SlateStamp *stamp, bool at_once)
+{
+	uint64		connection = slate_redis_connection();
+
+	return stamp->epoch[0] != '\0' && stamp->epoch[0] != '-' &&
+		connection != 0 && connection != watching.refused &&
+		(at_once || (connection == watching.used &&
+					 watching.count >= WATCH_AFTER)) &&
+		!slate_script_is_watching(stamp);
+}
+
+static bool
+is_ok(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_STATUS && strcmp(reply->str, "OK") == 0;
+}
+
+/* EXEC's answer. */
+static bool
+is_all_done(const redisReply *reply, int ncommands)
+{
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != ncommands)
+		return false;
+	for (int i = 0; i < ncommands; i++)
+	{
+		if (reply->element[i]->type == REDIS_REPLY_ERROR)
+			return false;
+	}
+	return true;
+}
+
+static void
+on_direct_reply(int index, const redisReply *reply, void *arg)
+{
+	DirectReplies *replies = arg;
+	int			ncommands = 2 * replies->npairs;
+
+	if (reply->type == REDIS_REPLY_ERROR && replies->outcome != NULL &&
+		replies->outcome->refused++ == 0)
+		strlcpy(replies->outcome->error, reply->str,
+				sizeof(replies->outcome->error));
+	if (index == 0)
+		replies->refused |= !is_ok(reply);
+	else if (index == ncommands + 1)
+	{
+		replies->done = is_all_done(reply, ncommands);
+
+		/* of what was WATCHed before nil tells that it has changed */
+		replies->refused |= ncommands == 0 &&
+			reply->type == REDIS_REPLY_ERROR;
+	}
+	else if (index == ncommands + 2)
+		replies->refused |= !is_ok(reply);
+	else if (index == ncommands + 3)
+	{
+		watching.epoch[0] = '\0';
+		if (reply->type == REDIS_REPLY_STRING && reply->len == SLATE_EPOCH_LEN)
+			strlcpy(watching.epoch, reply->str, sizeof(watching.epoch));
+	}
+}
+
+/* Note what the connection WATCHes from now on. */
+static void
+note_watching(SlateRedisStatus status, const DirectReplies *replies)
+{
+	watching.connection = 0;
+	if (status != REDIS_DONE)
+		return;
+	if (replies->refused)
+		watching.refused = slate_redis_connection();
+	else
+		watching.connection = slate_redis_connection();
+}
+
+static void
+append_multi(SlateBatch *batch)
+{
+	append_array(batch, 1);
+	append_text(batch, "MULTI");
+}
+
+static void
+append_watch(SlateBatch *batch, const char *epoch_key)
+{
+	append_array(batch, 2);
+	append_text(batch, "WATCH");
+	append_text(batch, epoch_key);
+	slate_script_add_get(batch, epoch_key, strlen(epoch_key));
+}
+
+static void
+append_exec_and_watch(SlateBatch *batch, const char *epoch_key)
+{
+	append_array(batch, 1);
+	append_text(batch, "EXEC");
+	append_watch(batch, epoch_key);
+}
+
+void
+slate_script_make_fence(SlateBatch *batch, const char *epoch_key)
+{
+	slate_script_batch_init(batch);
+	append_call(batch, &fence_script, 1, 0);
+	append_text(batch, epoch_key);
+
+	/* our own WATCH has seen it, too */
+	append_array(batch, 1);
+	append_text(batch, "UNWATCH");
+	append_watch(batch, epoch_key);
+}
+
+typedef struct FenceReplies
+{
+	SlateOutcome outcome;		/* of the fence */
+	DirectReplies watch;
+} FenceReplies;
+
+/* WATCH and GET are in the places that they have after MULTI and EXEC. */
+static void
+on_fence_reply(int index, const redisReply *reply, void *arg)
+{
+	FenceReplies *replies = arg;
+
+	if (index == 0)
+		count_push_reply(&replies->outcome, reply);
+	else if (index > 1)
+		on_direct_reply(index, reply, &replies->watch);
+}
+
+SlateRedisStatus
+slate_script_fence(const SlateBatch *batch, bool *done, int64 deadline,
+				   SlateWait wait)
+{
+	FenceReplies replies = {0};
+	SlateRedisStatus status;
+	bool		watched = watching.connection != 0;
+
+	status = slate_script_run(batch, on_fence_reply, &replies, deadline,
+							  wait);
+	if (watched)
+		note_watching(status, &replies.watch);
+	*done = status == REDIS_DONE && replies.outcome.refused == 0;
+	return status;
+}
+
+SlateRedisStatus
+slate_script_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
+{
+	DirectReplies replies = {0};
+	SlateRedisStatus status;
+	SlateBatch	batch;
+
+	slate_script_batch_init(&batch);
+	append_multi(&batch);
+	append_exec_and_watch(&batch, stamp->epoch_key);
+	status = slate_redis_run(batch.bytes.data, batch.bytes.len,
+							 batch.ncommands, NULL, on_direct_reply, &replies,
+							 deadline, wait);
+	note_watching(status, &replies);
+	pfree(batch.bytes.data);
+	return status;
+}
+
+static void
+append_set_guard(SlateBatch *batch, SlateSlice key, const char *guard,
+				 SlateSlice expiry)
+{
+	append_array(batch, 5);
+	append_text(batch, "SET");
+	append_guard_key(batch, key.start, key.len);
+	append_bytes(batch, guard, GUARD_LEN);
+	append_text(batch, "PXAT");
+	append_bytes(batch, expiry.start, expiry.len);
+}
+
+/* A TTL of 0 is none. */
+static void
+append_set_value(SlateBatch *batch, SlateSlice key, SlateSlice value,
+				 SlateSlice ttl)
+{
+	bool		expires = ttl.len != 1 || ttl.start[0] != '0';
+
+	append_array(batch, expires ? 5 : 3);
+	append_text(batch, "SET");
+	append_bytes(batch, key.start, key.len);
+	append_bytes(batch, value.start, value.len);
+	if (expires)
+	{
+		append_text(batch, "PX");
+		append_bytes(batch, ttl.start, ttl.len);
+	}
+}
+
+static void
+append_unlink(SlateBatch *batch, SlateSlice key)
+{
+	append_array(batch, 2);
+	append_text(batch, "UNLINK");
+	append_bytes(batch, key.start, key.len);
+}
+
+/* UNLINK answers a number, which nobody can foretell. */
+static void
+foretell(SlateDirect *direct, const char *epoch)
+{
+	StringInfo	text = &direct->expected;
+	int			n = 2 * (direct->nputs + direct->ndrops);
+
+	if (direct->ndrops > 0)
+		return;
+	appendBinaryStringInfo(text, "+OK\r\n", 5);
+	for (int i = 0; i < n; i++)
+		appendBinaryStringInfo(text, "+QUEUED\r\n", 9);
+	append_head(text, '*', n);
+	for (int i = 0; i <= n; i++)
+		appendBinaryStringInfo(text, "+OK\r\n", 5);
+	append_bulk(text, epoch, strlen(epoch));
+}
+
+void
+slate_script_direct_init(SlateDirect *direct)
+{
+	memset(direct, 0, sizeof(*direct));
+	slate_script_batch_init(&direct->batch);
+	initStringInfo(&direct->expected);
+}
+
+void
+slate_script_begin_direct(SlateDirect *direct)
+{
+	resetStringInfo(&direct->batch.bytes);
+	resetStringInfo(&direct->expected);
+	direct->batch.ncommands = 0;
+	direct->nputs = 0;
+	direct->ndrops = 0;
+	append_multi(&direct->batch);
+}
+
+/* The TTL's text is "-" for a DROP, as it is for the script. */
+static void
+add_direct(SlateDirect *direct, SlateSlice key, const char *guard,
+		   SlateSlice expiry, SlateSlice ttl, SlateSlice value)
+{
+	append_set_guard(&direct->batch, key, guard, expiry);
+	if (ttl.len == 1 && ttl.start[0] == '-')
+	{
+		append_unlink(&direct->batch, key);
+		direct->ndrops++;
+		return;
+	}
+	append_set_value(&direct->batch, key, value, ttl);
+	direct->nputs++;
+}
+
+void
+slate_script_add_direct(SlateDirect *direct, const SlateStamp *stamp,
+						const SlatePush *pushes, int npushes)
+{
+	char		expiry[24];
+	SlateSlice	expires = {expiry, pg_lltoa(guard_expiry(stamp), expiry)};
+
+	for (int i = 0; i < npushes; i++)
+	{
+		const SlatePush *push = &pushes[i];
+		char		guard[GUARD_LEN];
+		char		ttl[24] = "-";
+		SlateSlice	lives = {ttl, 1};
+
+		(void) put_guard(guard, stamp, push);
+		if (push->value)
+			lives.len = pg_lltoa(push->ttl, ttl);
+		add_direct(direct, (SlateSlice) {push->key, push->keylen}, guard,
+				   expires, lives,
+				   (SlateSlice) {push->value, push->valuelen});
+	}
+}
+
+void
+slate_script_add_call_directly(SlateDirect *direct, const SlateCall *call,
+							   const char *bytes)
+{
+	SlateSlice	expiry = {bytes + call->head_at + CLOCK_LEN, CLOCK_LEN};
+	int			key_at = 0;
+	int			push_at = call->pushes_at;
+
+	for (int i = 0; i < call->nkeys; i++)
+	{
+		SlateSlice	key = slate_script_next_key(call, bytes, &key_at);
+		SlateSlice	guard = next_bulk(bytes, &push_at);
+		SlateSlice	value = next_bulk(bytes, &push_at);
+
+		add_direct(direct, key, guard.start, expiry,
+				   (SlateSlice) {guard.start + GUARD_LEN,
+								 guard.len - GUARD_LEN}, value);
+	}
+}
+
+bool
+slate_script_is_for_epoch(const SlateCall *call, const char *bytes,
+						  const char *epoch)
+{
+	int			at = call->head_at + HEAD_LEN + 2;
+	SlateSlice	noted;
+
+	/* behind a head that has a mark there is something else */
+	if (bytes[at] != '$')
+		return false;
+	noted = next_bulk(bytes, &at);
+	return noted.len == strlen(epoch) &&
+		memcmp(noted.start, epoch, noted.len) == 0;
+}
+
+bool
+slate_script_is_in_time(const SlateCall *call, const char *bytes, int64 clock)
+{
+	char		digits[CLOCK_LEN + 1];
+
+	(void) slate_script_put_digits(digits, clock, CLOCK_LEN);
+	return clock > 0 && memcmp(digits, bytes + call->head_at, CLOCK_LEN) < 0;
+}
+
+void
+slate_script_end_direct(SlateDirect *direct, const SlateStamp *stamp)
+{
+	append_exec_and_watch(&direct->batch, stamp->epoch_key);
+	foretell(direct, stamp->epoch);
+}
+
+SlateRedisStatus
+slate_script_push_direct(const SlateDirect *direct, SlateOutcome *outcome,
+						 bool *done, int64 deadline, SlateWait wait)
+{
+	DirectReplies replies = {.npairs = direct->nputs + direct->ndrops,
+	.outcome = outcome};
+	SlateExpected expected = {direct->expected.data, direct->expected.len,
+	false};
+	SlateRedisStatus status;
+
+	*done = false;
+	memset(outcome, 0, sizeof(*outcome));
+	status = slate_redis_run(direct->batch.bytes.data,
+							 direct->batch.bytes.len, direct->batch.ncommands,
+							 expected.len > 0 ? &expected : NULL,
+							 on_direct_reply, &replies, deadline, wait);
+	if (!expected.met)
+		note_watching(status, &replies);
+	if (status != REDIS_DONE || !(expected.met || replies.done))
+		return status;
+	*done = true;
+	outcome->stored = direct->nputs;
+	outcome->dropped = direct->ndrops;
+	return status;
+}
+
+/*
+ * So many bytes a script push needs beyond the texts of its keys and values,
+ * as a whole and for each.
+ */
+#define SCRIPT_PUSH_BYTES 512
+#define SCRIPT_PUSH_KEY_BYTES (GUARD_LEN + 96)
+
+void
+slate_script_reserve(SlateBatch *batch, const SlatePush *pushes, int npushes)
+{
+	Size		bytes = SCRIPT_PUSH_BYTES;
+
+	for (int i = 0; i < npushes; i++)
+	{
+		bytes += SCRIPT_PUSH_KEY_BYTES + pushes[i].keylen;
+		bytes += pushes[i].value ? pushes[i].valuelen : 0;
+	}
+	enlargeStringInfo(&batch->bytes, bytes);
 }
 
 /* ------------------------------------------------------------------------

@@ -63,6 +63,7 @@ typedef uint32 SlateOrder;
 typedef struct SlateStamp
 {
 	char		version[SLATE_VERSION_LEN + 1];
+	uint64		position;		/* of the version; 0: it was not taken here */
 	char		nonce[SLATE_TOKEN_LEN + 1];
 	int64		deadline;		/* past it a PUT is a DROP; server's clock */
 	const char *epoch_key;		/* "": the epoch is not looked at */
@@ -299,6 +300,85 @@ extern void slate_script_add_drop(SlateBatch *batch,
 extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 										 SlateReplyFn reply_fn, void *arg,
 										 int64 deadline, SlateWait wait);
+
+/* ------------------------------------------------------------------------
+ * Directly: without a script, by who knows that he may; see traffic.h.
+ * ------------------------------------------------------------------------
+ */
+
+/* A direct push of some keys, encoded. */
+typedef struct SlateDirect
+{
+	SlateBatch	batch;
+	int			nputs;
+	int			ndrops;
+	StringInfoData expected;	/* the usual answer; "": there is none */
+} SlateDirect;
+
+/* Keys, and bytes of all values, that one may have. */
+#define SLATE_DIRECT_KEYS 16
+#define SLATE_DIRECT_BYTES (256 * 1024)
+
+/*
+ * Does the connection WATCH the stamp's epoch?  Without that nothing can be
+ * pushed directly.  Should it?  That is worth a round trip for who has pushed
+ * often, or will (at_once), if the server has not refused it.
+ */
+extern bool slate_script_is_watching(const SlateStamp *stamp);
+extern bool slate_script_should_watch(const SlateStamp *stamp, bool at_once);
+extern SlateRedisStatus slate_script_watch(const SlateStamp *stamp,
+										   int64 deadline, SlateWait wait);
+
+/*
+ * Encode: once init, then begin, what is to be pushed, end.  The stamps of all
+ * that is pushed have the epoch that end is given.
+ */
+extern void slate_script_direct_init(SlateDirect *direct);
+extern void slate_script_begin_direct(SlateDirect *direct);
+extern void slate_script_add_direct(SlateDirect *direct,
+									const SlateStamp *stamp,
+									const SlatePush *pushes, int npushes);
+extern void slate_script_end_direct(SlateDirect *direct,
+									const SlateStamp *stamp);
+
+/*
+ * The same for a call that was encoded for the script.  Is it for this epoch,
+ * and without marks?  Is its deadline later than that clock?
+ */
+extern void slate_script_add_call_directly(SlateDirect *direct,
+										   const SlateCall *call,
+										   const char *bytes);
+extern bool slate_script_is_for_epoch(const SlateCall *call,
+									  const char *bytes, const char *epoch);
+extern bool slate_script_is_in_time(const SlateCall *call, const char *bytes,
+									int64 clock);
+
+/*
+ * If it is answered (REDIS_DONE) and *done is false then nothing was set, or
+ * Redis has refused a part of it: the same pushes may be sent by script, if
+ * there still is a connection.
+ * Otherwise what was sent may still be done, at any time.
+ */
+extern SlateRedisStatus slate_script_push_direct(const SlateDirect *direct,
+												 SlateOutcome *outcome,
+												 bool *done, int64 deadline,
+												 SlateWait wait);
+
+/*
+ * Make room for slate_script_add_pushes() of these, so that it does not palloc;
+ * of SLATE_DIRECT_KEYS at most.
+ */
+extern void slate_script_reserve(SlateBatch *batch, const SlatePush *pushes,
+								 int npushes);
+
+/*
+ * Fence off what was sent directly and is not done; see slate_trust_fence().
+ * It is made before the commit.
+ */
+extern void slate_script_make_fence(SlateBatch *batch, const char *epoch_key);
+extern SlateRedisStatus slate_script_fence(const SlateBatch *batch,
+										   bool *done, int64 deadline,
+										   SlateWait wait);
 
 /* Add what one push has answered. */
 extern void slate_script_take_reply(SlateOutcome *outcome,

@@ -371,7 +371,7 @@ exchange(const char *user, const char *password, Answer *answer,
 					strlen(sentinels->master), sentinels->master);
 
 	status = slate_link_exchange(&connection, question, len, answer->skip + 2,
-								 take_answer, answer, deadline, wait);
+								 NULL, take_answer, answer, deadline, wait);
 	explicit_bzero(question, sizeof(question));
 	return status;
 }

@@ -71,6 +71,8 @@ static struct
  * ------------------------------------------------------------------------
  */
 
+static void report_failure(const char *reason) pg_attribute_noreturn();
+
 static void
 report_failure(const char *reason)
 {
@@ -85,6 +87,12 @@ static void
 report_failure_of_server(const char *reason)
 {
 	report_failure(psprintf("%s: %s", slate_redis_server_name(), reason));
+}
+
+void
+slate_strict_fail(void)
+{
+	report_failure(slate_redis_error());
 }
 
 void

@@ -25,6 +25,9 @@
  */
 extern void slate_strict_connect(int64 deadline);
 
+/* Throw 08006: Redis did not answer. */
+extern void slate_strict_fail(void) pg_attribute_noreturn();
+
 /* Throw 55000: nobody would take marks away. */
 extern void slate_strict_refuse(void) pg_attribute_noreturn();
 

@@ -79,6 +79,7 @@
 #include "storage/lmgr.h"
 #include "trust.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -457,6 +458,30 @@ slate_trust_is_delivered(const SlateStamp *stamp, bool strange)
 		note_confirmed(database);
 	pg_memory_barrier();
 	return pg_atomic_read_u64(&database->identity) == slate_redis_identity();
+}
+
+/* What a fence is; lives as long as the process. */
+static SlateBatch fence;
+
+void
+slate_trust_prepare_fence(void)
+{
+	MemoryContext old;
+
+	if (fence.ncommands > 0)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	slate_script_make_fence(&fence, epoch_key());
+	MemoryContextSwitchTo(old);
+}
+
+bool
+slate_trust_fence(int64 deadline, SlateWait wait)
+{
+	bool		done;
+
+	(void) slate_script_fence(&fence, &done, deadline, wait);
+	return done;
 }
 
 void

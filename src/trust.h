@@ -53,6 +53,14 @@ extern bool slate_trust_meet(SlateStamp *stamp, int64 deadline);
 extern bool slate_trust_is_marked(bool strange);
 
 /*
+ * Have what was pushed directly, and is not done, never be done: by a write to
+ * the epoch's key, see script.c.  Prepared before a commit; after it does not
+ * throw.  False if Redis has not done it.
+ */
+extern void slate_trust_prepare_fence(void);
+extern bool slate_trust_fence(int64 deadline, SlateWait wait);
+
+/*
  * After the commit, and Redis' answer: was it the Redis that counts?  strange:
  * it had another epoch.  Does not throw.
  */

@@ -52,6 +52,7 @@
 #include "script.h"
 #include "stats.h"
 #include "strict.h"
+#include "traffic.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -519,6 +520,36 @@ void_step(const Step *step)
 	}
 }
 
+/* False if Redis did not take it. */
+static bool
+send_step(const Step *step, const SlateBatch *batch)
+{
+	uint64		now = GetXLogInsertRecPtr();
+	bool		done;
+
+	if (batch->ncommands == 0)
+		return true;
+	slate_traffic_open(false);
+	for (int i = 0; i < pass.globs->nglobs; i++)
+	{
+		if (pass.tell[i] == pass.nsteps)
+			slate_traffic_add_glob((SlateSlice) {pass.globs->globs[i].glob,
+												 pass.globs->globs[i].len},
+								   now);
+	}
+	for (int i = 0; i < step->list->nops; i++)
+		(void) slate_traffic_add_key((SlateSlice) {step->list->ops[i].key,
+												   step->list->ops[i].keylen},
+									 now);
+	(void) slate_traffic_close(false, now);
+	done = is_connected() && is_known() &&
+		slate_traffic_fence(slate_link_now() + slate_redis_timeout,
+							LINK_WAIT_INTERRUPTIBLE) &&
+		send_batch(batch);
+	slate_traffic_leave();
+	return done;
+}
+
 static Progress
 replay_pages(void)
 {
@@ -528,7 +559,7 @@ replay_pages(void)
 
 	enter_phase(PHASE_REPLAYING, "replaying the journal");
 	read_step(&step, &batch, &block);
-	if (!send_batch(&batch))
+	if (!send_step(&step, &batch))
 		return PROGRESS_FAILED; /* patterns gathered twice are there once */
 	void_step(&step);
 	slate_stats_add(STAT_REPLAYED, step.nrows);
@@ -883,6 +914,7 @@ reason_to_leave(void)
 static void
 leave(int code, Datum arg pg_attribute_unused())
 {
+	slate_traffic_leave();
 	slate_progress_leave(&database->progress);
 	slate_events_note(EVENT_WORKER_ENDED, MyDatabaseId, "%s",
 					  reason_to_leave());
@@ -1091,6 +1123,18 @@ choose_rest(long retry)
 	return Min(rest, MAX_RETRY_MS);
 }
 
+/* What was broken off, and nobody has come since to fence off. */
+static void
+fence(void)
+{
+	slate_traffic_open(false);
+	(void) slate_traffic_close(false, 0);
+	if (is_connected() && is_known())
+		(void) slate_traffic_fence(slate_link_now() + slate_redis_timeout,
+								   LINK_WAIT_INTERRUPTIBLE);
+	slate_traffic_leave();
+}
+
 /* Does all that can be done now; returns how long it may wait for more. */
 static long
 go_round(void)
@@ -1109,7 +1153,7 @@ go_round(void)
 
 	/* what fails after this may not be collected */
 	delayed_since = pg_atomic_read_u64(&database->progress.delayed_since);
-	prepared = slate_near_count_prepared(database);
+	prepared = slate_database_count_prepared(database);
 	slate_doubt_collect(database);
 	nundecided = slate_doubt_decide(database);
 	if (start >= next_watch || pg_atomic_read_u32(&database->look) != 0 ||
@@ -1119,7 +1163,10 @@ go_round(void)
 	{
 		can_work = watch();
 		if (can_work)
+		{
 			watch_marks();
+			fence();
+		}
 		next_watch = can_work ? start + ROUND_MS : 0;
 	}
 	if (can_work)
@@ -1141,7 +1188,7 @@ go_round(void)
 	}
 	conclude(delayed_since);
 	if (nundecided == 0)
-		slate_near_open(database, prepared);
+		slate_database_settle(database, prepared);
 	slate_progress_enter(&database->progress, PHASE_IDLE);
 	return nundecided > 0 ? UNDECIDED_MS : ROUND_MS;
 }
@@ -1157,6 +1204,8 @@ slate_worker_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "slate_cache worker");
+	slate_script_init();
+	slate_trust_prepare_fence();
 	if (!enter())
 		proc_exit(0);
 	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",

@@ -33,7 +33,7 @@ sys.dont_write_bytecode = True
 
 # A cell: changes, and writers under way.  Redis: a value or None, its nonce, and how
 # many marks stand.  doubt: numbers of writers whom the worker has to tell Redis of;
-# voids: whom it has told, and not voided.  opened is not quite near_opened: one less.
+# voids: whom it has told, and not voided.  opened is not quite what the database calls settled: one less.
 State = namedtuple('State', 'table acked changes under_way value nonce marks near doubt voids '
                             'prepared opened seen writers readers')
 Writer = namedtuple('Writer', 'phase version')

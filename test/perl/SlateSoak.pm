@@ -182,9 +182,9 @@ my %faults = (
     readonly => { weight => 2, throw => \&make_replica },
 
     # The way to it, in rounds that go through the proxy
-    cut => { weight => 4, throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA/) } },
+    cut => { weight => 4, throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/) } },
     cut_reply => { weight => 4,
-        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA/, after => 1 + int rand 8) } },
+        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/, after => 1 + int rand 8) } },
     hold => { weight => 4, throw => \&hold_bytes },
     loading => { weight => 2,
         throw => sub { $_[0]->misbehave('answer', qr/EVALSHA/ => "-LOADING Redis is loading\r\n") } },
@@ -600,7 +600,7 @@ sub hold_bytes
 {
     my ($self) = @_;
     return 'not now' unless $self->{proxied};
-    $self->{proxy}->hold(qr/EVALSHA/);
+    $self->{proxy}->hold(qr/EVALSHA|MULTI/);
     return (0.1 + rand 2, sub { $self->{proxy}->release });
 }
 

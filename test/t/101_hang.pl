@@ -69,7 +69,7 @@ my $proxy = SlateProxy->new($redis);
 $session->query("SET slate_cache.url = '" . $proxy->url . "'");
 $session->query("UPDATE item SET name = 'by the proxy' WHERE id = 1");
 is($redis->field('shop:item:1', 'name'), 'by the proxy', 'another way to Redis');
-$proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:/s);
+$proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s);
 $session->send("UPDATE item SET name = 'signals' WHERE id = 1");
 my $pelter = fork() // die "fork: $!";
 if ($pelter == 0)

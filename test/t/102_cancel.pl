@@ -103,7 +103,7 @@ $session->query("SET slate_cache.url = '" . $proxy->url . "'");
 $session->query("SELECT slate_cache_get('shop:free:1')");
 foreach my $way ('pg_cancel_backend', 'pg_terminate_backend')
 {
-    $proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:/s);
+    $proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s);
     $session->send("UPDATE item SET name = '$way' WHERE id = 1");
     $proxy->wait_until_held;
     waits_for_redis($session);

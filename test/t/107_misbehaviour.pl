@@ -1,6 +1,6 @@
 # What only a broken, or a quite different, server does: each is a failure to
 # deliver that costs a connection at most, and the next exchange is in step; and
-# what it has not taken the worker tells it again.
+# what it has not taken the worker tells it again.  For direct pushes see 189_direct.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -14,7 +14,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url,
-    conf => { 'slate_cache.timeout' => 2000, 'slate_cache.connect_timeout' => 2000 });
+    conf => { 'slate_cache.timeout' => 2000, 'slate_cache.connect_timeout' => 2000, 'slate_cache.direct' => 'off' });
 SlateNode::create_items($node, 9);
 $redis->cli('SET', "shop:free:$_", qq("free $_")) foreach 1 .. 9;
 my $session = SlateSession->new($node);

@@ -20,7 +20,7 @@ $node->safe_psql('postgres', q{
     SELECT slate_cache_attach('note', row_keys => ARRAY['shop:note:tag:{tag}']);
     INSERT INTO note VALUES (1, 'a', 'old')});
 
-my $push = qr/\r\nEVALSHA\r\n.*\r\nshop:/s;
+my $push = qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s;
 my $slow = SlateSession->new($node);
 my $fast = SlateSession->new($node);
 $fast->query("SELECT slate_cache_get('shop:item:1')");

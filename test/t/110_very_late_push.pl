@@ -20,7 +20,7 @@ my $slow = SlateSession->new($node);
 $slow->query("SELECT slate_cache_get('shop:item:3')");
 
 # The slow session has committed, and waits; a newer change overtakes it.
-$proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:/s);
+$proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s);
 $slow->send("UPDATE item SET name = 'older' WHERE id IN (1, 2)");
 $proxy->wait_until_held;
 $proxy->pass;

@@ -45,7 +45,7 @@ sub wrong
 # way.
 $slow->query(q{SELECT slate_cache_get('shop:item:' || i) FROM generate_series(1, 6) i});
 $slow->query('SET slate_cache.timeout = 1000');
-$proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:/s);
+$proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s);
 $slow->send(q{BEGIN; UPDATE item SET name = 'older', kind = CASE WHEN id < 6 THEN 1 ELSE 2 END;
     INSERT INTO sale VALUES (1, 'older');
     SELECT slate_cache_set('shop:free:set', '"older"'), slate_cache_set('shop:free:glob', '"older"'); COMMIT});
@@ -80,7 +80,7 @@ is(wrong(), '', 'and fills it');
 
 # Once more, and nothing has come since: then it may be set, being the last.
 $slow->query(q{SELECT slate_cache_get('shop:item:1')});
-$proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:/s);
+$proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s);
 $slow->send(q{UPDATE item SET name = 'last' WHERE id = 1});
 $proxy->wait_until_held;
 $proxy->pass;

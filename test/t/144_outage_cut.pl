@@ -9,7 +9,7 @@ use Test::More;
 
 my $outage = SlateOutage->new(proxy => 1);
 my $proxy = $outage->proxy;
-my $push = qr/\r\nEVALSHA\r\n.*\r\nshop:/s;
+my $push = qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:/s;
 my @pass = (end => sub { $proxy->pass });
 
 $outage->hit('replies cut', begin => sub { $proxy->hang_up($push, after => 5) }, @pass);

@@ -13,7 +13,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis,
     conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000,
-        'slate_cache.max_pending' => '128MB', 'autovacuum' => 'off' });
+        'slate_cache.max_pending' => '128MB', 'autovacuum' => 'off', 'slate_cache.direct' => 'off' });
 SlateNode::create_items($node, 100);
 $node->safe_psql('postgres', q{
     CREATE TABLE sale (customer int);
@@ -25,6 +25,7 @@ my $size = q{(SELECT sum(pg_relation_size(oid)) FROM pg_class
 my $rows = q{(SELECT pg_column_size(j) AS bytes FROM slate_cache.journal_a j
     UNION ALL SELECT pg_column_size(j) FROM slate_cache.journal_b j) j};
 
+# Scripts, by which all is pushed here.
 sub refuse { return $redis->cli('ACL', 'SETUSER', 'default', '-evalsha') }
 
 sub allow { return $redis->cli('ACL', 'SETUSER', 'default', '+@all') }

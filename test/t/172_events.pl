@@ -18,7 +18,8 @@ my $redis = SlateRedis->new(config => { requirepass => 'open-sesame' });
 my $proxy = SlateProxy->new($redis);
 my $server = $proxy->url =~ s{^redis://(.*)/0$}{$1 db 0}r;
 my $node = SlateNode->start('main', redis => $proxy->url =~ s{//}{//:open-sesame@}r,
-    conf => { 'slate_cache.timeout' => 60000, 'slate_cache.connect_timeout' => 60000, 'restart_after_crash' => 'on' });
+    conf => { 'slate_cache.timeout' => 60000, 'slate_cache.connect_timeout' => 60000, 'restart_after_crash' => 'on',
+        'slate_cache.direct' => 'off' });
 my $session = SlateSession->new($node);
 my $flusher = SlateSession->new($node);
 my $mark = '-infinity';

@@ -204,6 +204,7 @@ is(name_of(7), 'new', 'which nobody finds again');
 # What Redis is told later
 #
 wait_until_near(8);
+$writer->query('SET slate_cache.direct = off');
 $proxy->answer(qr/\r\nEVALSHA\r\n.*\r\nshop:item:8\r\n/s => "-OOM command not allowed\r\n");
 $writer->query(q{UPDATE item SET name = 'new' WHERE id = 8});
 is(name_of(8), 'old', 'a push was refused: Redis has the old value');
@@ -211,10 +212,11 @@ ok(is_near(8), 'which is near then');
 $proxy->pass;
 SlateJournal::wait_until_told($node);
 is(name_of(8), 'new', 'until Redis is told');
+$writer->query('RESET slate_cache.direct');
 
 $writer->query('SET slate_cache.mode = async');
 wait_until_near(9);
-$proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:item:9\r\n/s);
+$proxy->hold(qr/\r\n(?:EVALSHA|MULTI)\r\n.*\r\nshop:item:9\r\n/s);
 $writer->query(q{UPDATE item SET name = 'new' WHERE id = 9});
 $proxy->wait_until_held;
 is(name_of(9), 'old', 'in mode async, too');

@@ -1,0 +1,449 @@
+/*-------------------------------------------------------------------------
+ *
+ * traffic.c
+ *	  Who is on the way to Redis with which key: may a push go there directly?
+ *
+ * A direct push sets a key's guard and value without a look at what is there
+ * (see "Directly" in script.c).  It may do so because all who push are on this
+ * server, and tell each other here.
+ *
+ * Shared memory has cells, by a key's hash: how many are on the way directly,
+ * how many by script, and a version up to which all have to go by script.  Who
+ * pushes enters the key's cell, sends, has Redis' answer, and leaves.  He may
+ * go directly if he has found nobody there, and no version as high as his own,
+ * which he leaves behind in any case.  So when a direct push is done, then
+ *
+ * - who had been there before has left, and was older: the guard is older;
+ * - who has come since has found him, and goes by script: later than he, if
+ *	 Redis does it later, and otherwise he has been fenced off.
+ *
+ * To fence is to change what the direct push has WATCHed: if it is not done by
+ * then, it never will be, and whoever sent it is told so and goes by script,
+ * too.  That takes a round trip.  So where it was needed, the cell's version is
+ * set ahead, and for a while all go by script there.
+ *
+ * A direct push whose answer never came may be done at any later time, with
+ * nobody in the cell.  So before he leaves, its sender counts it as broken off;
+ * and until somebody has fenced since, all have to, and none goes directly.
+ * Numbers of both are the database's, as is the key that is WATCHed.
+ *
+ * A glob is on the way to all keys that begin as it does: there are cells of
+ * beginnings, which keys enter besides their own; and one of everything, for
+ * globs with short beginnings, and for who pushes too many keys to be in all
+ * their cells.  That one only those enter who go directly.
+ *
+ * In mode strict a writer enters before he marks his keys, and leaves when his
+ * marks are gone; or else they are left to the worker, and then he leaves the
+ * present version behind: who has a version by now finds the marks.  Who takes
+ * one later also commits later, and may wipe the marks of one who has ended.
+ * Prepared transactions have their marks, and nobody there: until they have
+ * ended, see slate_database_is_settled(), nobody goes directly.
+ *
+ * Shared memory does not outlive the server, but what backends have sent that
+ * were killed does.  So with the server each count begins as if something had
+ * been broken off.
+ *
+ * Two keys that share a cell by accident are taken for one, which costs time
+ * only.
+ *
+ * test/model/direct.py tries all this in every order of its steps.
+ *
+ * Locks: none.  Cells are atomic; what is done to one is a full barrier.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/xlog.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/shmem.h"
+#include "traffic.h"
+#include "trust.h"
+
+/* Powers of two. */
+#define NKEY_CELLS 16384
+#define NBEGINNING_CELLS 1024
+
+#define CELL_OF_EVERYTHING (NKEY_CELLS + NBEGINNING_CELLS)
+#define NCELLS (CELL_OF_EVERYTHING + 1)
+
+/* Of a key's or a glob's beginning, the bytes that its cell is about. */
+#define BEGINNING_LEN 12
+
+/* Bytes of WAL for which all go by script where it was crowded. */
+#define CROWDED_FOR (256 * 1024)
+
+/* Who is there, by what he does. */
+#define DIRECT UINT64CONST(1)
+#define SCRIPT (UINT64CONST(1) << 20)
+#define GLOB (UINT64CONST(1) << 40)
+#define COUNT_OF(there, what) (((there) / (what)) & 0xfffff)
+
+/* In Traffic.cells, beside a cell's number: as what it counts us. */
+#define AS_GLOB (UINT32_C(1) << 31)
+#define AS_DIRECT (UINT32_C(1) << 30)
+#define CELL_OF(entry) ((entry) & ~(AS_GLOB | AS_DIRECT))
+
+/* Cells that one can be in by name; with more, one is everywhere. */
+#define MAX_CELLS 1024
+
+typedef struct Cell
+{
+	pg_atomic_uint64 there;
+	pg_atomic_uint64 version;	/* up to it all go by script */
+} Cell;
+
+typedef struct Traffic
+{
+	bool		entered;
+	bool		everywhere;		/* and therefore in no more cells */
+	bool		direct;			/* may go directly, as far as is known */
+	bool		must_fence;		/* somebody is on the way directly */
+	bool		has_marks;
+	bool		in_flight;		/* sent directly, not answered */
+	uint64		broken;			/* the database's count, when we entered */
+	int			ncells;
+	uint32		cells[MAX_CELLS];
+} Traffic;
+
+bool		slate_traffic_direct = true;
+
+static Cell *cells = NULL;
+
+/* A process is on the way once at a time. */
+static Traffic mine;
+
+Size
+slate_traffic_shmem_size(void)
+{
+	return mul_size(NCELLS, sizeof(Cell));
+}
+
+void
+slate_traffic_shmem_startup(void)
+{
+	bool		found;
+
+	cells = ShmemInitStruct("slate_cache traffic", slate_traffic_shmem_size(),
+							&found);
+	for (int i = 0; i < NCELLS && !found; i++)
+	{
+		pg_atomic_init_u64(&cells[i].there, 0);
+		pg_atomic_init_u64(&cells[i].version, 0);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Cells
+ * ------------------------------------------------------------------------
+ */
+
+/* Of this database. */
+static uint32
+hash_of(const char *bytes, int len)
+{
+	return (uint32) hash_bytes_extended((const unsigned char *) bytes, len,
+										MyDatabaseId);
+}
+
+static uint32
+cell_of_key(SlateSlice key)
+{
+	return hash_of(key.start, key.len) & (NKEY_CELLS - 1);
+}
+
+static uint32
+cell_of_beginning(const char *bytes)
+{
+	return NKEY_CELLS +
+		(hash_of(bytes, BEGINNING_LEN) & (NBEGINNING_CELLS - 1));
+}
+
+static bool
+is_crowded_for(uint32 cell, uint64 version)
+{
+	return pg_atomic_read_u64(&cells[cell].version) >= version;
+}
+
+static void
+raise_version(uint32 cell, uint64 version)
+{
+	uint64		old = pg_atomic_read_u64(&cells[cell].version);
+
+	while (old < version &&
+		   !pg_atomic_compare_exchange_u64(&cells[cell].version, &old,
+										   version))
+		;
+}
+
+/* ------------------------------------------------------------------------
+ * Entering
+ * ------------------------------------------------------------------------
+ */
+
+void
+slate_traffic_open(bool direct)
+{
+	Assert(!mine.entered);
+	memset(&mine, 0, offsetof(Traffic, cells));
+	if (cells == NULL)
+		return;
+	mine.entered = true;
+	mine.direct = direct && slate_traffic_direct;
+}
+
+/* False if we are there already. */
+static bool
+remember(uint32 entry)
+{
+	for (int i = 0; i < mine.ncells; i++)
+	{
+		if ((mine.cells[i] & ~AS_DIRECT) == (entry & ~AS_DIRECT))
+			return false;
+	}
+	mine.cells[mine.ncells++] = entry;
+	return true;
+}
+
+static uint64
+counts_as(uint32 entry)
+{
+	if (entry & AS_GLOB)
+		return GLOB;
+	return entry & AS_DIRECT ? DIRECT : SCRIPT;
+}
+
+static void
+enter_for_glob(uint32 cell, uint64 version)
+{
+	uint64		there;
+
+	if (remember(cell | AS_GLOB))
+	{
+		there = pg_atomic_fetch_add_u64(&cells[cell].there, GLOB);
+		if (COUNT_OF(there, DIRECT) > 0)
+			mine.must_fence = true;
+	}
+	raise_version(cell, version);
+}
+
+void
+slate_traffic_add_everything(uint64 version)
+{
+	if (!mine.entered)
+		return;
+	mine.everywhere = true;
+	enter_for_glob(CELL_OF_EVERYTHING, version);
+}
+
+/* With one more for everything. */
+static bool
+is_full(int more)
+{
+	return mine.ncells + more >= MAX_CELLS;
+}
+
+void
+slate_traffic_add_glob(SlateSlice glob, uint64 version)
+{
+	if (!mine.entered)
+		return;
+	if (mine.everywhere || is_full(1) ||
+		slate_glob_prefix_len(glob.start, glob.len) < BEGINNING_LEN)
+		slate_traffic_add_everything(version);
+	else
+		enter_for_glob(cell_of_beginning(glob.start), version);
+}
+
+/*
+ * Who finds us takes us for what we may still become: for direct, until it is
+ * decided.
+ */
+static uint32
+as_it_looks(uint32 cell)
+{
+	return mine.direct ? cell | AS_DIRECT : cell;
+}
+
+/* Does anything there keep the key from being pushed directly? */
+static bool
+enter_beginning(uint32 cell, uint64 version)
+{
+	uint32		entry = as_it_looks(cell);
+	uint64		there;
+
+	if (remember(entry))
+		there = pg_atomic_fetch_add_u64(&cells[cell].there, counts_as(entry));
+	else
+		there = pg_atomic_read_u64(&cells[cell].there);
+	return COUNT_OF(there, GLOB) == 0 && !is_crowded_for(cell, version);
+}
+
+/* Likewise; if we are there already, we keep ourselves from it. */
+static bool
+enter_key(uint32 cell, uint64 version)
+{
+	uint32		entry = as_it_looks(cell);
+	uint64		there = 0;
+	bool		is_new = remember(entry);
+	bool		crowded = false;
+	bool		is_free;
+
+	if (is_new)
+	{
+		there = pg_atomic_fetch_add_u64(&cells[cell].there, counts_as(entry));
+		crowded = COUNT_OF(there, DIRECT) > 0;
+	}
+	is_free = is_new && there == 0 && !is_crowded_for(cell, version);
+	if (crowded)
+		mine.must_fence = true;
+	raise_version(cell, version + (crowded ? CROWDED_FOR : 0));
+	return is_free;
+}
+
+bool
+slate_traffic_add_key(SlateSlice key, uint64 version)
+{
+	bool		is_free = mine.direct;
+
+	if (!mine.entered)
+		return false;
+	if (mine.everywhere || is_full(2))
+	{
+		slate_traffic_add_everything(version);
+		return false;
+	}
+	if (key.len >= BEGINNING_LEN)
+		is_free &= enter_beginning(cell_of_beginning(key.start), version);
+	is_free &= enter_key(cell_of_key(key), version);
+	return is_free;
+}
+
+/* Does this session speak to the same Redis as the others? */
+static bool
+shares_redis(SlateDatabase *database)
+{
+	return pg_atomic_read_u64(&database->server) == slate_redis_server_key();
+}
+
+/* Those who come from now on need not fence us off. */
+static void
+go_by_script(void)
+{
+	mine.direct = false;
+	for (int i = 0; i < mine.ncells; i++)
+	{
+		uint32		entry = mine.cells[i];
+
+		if ((entry & AS_DIRECT) == 0)
+			continue;
+		pg_atomic_fetch_add_u64(&cells[CELL_OF(entry)].there,
+								SCRIPT - DIRECT);
+		mine.cells[i] = CELL_OF(entry);
+	}
+}
+
+bool
+slate_traffic_close(bool direct, uint64 version)
+{
+	SlateDatabase *database;
+
+	if (!mine.entered)
+		return false;
+	direct &= mine.direct && !mine.everywhere &&
+		enter_beginning(CELL_OF_EVERYTHING, version);
+	database = slate_database_find(MyDatabaseId);
+	if (database != NULL)
+	{
+		mine.broken = pg_atomic_read_u64(&database->broken);
+		if (mine.broken != pg_atomic_read_u64(&database->fenced))
+		{
+			direct = false;
+			mine.must_fence = true;
+		}
+	}
+	direct &= database != NULL && slate_database_is_settled(database) &&
+		shares_redis(database);
+	if (!direct)
+		go_by_script();
+	return direct;
+}
+
+bool
+slate_traffic_is_entered(void)
+{
+	return mine.entered;
+}
+
+/* ------------------------------------------------------------------------
+ * On the way
+ * ------------------------------------------------------------------------
+ */
+
+bool
+slate_traffic_fence(int64 deadline, SlateWait wait)
+{
+	SlateDatabase *database;
+
+	if (!mine.must_fence)
+		return true;
+	if (!slate_trust_fence(deadline, wait))
+		return false;
+	mine.must_fence = false;
+	database = slate_database_find(MyDatabaseId);
+	if (database != NULL && shares_redis(database))
+	{
+		uint64		fenced = pg_atomic_read_u64(&database->fenced);
+
+		while (fenced < mine.broken &&
+			   !pg_atomic_compare_exchange_u64(&database->fenced, &fenced,
+											   mine.broken))
+			;
+	}
+	return true;
+}
+
+void
+slate_traffic_begin_direct(void)
+{
+	mine.in_flight = true;
+}
+
+void
+slate_traffic_end_direct(bool is_known)
+{
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
+
+	if (!is_known && database != NULL)
+		pg_atomic_fetch_add_u64(&database->broken, 1);
+	mine.in_flight = false;
+}
+
+void
+slate_traffic_leave_marks(void)
+{
+	mine.has_marks = true;
+}
+
+void
+slate_traffic_leave(void)
+{
+	uint64		last = 0;
+
+	if (!mine.entered)
+		return;
+	if (mine.in_flight)
+		slate_traffic_end_direct(false);
+	if (mine.has_marks)
+		last = GetXLogInsertRecPtr();
+	for (int i = 0; i < mine.ncells; i++)
+	{
+		uint32		entry = mine.cells[i];
+
+		raise_version(CELL_OF(entry), last);
+		pg_atomic_fetch_sub_u64(&cells[CELL_OF(entry)].there,
+								counts_as(entry));
+	}
+	mine.entered = false;
+}
