@@ -55,7 +55,7 @@
 Shared	   *shared;
 Options		options = {
 	.mode = MODE_COMMIT, .items = 300, .panels = 20,
-	.writers = 5, .readers = 2, .askers = 3, .seed = 1
+	.writers = 5, .readers = 2, .askers = 3, .seed = 1, .prepared = 4
 };
 Tally	   *tally;
 int			process_number;
@@ -116,6 +116,7 @@ read_options(int argc, char **argv)
 		{"settled", required_argument, NULL, 'e'},
 		{"well", required_argument, NULL, 'l'},
 		{"delayed", required_argument, NULL, 'd'},
+		{"prepared", required_argument, NULL, 't'},
 		{NULL, 0, NULL, 0}
 	};
 	int			option;
@@ -158,6 +159,9 @@ read_options(int argc, char **argv)
 				break;
 			case 'd':
 				options.delayed = optarg;
+				break;
+			case 't':
+				options.prepared = count_option(optarg, 80);
 				break;
 			default:
 				exit(2);

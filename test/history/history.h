@@ -274,6 +274,7 @@ typedef struct Options
 	int			readers;		/* of Redis */
 	int			askers;			/* of PostgreSQL */
 	uint64_t	seed;
+	int			prepared;		/* transactions in a hundred */
 	const char *settled;		/* a query: is nothing on its way to Redis? */
 	const char *well;			/* a query: is it reached again? */
 	const char *delayed;		/* a query: pushes that were delayed so far */

@@ -639,7 +639,7 @@ write_something(void)
 		tally->rollbacks++;
 		run("ROLLBACK");
 	}
-	else if (ending < 16 && transaction.xid != 0)
+	else if (ending < 12 + options.prepared && transaction.xid != 0)
 		prepare(&transaction);
 	else
 		commit(&transaction);

@@ -168,9 +168,9 @@ my %faults = (
     # These need a proxy between PostgreSQL and Redis, which slows all down;
     # they are thrown if they are named.
     cut_request => { kind => 'unreachable', weight => 4, proxy => 1,
-        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA/) } },
+        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/) } },
     cut_reply => { kind => 'unreachable', weight => 4, proxy => 1,
-        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA/, after => 1 + int rand 8) } },
+        throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/, after => 1 + int rand 8) } },
     delay => { kind => 'none', weight => 6, proxy => 1, throw => \&delay_bytes },
     hold => { kind => 'unreachable', weight => 4, proxy => 1, throw => \&hold_bytes });
 
@@ -185,7 +185,7 @@ sub new
     my ($class, %args) = @_;
     my $self = bless {
         mode => 'commit', seconds => 60, reads => 0, faults => 'all', mean => 1.5, naive => 0,
-        rows => 300, panels => 20, writers => 5, readers => 2, askers => 3, say => sub { },
+        rows => 300, panels => 20, writers => 5, readers => 2, askers => 3, prepared => 4, say => sub { },
         %args, thrown => {}, undo => [],
     }, $class;
     $self->{seed} ||= 1 + int rand 1_000_000_000;
@@ -208,7 +208,7 @@ sub main
     my $out = Test::More->builder->output;
     $out->autoflush(1);
     my %given = map { my $value = $ENV{"SLATE_HISTORY_\U$_"}; ($value // '') ne '' ? ($_ => $value) : () }
-      qw(mode seconds reads faults seed rows writers readers askers naive near mean);
+      qw(mode seconds reads faults seed rows writers readers askers naive near mean prepared);
     if (($given{faults} // '') eq 'help')
     {
         print $out join(' ', fault_names()), "\n";
@@ -262,6 +262,15 @@ sub start_servers
     return;
 }
 
+# Prepared transactions keep others from it: see prepared.
+sub pushes
+{
+    my ($self) = @_;
+    my ($pushes, $direct) = split /\|/, $self->{node}->safe_psql('postgres', 'SELECT pushes, pushes_direct FROM slate_cache.stats');
+    $self->{pushes_direct} = $direct;
+    return "pushes since the server's last start: $pushes, of which directly: $direct";
+}
+
 # Without any, the near cache was not checked.
 sub near_hits
 {
@@ -292,6 +301,7 @@ sub run
     waitpid $self->{pid}, 0;
     my $status = $? & 127 ? 2 : $? >> 8;
     $self->{say}->($self->faults_thrown);
+    $self->{say}->($self->pushes) unless $self->{naive};
     $self->{say}->($self->near_hits) if $self->{near};
     return $status;
 }
@@ -318,7 +328,7 @@ sub start_program
     my ($self) = @_;
     my @command = ("$self->{built}/history", '--connstr', $self->{node}->connstr('postgres'),
         '--socket', $self->{redis}->socket);
-    push @command, "--$_", $self->{$_} foreach qw(mode rows panels writers readers askers seed);
+    push @command, "--$_", $self->{$_} foreach qw(mode rows panels writers readers askers seed prepared);
     push @command, "--$_", $queries{$_} foreach $self->{naive} ? () : sort keys %queries;
     $self->{pid} = IPC::Open3::open3($self->{to}, $self->{from}, undef, @command);
     $self->{to}->autoflush(1);
@@ -512,7 +522,7 @@ sub delay_bytes
 sub hold_bytes
 {
     my ($self) = @_;
-    $self->{proxy}->hold(qr/EVALSHA/);
+    $self->{proxy}->hold(qr/EVALSHA|MULTI/);
     return (0.1 + rand 2, sub { $self->{proxy}->release });
 }
 

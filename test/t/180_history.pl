@@ -43,6 +43,11 @@ my $near = witness('near cache', 0, mode => 'strict', near => '8MB', seconds => 
     faults => 'terminate,cancel,cut');
 cmp_ok($near->{near_hits}, '>', 100, 'near cache: hits');
 
+# Without prepared transactions, beside which nobody pushes directly.
+my $direct = witness('directly', 0, mode => 'commit', prepared => 0, seconds => 4, mean => 0.6,
+    faults => 'terminate,cancel,hang,cut,delay');
+cmp_ok($direct->{pushes_direct}, '>', 100, 'directly: pushes');
+
 # None in n reads: one in n/3 at most, with 95 % confidence.
 my ($checked, $bound) = $strict->{report} =~ /^older than visible +promised +0 of (\d+) +at most 1 in (\d+)$/m;
 is($checked, $strict->checked, 'mode strict: the report says among how many reads none was stale');
