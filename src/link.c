@@ -56,6 +56,9 @@
 #define INTERRUPTIBLE_SLICE 50
 #define LONGEST_SLICE 60000
 
+/* How long recv() itself waits for an answer, in ms. */
+#define FIRST_WAIT 10
+
 /* How long to leave a Unix socket whose queue of connections is full, in ms. */
 #define FULL_QUEUE_PAUSE 5
 
@@ -482,6 +485,20 @@ open_tcp(SlateLink *link, const SlateAddress *address,
 	return timed_out ? LINK_TIMEOUT : status;
 }
 
+/*
+ * From here on recv(2) waits, for a moment; whoever does not want that says
+ * so.  A socket that refuses goes on not to wait, which is as well.
+ */
+static void
+let_recv_wait(int fd)
+{
+	struct timeval moment = {0, FIRST_WAIT * 1000};
+
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &moment,
+				   sizeof(moment)) == 0)
+		(void) pg_set_block(fd);
+}
+
 SlateLinkStatus
 slate_link_open(SlateLink *link, const SlateAddress *address,
 				const SlateAddressList *known, int64 deadline, SlateWait wait)
@@ -502,7 +519,10 @@ slate_link_open(SlateLink *link, const SlateAddress *address,
 		status = open_tcp(link, address, known, deadline, wait);
 
 	if (status == LINK_OK)
+	{
+		let_recv_wait(link->fd);
 		link->mid_exchange = false;
+	}
 	else
 		slate_link_close(link);
 
@@ -552,7 +572,8 @@ send_some(SlateLink *link, Exchange *exchange)
 		return LINK_OK;
 
 	do
-		sent = send(link->fd, exchange->bytes, exchange->len, MSG_NOSIGNAL);
+		sent = send(link->fd, exchange->bytes, exchange->len,
+					MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (sent < 0 && errno == EINTR);
 
 	if (sent < 0)
@@ -658,21 +679,25 @@ is_done(const Exchange *exchange)
 }
 
 /*
- * Read what is there.  The clock stops a server that sends faster than we
- * read; the next wait then finds that the time is over.
+ * Read what is there; flags are those of the first recv(2).  The clock stops a
+ * server that sends faster than we read; the next wait then finds that the
+ * time is over.
  */
 static SlateLinkStatus
-receive_some(SlateLink *link, Exchange *exchange)
+receive_some(SlateLink *link, Exchange *exchange, int flags)
 {
 	char		buffer[READ_SIZE];
 
 	for (;;)
 	{
 		SlateLinkStatus status;
-		ssize_t		got = recv(link->fd, buffer, sizeof(buffer), 0);
+		ssize_t		got = recv(link->fd, buffer, sizeof(buffer), flags);
 
+		if (got < 0 && errno == EINTR && flags == 0)
+			return LINK_OK;
 		if (got < 0 && errno == EINTR)
 			continue;
+		flags = MSG_DONTWAIT;
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return LINK_OK;
 		if (got < 0)
@@ -700,8 +725,29 @@ hear_last_words(SlateLink *link, Exchange *exchange)
 	char		send_error[sizeof(link->error)];
 
 	strlcpy(send_error, link->error, sizeof(send_error));
-	(void) receive_some(link, exchange);
+	(void) receive_some(link, exchange, MSG_DONTWAIT);
 	return fail(link, LINK_BROKEN, "%s", send_error);
+}
+
+/*
+ * An answer nearly always comes at once, so that we wait for it in recv(2)
+ * itself, which spares a system call.  What has not come by the end of that
+ * wait, or when it is interrupted, is waited for as usual.
+ */
+static SlateLinkStatus
+receive_at_once(SlateLink *link, Exchange *exchange)
+{
+	SlateLinkStatus status;
+
+	if (exchange->len > 0 ||
+		exchange->deadline - slate_link_now() < FIRST_WAIT)
+		return LINK_OK;
+	if (exchange->wait == LINK_WAIT_INTERRUPTIBLE)
+		CHECK_FOR_INTERRUPTS();
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	status = receive_some(link, exchange, 0);
+	pgstat_report_wait_end();
+	return status;
 }
 
 /*
@@ -715,6 +761,10 @@ run_exchange(SlateLink *link, Exchange *exchange)
 
 	if (status != LINK_OK)
 		return hear_last_words(link, exchange);
+	if (!is_done(exchange))
+		status = receive_at_once(link, exchange);
+	if (status != LINK_OK)
+		return status;
 
 	while (!is_done(exchange))
 	{
@@ -730,7 +780,7 @@ run_exchange(SlateLink *link, Exchange *exchange)
 		/* end of file and errors are things to be read */
 		if (ready & ~POLLOUT)
 		{
-			status = receive_some(link, exchange);
+			status = receive_some(link, exchange, MSG_DONTWAIT);
 			if (status != LINK_OK)
 				return status;
 		}
