@@ -55,11 +55,13 @@
 #include "common/hashfn.h"
 #include "events.h"
 #include "journal.h"
+#include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -113,12 +115,32 @@ table_oid(int generation)
 		? get_relname_relid(table_names[generation], schema) : InvalidOid;
 }
 
+/*
+ * Like try_relation_open(), which asks pg_class first; but the relation cache
+ * answers NULL for what is not there, too.
+ */
+static Relation
+open_if_there(Oid relid, LOCKMODE lockmode)
+{
+	Relation	relation;
+
+	if (!OidIsValid(relid))
+		return NULL;
+	if (lockmode != NoLock)
+		LockRelationOid(relid, lockmode);
+	relation = RelationIdGetRelation(relid);
+	if (relation)
+		pgstat_init_relation(relation);
+	else if (lockmode != NoLock)
+		UnlockRelationOid(relid, lockmode);
+	return relation;
+}
+
 /* NULL if it is something else. */
 static Relation
 open_if_table(Oid relid, int generation, LOCKMODE lockmode)
 {
-	Relation	relation = OidIsValid(relid)
-	? try_relation_open(relid, lockmode) : NULL;
+	Relation	relation = open_if_there(relid, lockmode);
 
 	if (relation == NULL)
 		return NULL;
