@@ -209,11 +209,26 @@ slate_rules_end_of_transaction(void)
 	}
 }
 
+/* NULL if there is none yet.  Entries stay, and where they are. */
+static RelationEntry *
+find_entry(Oid relid)
+{
+	static RelationEntry *last = NULL;
+	RelationEntry *entry = last;
+
+	/* most often it is the same table again */
+	if (entry && entry->relid == relid)
+		return entry;
+	entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	if (entry)
+		last = entry;
+	return entry;
+}
+
 bool
 slate_rules_is_current(const SlateRelation *relation)
 {
-	RelationEntry *entry = hash_search(relations, &relation->relid,
-									   HASH_FIND, NULL);
+	RelationEntry *entry = find_entry(relation->relid);
 
 	return entry && entry->current && entry->relation == relation;
 }
@@ -721,7 +736,7 @@ slate_rules_get(Relation relation)
 	Trigger    *trigger;
 	bool		found;
 
-	entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	entry = find_entry(relid);
 	if (entry && entry->current)
 		return entry->relation;
 
