@@ -33,6 +33,7 @@
 #include "pending.h"
 #include "rules.h"
 #include "stats.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
@@ -95,9 +96,11 @@ render_key(SlateRule *rule, HeapTuple tuple, StringInfo key)
 	bool		too_long;
 	bool		rendered;
 
-	resetStringInfo(key);
 	if (tuple == NULL)
 		return false;
+	if (key->data == NULL)
+		initStringInfo(key);
+	resetStringInfo(key);
 	rendered = slate_rules_render(rule, tuple, key, &too_long);
 	if (too_long)
 		slate_stats_add(STAT_KEYS_TOO_LONG, 1);
@@ -121,12 +124,41 @@ same_text(StringInfo a, StringInfo b)
 	return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
 }
 
+/*
+ * Does the row have the same key before and after, if it has one?  Columns of
+ * the same bytes have the same text; others may.
+ */
+static bool
+keeps_key(SlateRule *rule, Change *change)
+{
+	TupleDesc	desc = change->relation->desc;
+
+	if (change->old == NULL || change->new == NULL)
+		return false;
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		AttrNumber	attnum = rule->attnums[i];
+		Form_pg_attribute attribute = TupleDescAttr(desc, attnum - 1);
+		bool		old_isnull;
+		bool		new_isnull;
+		Datum		old = heap_getattr(change->old, attnum, desc, &old_isnull);
+		Datum		new = heap_getattr(change->new, attnum, desc, &new_isnull);
+
+		if (old_isnull != new_isnull ||
+			(!old_isnull && !datumIsEqual(old, new, attribute->attbyval,
+										  attribute->attlen)))
+			return false;
+	}
+	return true;
+}
+
 /* The old key goes, the new one is written through. */
 static void
 capture_row_key(SlateRule *rule, Change *change,
 				StringInfo old_key, StringInfo new_key)
 {
-	bool		has_old = render_key(rule, change->old, old_key);
+	bool		has_old = !keeps_key(rule, change) &&
+	render_key(rule, change->old, old_key);
 	bool		has_new = render_key(rule, change->new, new_key);
 
 	if (has_old && !(has_new && same_text(old_key, new_key)))
@@ -142,7 +174,8 @@ capture_drops(SlateRule *rule, Change *change,
 			  StringInfo old_key, StringInfo new_key)
 {
 	void		(*add) (SlateRule *rule, const char *text, int len);
-	bool		has_old = render_key(rule, change->old, old_key);
+	bool		has_old = !keeps_key(rule, change) &&
+	render_key(rule, change->old, old_key);
 	bool		has_new = render_key(rule, change->new, new_key);
 
 	add = rule->template->is_pattern ? slate_pending_rule_glob
@@ -156,11 +189,9 @@ capture_drops(SlateRule *rule, Change *change,
 static void
 capture_change(Change *change)
 {
-	StringInfoData old_key;
-	StringInfoData new_key;
+	StringInfoData old_key = {0};
+	StringInfoData new_key = {0};
 
-	initStringInfo(&old_key);
-	initStringInfo(&new_key);
 	for (int i = 0; i < change->relation->nrules; i++)
 	{
 		SlateRule  *rule = &change->relation->rules[i];
