@@ -17,8 +17,9 @@
 #include "ops.h"
 #include "utils/memutils.h"
 
-/* What a list takes before it has anything. */
+/* What a list takes before it has anything, and how many entries come first. */
 #define EMPTY_BYTES 4096
+#define FIRST_ENTRIES 4
 
 /* With fewer entries than this a list is searched, not a hash table. */
 #define MIN_HASHED 16
@@ -62,12 +63,14 @@ hash_slice(SlateSlice text)
 	return hash_bytes((const unsigned char *) text.start, text.len);
 }
 
-SlateOpList *
-slate_ops_create(MemoryContext parent)
+static SlateOpList *
+create(MemoryContext parent, Size first_block)
 {
 	MemoryContext context = AllocSetContextCreate(parent,
 												  "slate_cache pending",
-												  ALLOCSET_START_SMALL_SIZES);
+												  ALLOCSET_DEFAULT_MINSIZE,
+												  first_block,
+												  ALLOCSET_DEFAULT_MAXSIZE);
 	SlateOpList *list = MemoryContextAllocZero(context, sizeof(SlateOpList));
 
 	list->context = context;
@@ -76,6 +79,24 @@ slate_ops_create(MemoryContext parent)
 										 ALLOCSET_START_SMALL_SIZES);
 	list->bytes = EMPTY_BYTES;
 	return list;
+}
+
+/*
+ * Most transactions have one list, of a handful of keys.  All that they need
+ * until it is sent fits into a first block of the usual size, which the server
+ * keeps for the next context; behind a small one malloc() would have to make
+ * others, in each transaction.
+ */
+SlateOpList *
+slate_ops_create(MemoryContext parent)
+{
+	return create(parent, ALLOCSET_DEFAULT_INITSIZE);
+}
+
+SlateOpList *
+slate_ops_create_small(MemoryContext parent)
+{
+	return create(parent, ALLOCSET_SMALL_INITSIZE);
 }
 
 void
@@ -171,7 +192,7 @@ append_op(SlateOpList *list, SlateSlice key, uint32 hash)
 
 	if (list->nops == list->maxops)
 	{
-		int			maxops = list->maxops ? list->maxops * 2 : MIN_HASHED;
+		int			maxops = list->maxops ? list->maxops * 2 : FIRST_ENTRIES;
 
 		list->ops = list->ops
 			? repalloc_huge(list->ops, maxops * sizeof(SlateOp))
@@ -209,7 +230,7 @@ append_glob(SlateOpList *list, SlateSlice text, uint32 hash)
 
 	if (list->nglobs == list->maxglobs)
 	{
-		int			maxglobs = list->maxglobs ? list->maxglobs * 2 : 4;
+		int			maxglobs = list->maxglobs ? list->maxglobs * 2 : FIRST_ENTRIES;
 
 		list->globs = list->globs
 			? repalloc_huge(list->globs, maxglobs * sizeof(SlateGlobOp))

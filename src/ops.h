@@ -80,8 +80,12 @@ typedef struct SlateOpList
 	SlateOpIndex *glob_index;
 } SlateOpList;
 
-/* Make an empty list in a context below parent. */
+/*
+ * Make an empty list in a context below parent; a small one, if there may be
+ * thousands of them.
+ */
 extern SlateOpList *slate_ops_create(MemoryContext parent);
+extern SlateOpList *slate_ops_create_small(MemoryContext parent);
 extern void slate_ops_delete(SlateOpList *list);
 
 /* The key's operation, or NULL. */

@@ -124,7 +124,9 @@ pending_bytes(void)
 static PendingLevel *
 push_level(int depth)
 {
-	SlateOpList *list = slate_ops_create(TopTransactionContext);
+	SlateOpList *list = pending.top
+	? slate_ops_create_small(TopTransactionContext)
+	: slate_ops_create(TopTransactionContext);
 	PendingLevel *level = MemoryContextAllocZero(list->context,
 												 sizeof(PendingLevel));
 
