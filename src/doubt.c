@@ -70,7 +70,13 @@ typedef struct Slot
 	pg_atomic_uint32 database;
 	pg_atomic_uint64 marking;	/* has marks, and has not left yet; 0: none */
 	Entry		entries[ENTRIES_PER_SLOT];
+
+	/* what each commit writes is in no cache line of another backend's */
+	char		pad[PG_CACHE_LINE_SIZE - 16 - ENTRIES_PER_SLOT * sizeof(Entry)];
 } Slot;
+
+StaticAssertDecl(sizeof(Slot) == PG_CACHE_LINE_SIZE,
+				 "a backend's slot is a cache line");
 
 static Slot *slots = NULL;
 

@@ -3,8 +3,11 @@
  * stats.c
  *	  Counters, and the log's word about what could not be delivered.
  *
- * The state is a struct of atomics without a lock.  A reader of several
- * counters gets each one right, not a snapshot of all.
+ * Each backend has counters of its own, which the next one that has its place
+ * goes on with; a reader adds them up.  If all counted in one place, each commit
+ * and each hit would fetch it from another processor's cache.  They are atomics
+ * without a lock, since anybody may reset them: a reader of several gets each
+ * one right, not a snapshot of all.
  *
  * A loss is noticed after a commit, where writing to the log is out of the
  * question: ereport() may throw.  So the backend keeps it in loss, and logs it
@@ -20,6 +23,7 @@
 #include "port/atomics.h"
 #include "stats.h"
 #include "storage/ipc.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
@@ -30,14 +34,24 @@
 
 typedef struct StatsState
 {
-	pg_atomic_uint64 counters[STAT_COUNT];
 	pg_atomic_uint64 next_log;	/* clock of slate_link_now(); 0 at first */
 	pg_atomic_uint64 next_event;	/* likewise */
 } StatsState;
 
+/* A backend's, in cache lines that are not another's, too. */
+typedef union Counters
+{
+	pg_atomic_uint64 of[STAT_COUNT];
+	char		pad[TYPEALIGN(PG_CACHE_LINE_SIZE,
+							  STAT_COUNT * sizeof(pg_atomic_uint64))];
+} Counters;
+
 /* This session's own, until shared memory takes its place. */
 static StatsState own_state;
 static StatsState *state = &own_state;
+static Counters own_counters;
+static Counters *counters = &own_counters;
+static int	nbackends = 1;
 
 /* Failures of this backend that have not been logged. */
 static struct
@@ -48,10 +62,16 @@ static struct
 	char		reason[256];	/* of the last one */
 }			loss;
 
+static Size
+counters_size(void)
+{
+	return mul_size(MaxBackends, sizeof(Counters));
+}
+
 Size
 slate_stats_shmem_size(void)
 {
-	return MAXALIGN(sizeof(StatsState));
+	return add_size(CACHELINEALIGN(sizeof(StatsState)), counters_size());
 }
 
 void
@@ -60,10 +80,15 @@ slate_stats_shmem_startup(void)
 	bool		found;
 
 	state = ShmemInitStruct("slate_cache stats", sizeof(StatsState), &found);
+	counters = ShmemInitStruct("slate_cache counters", counters_size(), &found);
+	nbackends = MaxBackends;
 	if (found)
 		return;
-	for (int i = 0; i < STAT_COUNT; i++)
-		pg_atomic_init_u64(&state->counters[i], 0);
+	for (int i = 0; i < nbackends; i++)
+	{
+		for (int j = 0; j < STAT_COUNT; j++)
+			pg_atomic_init_u64(&counters[i].of[j], 0);
+	}
 	pg_atomic_init_u64(&state->next_log, 0);
 	pg_atomic_init_u64(&state->next_event, 0);
 }
@@ -74,24 +99,40 @@ slate_stats_shared(void)
 	return state != &own_state;
 }
 
+/* Whoever is no backend counts with the first one. */
+static Counters *
+my_counters(void)
+{
+	int			number = MyProc ? compat_my_proc_number() : 0;
+
+	return &counters[number < nbackends ? number : 0];
+}
+
 void
 slate_stats_add(SlateCounter counter, int64 n)
 {
 	if (n != 0)
-		pg_atomic_fetch_add_u64(&state->counters[counter], n);
+		pg_atomic_fetch_add_u64(&my_counters()->of[counter], n);
 }
 
 uint64
 slate_stats_get(SlateCounter counter)
 {
-	return pg_atomic_read_u64(&state->counters[counter]);
+	uint64		sum = 0;
+
+	for (int i = 0; i < nbackends; i++)
+		sum += pg_atomic_read_u64(&counters[i].of[counter]);
+	return sum;
 }
 
 void
 slate_stats_reset(void)
 {
-	for (int i = 0; i < STAT_COUNT; i++)
-		pg_atomic_write_u64(&state->counters[i], 0);
+	for (int i = 0; i < nbackends; i++)
+	{
+		for (int j = 0; j < STAT_COUNT; j++)
+			pg_atomic_write_u64(&counters[i].of[j], 0);
+	}
 }
 
 /* Is it time, and nobody else's turn?  Then the next is so many ms later. */
