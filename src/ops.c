@@ -21,6 +21,9 @@
 #define EMPTY_BYTES 4096
 #define FIRST_ENTRIES 4
 
+/* Values and images for which no context is made; part of EMPTY_BYTES. */
+#define EARLY_BYTES 2048
+
 /* With fewer entries than this a list is searched, not a hash table. */
 #define MIN_HASHED 16
 
@@ -74,9 +77,6 @@ create(MemoryContext parent, Size first_block)
 	SlateOpList *list = MemoryContextAllocZero(context, sizeof(SlateOpList));
 
 	list->context = context;
-	list->values = AllocSetContextCreate(context,
-										 "slate_cache pending values",
-										 ALLOCSET_START_SMALL_SIZES);
 	list->bytes = EMPTY_BYTES;
 	return list;
 }
@@ -329,15 +329,34 @@ slate_ops_glob_since(const SlateOpList *list, SlateSlice key, uint64 sequence)
  * ------------------------------------------------------------------------
  */
 
+/* Where a value of so many bytes at most goes. */
+static MemoryContext
+context_for_value(SlateOpList *list, Size bytes)
+{
+	if (list->values == NULL && bytes <= EARLY_BYTES - list->early_bytes)
+	{
+		list->early_bytes += bytes;
+		return list->context;
+	}
+	if (list->values == NULL)
+		list->values = AllocSetContextCreate(list->context,
+											 "slate_cache pending values",
+											 ALLOCSET_START_SMALL_SIZES);
+	return list->values;
+}
+
 SlateImage *
 slate_ops_keep_row(SlateOpList *list, SlateRelation *relation,
 				   HeapTuple tuple)
 {
-	MemoryContext old = MemoryContextSwitchTo(list->values);
+	bool		external = HeapTupleHasExternal(tuple);
+	Size		bytes = external ? MaxAllocSize
+	: sizeof(SlateImage) + HEAPTUPLESIZE + tuple->t_len;
+	MemoryContext old = MemoryContextSwitchTo(context_for_value(list, bytes));
 	SlateImage *image = palloc0_object(SlateImage);
 
 	image->relation = relation;
-	image->tuple = HeapTupleHasExternal(tuple)
+	image->tuple = external
 		? toast_flatten_tuple(tuple, relation->desc)
 		: heap_copytuple(tuple);
 	MemoryContextSwitchTo(old);
@@ -348,7 +367,8 @@ slate_ops_keep_row(SlateOpList *list, SlateRelation *relation,
 char *
 slate_ops_keep_value(SlateOpList *list, const char *value, int len)
 {
-	char	   *copy = MemoryContextAlloc(list->values, (Size) len + 1);
+	char	   *copy = MemoryContextAlloc(context_for_value(list, len),
+										  (Size) len + 1);
 
 	memcpy(copy, value, len);
 	copy[len] = '\0';
@@ -367,7 +387,8 @@ slate_ops_give_up_values(SlateOpList *list)
 	}
 	for (int i = 0; i < list->nglobs; i++)
 		list->bytes += glob_bytes(list->globs[i].len);
-	MemoryContextReset(list->values);
+	if (list->values)
+		MemoryContextReset(list->values);
 }
 
 /* ------------------------------------------------------------------------

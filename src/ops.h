@@ -5,9 +5,9 @@
  *	  subtransactions collects them.
  *
  * A list has one operation a key: the last one.  It lives in a memory context
- * of its own; values and row images in a child of it, so that they can be
- * given up alone.  Everything here may throw for want of memory, and then the
- * list is as it was, or has the new operation.
+ * of its own; values and row images, but for the first few, in a child of it,
+ * so that they can be given up alone.  Everything here may throw for want of
+ * memory, and then the list is as it was, or has the new operation.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,7 +68,9 @@ typedef struct SlateOpIndex SlateOpIndex;	/* a hash table, private to ops.c */
 typedef struct SlateOpList
 {
 	MemoryContext context;		/* holds the list */
-	MemoryContext values;		/* images and values; child of context */
+	MemoryContext values;		/* child of context, for images and values; or
+								 * NULL while these are few */
+	Size		early_bytes;	/* of those in context itself */
 	Size		bytes;			/* what all of it takes, about */
 	SlateOp    *ops;
 	int			nops;
