@@ -1236,6 +1236,15 @@ save_setting(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* Under the name that initdb gives it where the machine's clock has it, too. */
+static bool
+timezone_is_utc(void)
+{
+	const char *name = pg_get_timezone_name(session_timezone);
+
+	return strcmp(name, "UTC") == 0 || strcmp(name, "Etc/UTC") == 0;
+}
+
 /* Changing a setting costs more than looking, and most sessions need none. */
 int
 slate_rules_begin_settings(void)
@@ -1246,7 +1255,7 @@ slate_rules_begin_settings(void)
 		save_setting("datestyle", "ISO");
 	if (IntervalStyle != INTSTYLE_POSTGRES)
 		save_setting("intervalstyle", "postgres");
-	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
+	if (!timezone_is_utc())
 		save_setting("timezone", "UTC");
 	if (extra_float_digits < 1)
 		save_setting("extra_float_digits", "1");
