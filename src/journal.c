@@ -294,7 +294,7 @@ from_hex(const char *digits, int ndigits)
 	return number;
 }
 
-/* The version's text: ten digits of timeline, twenty of WAL position. */
+/* Of the version's text the first ten digits are the timeline. */
 static void
 set_stamp(Row *row, const SlateStamp *stamp)
 {
