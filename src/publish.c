@@ -94,28 +94,40 @@ image_fits(SlateRelation *relation)
 	return same;
 }
 
-/* Leaves a DROP where there is no value to be had. */
-static void
-render_op(SlateOp *op, MemoryContext scratch)
+/*
+ * Leaves a DROP where there is no value to be had.  False if the row has to be
+ * rendered with care, and that is not what we are about.
+ */
+static bool
+render_op(SlateOp *op, bool with_care, MemoryContext scratch)
 {
 	SlateImage *image = op->image;
+	SlateRelation *relation;
 	MemoryContext old;
 	StringInfoData json;
+	bool		done;
 
 	if (op->kind != OP_PUT_ROW)
-		return;
+		return true;
 	if (op->value_attnum == InvalidAttrNumber && image->row_json)
 	{
 		op->value = image->row_json;
 		op->valuelen = image->row_json_len;
-		return;
+		return true;
 	}
+	relation = image->relation;
 	old = MemoryContextSwitchTo(scratch);
 	initStringInfo(&json);
-	slate_rules_render_value(image->relation->desc, image->tuple,
-							 op->value_attnum, &json);
+	done = op->value_attnum == InvalidAttrNumber && relation->format &&
+		slate_row_render(relation->format, relation->desc, image->tuple, &json);
+	if (!done && with_care)
+		slate_rules_render_value(relation->desc, image->tuple,
+								 op->value_attnum, &json);
 	MemoryContextSwitchTo(old);
-	op->value = pnstrdup(json.data, json.len);
+	if (!done && !with_care)
+		return false;
+	op->value = palloc(json.len + 1);
+	memcpy(op->value, json.data, json.len + 1);
 	op->valuelen = json.len;
 	MemoryContextReset(scratch);
 	if (op->value_attnum == InvalidAttrNumber)
@@ -123,6 +135,7 @@ render_op(SlateOp *op, MemoryContext scratch)
 		image->row_json = op->value;
 		image->row_json_len = op->valuelen;
 	}
+	return true;
 }
 
 typedef struct SinceState
@@ -149,9 +162,12 @@ is_superseded(const SlateOpList *list, const SlateOp *op)
 							   &state);
 }
 
-/* Leaves the operations with their values, or as DROPs. */
-static void
-render_ops(SlateOpList *list, Size max_bytes)
+/*
+ * Leaves the operations with their values, or as DROPs.  False if a row has to
+ * be rendered with care: then this may be begun again.
+ */
+static bool
+render_ops(SlateOpList *list, bool with_care, Size max_bytes)
 {
 	int64		limit = (int64) slate_publish_max_value * 1024;
 	Size		json_bytes = 0;
@@ -184,7 +200,8 @@ render_ops(SlateOpList *list, Size max_bytes)
 			slate_ops_drop_instead(op);
 			continue;
 		}
-		render_op(op, scratch);
+		if (!render_op(op, with_care, scratch))
+			return false;
 		if (op->valuelen > limit)
 		{
 			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
@@ -195,14 +212,25 @@ render_ops(SlateOpList *list, Size max_bytes)
 		if (json_bytes > max_bytes)
 			slate_stats_add(STAT_FALLBACKS, 1);
 	}
+	MemoryContextDelete(scratch);
+	return true;
 }
 
+/* Might anything throw that is not the server's own trouble? */
 static bool
-has_images(const SlateOpList *list)
+needs_care(const SlateOpList *list)
 {
 	for (int i = 0; i < list->nops; i++)
 	{
-		if (list->ops[i].kind == OP_PUT_ROW)
+		const SlateOp *op = &list->ops[i];
+		const SlateRelation *relation;
+
+		if (op->kind != OP_PUT_ROW)
+			continue;
+		relation = op->image->relation;
+		if (op->value_attnum != InvalidAttrNumber || !relation->format ||
+			!slate_rules_is_current(relation) ||
+			(relation->needs_settings && !slate_rules_has_settings()))
 			return true;
 	}
 	return false;
@@ -231,7 +259,7 @@ drop_all_images(SlateOpList *list)
 }
 
 /*
- * Rendering calls the output functions of whatever types the columns have.  If
+ * Rendering may call the output functions of whatever types the columns have.  If
  * one of them fails, the rows are dropped from the cache, and the commit goes
  * on.  A cancelled statement stays cancelled.
  */
@@ -242,11 +270,8 @@ render_list(SlateOpList *list, Size max_bytes)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile int nestlevel = 0;
 
-	if (!has_images(list))
-	{
-		render_ops(list, max_bytes);
+	if (!needs_care(list) && render_ops(list, false, max_bytes))
 		return;
-	}
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -254,7 +279,7 @@ render_list(SlateOpList *list, Size max_bytes)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (needs_settings(list))
 			nestlevel = slate_rules_begin_settings();
-		render_ops(list, max_bytes);
+		(void) render_ops(list, true, max_bytes);
 		if (nestlevel > 0)
 			slate_rules_end_settings(nestlevel);
 		PopActiveSnapshot();

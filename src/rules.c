@@ -706,6 +706,7 @@ compile(Relation relation, Trigger *trigger)
 		bind_rule(relation, &into->rules[i]);
 	compile_outputs(into);
 	look_at_columns(into);
+	into->format = slate_row_format(into->desc);
 
 	/* until here an error would have freed it with the caller's context */
 	MemoryContextSetParent(context, rules_context);
@@ -1243,6 +1244,14 @@ timezone_is_utc(void)
 	const char *name = pg_get_timezone_name(session_timezone);
 
 	return strcmp(name, "UTC") == 0 || strcmp(name, "Etc/UTC") == 0;
+}
+
+bool
+slate_rules_has_settings(void)
+{
+	return DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
+		timezone_is_utc() && extra_float_digits >= 1 &&
+		bytea_output == BYTEA_OUTPUT_HEX;
 }
 
 /* Changing a setting costs more than looking, and most sessions need none. */

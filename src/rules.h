@@ -17,6 +17,7 @@
 #include "access/tupdesc.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
+#include "row.h"
 #include "script.h"
 #include "template.h"
 #include "utils/rel.h"
@@ -70,6 +71,7 @@ struct SlateRelation
 								 * trigger cannot see all of a row */
 	bool		needs_settings; /* some JSON depends on DateStyle etc. */
 	bool		key_needs_settings; /* some key does */
+	SlateRowFormat *format;		/* of its rows as JSON; or NULL, see row.h */
 	FmgrInfo   *outputs;		/* by attribute, of the key columns */
 	MemoryContext context;		/* holds all of it */
 };
@@ -147,6 +149,9 @@ extern void slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
  * fixed values.  An error in between undoes it too.
  */
 extern int	slate_rules_begin_settings(void);
+
+/* Have they these values already? */
+extern bool slate_rules_has_settings(void);
 extern void slate_rules_end_settings(int nestlevel);
 
 /*

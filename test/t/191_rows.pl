@@ -1,0 +1,122 @@
+# What is written through is what row_to_json() gives, to the byte: for types that
+# slate_cache renders itself, for those it leaves to PostgreSQL, and for rows of both.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis);
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+my $session = SlateSession->new($node);
+
+# Of each row the text in Redis, and what it should be.
+my $normal = q{SET DateStyle = 'ISO, MDY'; SET IntervalStyle = postgres; SET TimeZone = 'UTC';
+    SET extra_float_digits = 1; SET bytea_output = hex};
+sub check
+{
+    my ($table, $what) = @_;
+    my @rows = split /\n/, $node->safe_psql('postgres', "$normal; SELECT id || E'\\t' || row_to_json($table) FROM $table ORDER BY id");
+    cmp_ok(scalar @rows, '>', 0, "$what: there are rows");
+    foreach my $row (@rows)
+    {
+        my ($id, $json) = split /\t/, $row, 2;
+        is($redis->cli('GET', "shop:$table:$id"), $json, "$what: row $id");
+    }
+    return;
+}
+
+sub attach { $session->query("SELECT slate_cache_attach('$_[0]', row_keys => ARRAY['shop:$_[0]:{id}'])"); return }
+
+# Types, with values that are odd.
+my @types = (
+    [ 'smallint', '0', '-1', '32767', '-32768' ],
+    [ 'integer', '0', '-1', '2147483647', '-2147483648' ],
+    [ 'bigint', '0', '-1', '9223372036854775807', '-9223372036854775808' ],
+    [ 'boolean', 'true', 'false' ],
+    [ 'text', q{''}, q{'plain'}, q{E'a "quoted" \\\\ back/slash'}, q{E'\b\f\n\r\t\x01\x1f\x7f'}, q{'äöü€𝄞'}, q{repeat('long ', 300)},
+        q{E'"'}, q{E'\\\\'}, q{E'\n'}, q{'</script>'} ],
+    [ 'varchar(20)', q{''}, q{'twenty "characters"'} ],
+    [ 'char(10)', q{''}, q{'ten'}, q{E'"\t'} ],
+    [ 'name', q{'a "name"'}, q{repeat('n', 63)} ],
+    [ '"char"', q{'x'}, q{'"'} ],
+    [ 'numeric', '0', '-0.00', '1e50', '1e-50', '123456789012345678901234567890.123', q{'NaN'}, q{'Infinity'}, q{'-Infinity'} ],
+    [ 'numeric(10,3)', '1', '-1.5' ],
+    [ 'real', '0', '-0', '1e30', '1e-30', '0.1', q{'NaN'}, q{'Infinity'}, q{'-Infinity'} ],
+    [ 'double precision', '0', q{'-0'}, '1e300', '1e-300', '0.1', '1e20', q{'NaN'}, q{'Infinity'}, q{'-Infinity'} ],
+    [ 'date', q{'2026-11-28'}, q{'0044-03-15 BC'}, q{'infinity'}, q{'-infinity'}, q{'5874897-12-31'} ],
+    [ 'timestamp', q{'2026-11-28 06:04:51.123456'}, q{'2026-11-28'}, q{'0044-03-15 12:00 BC'}, q{'infinity'}, q{'-infinity'}, q{'294276-12-31 23:59:59.999999'} ],
+    [ 'timestamptz', q{'2026-11-28 06:04:51.1+02'}, q{'0044-03-15 12:00+00 BC'}, q{'infinity'}, q{'-infinity'}, q{'294276-12-31 23:59:59.999999+00'} ],
+    [ 'uuid', q{'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'} ],
+    [ 'json', q{' { "a" :  [1, 2 ] } '}, q{'"x"'}, q{'null'} ],
+    [ 'jsonb', q{'{"b": [1, 2, {"c": null}], "a": "x\\"y"}'}, q{'"x"'}, q{'null'}, q{'{}'} ],
+    [ 'time', q{'12:34:56.789'} ],
+    [ 'interval', q{'1 year 2 days 03:04:05.6'} ],
+    [ 'bytea', q{'\x00ff22'} ],
+    [ 'integer[]', q{'{1,NULL,3}'}, q{'{}'} ],
+    [ 'text[]', q{'{a,"b \"c\"",NULL}'} ],
+    [ 'inet', q{'10.0.0.0/8'} ],
+    [ 'point', q{'(1,2)'} ],
+    [ 'int4range', q{'[1,5)'} ],
+    [ 'mood', q{'so so'} ],
+    [ 'positive', '7' ],
+    [ 'pair', q{ROW(1, 'x"')} ]);
+$session->query(q{CREATE TYPE mood AS ENUM ('so so', 'well'); CREATE DOMAIN positive AS numeric CHECK (VALUE > 0);
+    CREATE TYPE pair AS (a int, b text)});
+my $n = 0;
+foreach my $type (@types)
+{
+    my ($name, @values) = @$type;
+    my $table = 't' . ++$n;
+    $session->query("CREATE TABLE $table (id int PRIMARY KEY, value $name)");
+    attach($table);
+    my $id = 0;
+    $session->query("INSERT INTO $table VALUES (" . ++$id . ", $_)") foreach @values, 'NULL';
+    is($session->error, '', "$name: rows are inserted");
+    check($table, $name);
+}
+
+# Settings of the session do not matter.  (An UPDATE that changes nothing pushes nothing.)
+foreach my $table ('t12', 't13', 't14', 't15', 't16', 't21', 't22')
+{
+    $session->query(q{SET DateStyle = 'German'; SET TimeZone = 'Asia/Kolkata'; SET extra_float_digits = 0;
+        SET IntervalStyle = iso_8601; SET bytea_output = escape});
+    $redis->cli('DEL', map { "shop:$table:$_" } 1 .. 20);
+    $session->query("CREATE TEMP TABLE kept AS SELECT * FROM $table");
+    $session->query("BEGIN; DELETE FROM $table; INSERT INTO $table SELECT * FROM kept; DROP TABLE kept; COMMIT");
+    is($session->error, '', "$table with other settings: no error");
+    $session->query('RESET ALL');
+    check($table, "$table with other settings");
+}
+
+# Columns: dropped, added, with odd names, none besides the key; tables that look odd.
+$session->query(q{CREATE TABLE odd (gone int, id int PRIMARY KEY, "a ""b\ c" text, "tab	bed" bool, "ü" int DEFAULT 3)});
+attach('odd');
+$session->query(q{INSERT INTO odd (gone, id, "a ""b\ c", "tab	bed") VALUES (1, 1, 'x', true)});
+check('odd', 'odd names');
+$session->query($_) foreach 'ALTER TABLE odd DROP gone', q{ALTER TABLE odd ADD later text DEFAULT 'default'},
+  q{UPDATE odd SET "ü" = 4}, q{INSERT INTO odd (id) VALUES (2)};
+check('odd', 'a column dropped, another added');
+$session->query('CREATE TABLE lone (id int PRIMARY KEY)');
+attach('lone');
+$session->query('INSERT INTO lone VALUES (1), (2)');
+check('lone', 'nothing but the key');
+
+# Values that are compressed, or elsewhere.
+$session->query($_) foreach 'CREATE TABLE big (id int PRIMARY KEY, value text, other text)',
+  q{ALTER TABLE big ALTER other SET STORAGE EXTERNAL};
+attach('big');
+$session->query($_) foreach q{INSERT INTO big VALUES (1, repeat('compressible ', 1000), 'short')},
+  q{INSERT INTO big VALUES (2, 'short', repeat('external "', 1000))},
+  q{INSERT INTO big VALUES (3, 'short', 'short'), (4, repeat('x', 100000), repeat('y', 100000))},
+  q{UPDATE big SET other = other || '.' WHERE id IN (1, 2)};
+check('big', 'large values');
+$session->query(q{BEGIN; UPDATE big SET value = 'now short' WHERE id = 1; UPDATE big SET other = other || '!'; COMMIT});
+check('big', 'large and small in one transaction');
+is($redis->cli('EXISTS', map { "shop:big:$_" } 1 .. 4), '4', 'all of them are there');
+SlateNode::unharmed($node);
+done_testing();
