@@ -787,17 +787,50 @@ put_bytes(char *to, const char *bytes, int len)
 	return to + len;
 }
 
+/* A head: its kind, a number, and the end of the line; so long at most. */
+#define MAX_HEAD 16
+
+static inline char *
+put_head(char *to, char kind, int number)
+{
+	*to++ = kind;
+	if (number < 10)
+		*to++ = '0' + number;
+	else
+		to += pg_ltoa(number, to);
+	*to++ = '\r';
+	*to++ = '\n';
+	return to;
+}
+
+static inline char *
+put_bulk(char *to, const char *bytes, int len)
+{
+	to = put_bytes(put_head(to, '$', len), bytes, len);
+	*to++ = '\r';
+	*to++ = '\n';
+	return to;
+}
+
+/* Room for so many bytes more, and where they go; then how far they went. */
+static inline char *
+begin_append(StringInfo into, int bytes)
+{
+	enlargeStringInfo(into, bytes);
+	return into->data + into->len;
+}
+
+static inline void
+end_append(StringInfo into, char *at)
+{
+	into->len = at - into->data;
+	*at = '\0';
+}
+
 static void
 append_head(StringInfo into, char kind, int number)
 {
-	char		head[16];
-	int			len;
-
-	head[0] = kind;
-	len = 1 + pg_ltoa(number, head + 1);
-	head[len++] = '\r';
-	head[len++] = '\n';
-	appendBinaryStringInfo(into, head, len);
+	end_append(into, put_head(begin_append(into, MAX_HEAD), kind, number));
 }
 
 static void
@@ -810,9 +843,8 @@ append_array(SlateBatch *batch, int nelements)
 static void
 append_bulk(StringInfo into, const char *bytes, int len)
 {
-	append_head(into, '$', len);
-	appendBinaryStringInfo(into, bytes, len);
-	appendBinaryStringInfo(into, "\r\n", 2);
+	end_append(into, put_bulk(begin_append(into, MAX_HEAD + len + 2), bytes,
+							  len));
 }
 
 static void
@@ -909,12 +941,18 @@ append_guard_key(SlateBatch *batch, const char *key, int keylen)
 	bool		is_tagged = tag_end && tag_end > tag + 1;
 	const char *prefix = is_tagged ? tagged : plain;
 
-	append_head(&batch->bytes, '$', strlen(prefix) + keylen + !is_tagged);
-	appendBinaryStringInfo(&batch->bytes, prefix, strlen(prefix));
-	appendBinaryStringInfo(&batch->bytes, key, keylen);
+	int			prefix_len = strlen(prefix);
+	char	   *at = begin_append(&batch->bytes,
+								  prefix_len + keylen + 2 * MAX_HEAD);
+
+	at = put_head(at, '$', prefix_len + keylen + !is_tagged);
+	at = put_bytes(at, prefix, prefix_len);
+	at = put_bytes(at, key, keylen);
 	if (!is_tagged)
-		appendBinaryStringInfo(&batch->bytes, "}", 1);
-	appendBinaryStringInfo(&batch->bytes, "\r\n", 2);
+		*at++ = '}';
+	*at++ = '\r';
+	*at++ = '\n';
+	end_append(&batch->bytes, at);
 }
 
 /* ------------------------------------------------------------------------
@@ -1915,16 +1953,22 @@ slate_script_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
 	return status;
 }
 
+/* A command so far: its number of words, and the first. */
+#define PUT_LITERAL(to, text) put_bytes(to, text, sizeof(text) - 1)
+
 static void
 append_set_guard(SlateBatch *batch, SlateSlice key, const char *guard,
 				 SlateSlice expiry)
 {
-	append_array(batch, 5);
-	append_text(batch, "SET");
+	char	   *at = begin_append(&batch->bytes, 16);
+
+	end_append(&batch->bytes, PUT_LITERAL(at, "*5\r\n$3\r\nSET\r\n"));
 	append_guard_key(batch, key.start, key.len);
-	append_bytes(batch, guard, GUARD_LEN);
-	append_text(batch, "PXAT");
-	append_bytes(batch, expiry.start, expiry.len);
+	at = begin_append(&batch->bytes, GUARD_LEN + expiry.len + 4 * MAX_HEAD);
+	at = put_bulk(at, guard, GUARD_LEN);
+	at = PUT_LITERAL(at, "$4\r\nPXAT\r\n");
+	end_append(&batch->bytes, put_bulk(at, expiry.start, expiry.len));
+	batch->ncommands++;
 }
 
 /* A TTL of 0 is none. */
@@ -1933,16 +1977,20 @@ append_set_value(SlateBatch *batch, SlateSlice key, SlateSlice value,
 				 SlateSlice ttl)
 {
 	bool		expires = ttl.len != 1 || ttl.start[0] != '0';
+	char	   *at = begin_append(&batch->bytes, key.len + value.len + ttl.len +
+								  6 * MAX_HEAD);
 
-	append_array(batch, expires ? 5 : 3);
-	append_text(batch, "SET");
-	append_bytes(batch, key.start, key.len);
-	append_bytes(batch, value.start, value.len);
+	at = put_head(at, '*', expires ? 5 : 3);
+	at = PUT_LITERAL(at, "$3\r\nSET\r\n");
+	at = put_bulk(at, key.start, key.len);
+	at = put_bulk(at, value.start, value.len);
 	if (expires)
 	{
-		append_text(batch, "PX");
-		append_bytes(batch, ttl.start, ttl.len);
+		at = PUT_LITERAL(at, "$2\r\nPX\r\n");
+		at = put_bulk(at, ttl.start, ttl.len);
 	}
+	end_append(&batch->bytes, at);
+	batch->ncommands++;
 }
 
 static void
@@ -1957,18 +2005,21 @@ append_unlink(SlateBatch *batch, SlateSlice key)
 static void
 foretell(SlateDirect *direct, const char *epoch)
 {
-	StringInfo	text = &direct->expected;
 	int			n = 2 * (direct->nputs + direct->ndrops);
+	char	   *at;
 
 	if (direct->ndrops > 0)
 		return;
-	appendBinaryStringInfo(text, "+OK\r\n", 5);
+	at = begin_append(&direct->expected,
+					  14 * n + SLATE_EPOCH_LEN + 4 * MAX_HEAD);
+	at = PUT_LITERAL(at, "+OK\r\n");
 	for (int i = 0; i < n; i++)
-		appendBinaryStringInfo(text, "+QUEUED\r\n", 9);
-	append_head(text, '*', n);
+		at = PUT_LITERAL(at, "+QUEUED\r\n");
+	at = put_head(at, '*', n);
 	for (int i = 0; i <= n; i++)
-		appendBinaryStringInfo(text, "+OK\r\n", 5);
-	append_bulk(text, epoch, strlen(epoch));
+		at = PUT_LITERAL(at, "+OK\r\n");
+	at = put_bulk(at, epoch, strlen(epoch));
+	end_append(&direct->expected, at);
 }
 
 void
