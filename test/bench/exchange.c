@@ -6,8 +6,9 @@
  *	  exchange ADDRESS COMMANDS SECONDS DEPTH [RATE]
  *
  * ADDRESS is a socket's path or host:port.  COMMANDS is a file of commands in
- * Redis' protocol, each behind a line with its length; they are sent one after
- * the other, round and round.  DEPTH of them go out before their replies are
+ * Redis' protocol, each behind a line with its length and the number of replies
+ * that it gets (what is sent for one thing to be done may be several); they are
+ * sent one after the other, round and round.  DEPTH of them go out before their replies are
  * read: 1 makes each a round trip.  With RATE there are so many a second, in
  * portions of a millisecond's worth, and DEPTH does not count.
  *
@@ -28,6 +29,7 @@ typedef struct Command
 {
 	char	   *bytes;
 	size_t		len;
+	int			nreplies;
 } Command;
 
 static Command commands[MAX_COMMANDS];
@@ -55,10 +57,11 @@ read_commands(const char *name)
 {
 	FILE	   *file = fopen(name, "r");
 	size_t		len;
+	int			nreplies;
 
 	if (file == NULL)
 		fail(name, strerror(errno));
-	while (ncommands < MAX_COMMANDS && fscanf(file, "%zu", &len) == 1)
+	while (ncommands < MAX_COMMANDS && fscanf(file, "%zu %d", &len, &nreplies) == 2)
 	{
 		Command    *command = &commands[ncommands++];
 
@@ -66,6 +69,7 @@ read_commands(const char *name)
 			fread(command->bytes, 1, len, file) != len)
 			fail(name, "not a file of commands");
 		command->len = len;
+		command->nreplies = nreplies;
 	}
 	fclose(file);
 	if (ncommands == 0)
@@ -95,14 +99,17 @@ connect_to(const char *address)
 static void
 exchange(redisContext *redis, int count)
 {
+	int			nreplies = 0;
+
 	for (int i = 0; i < count; i++)
 	{
 		Command    *command = &commands[next_command];
 
+		nreplies += command->nreplies;
 		redisAppendFormattedCommand(redis, command->bytes, command->len);
 		next_command = (next_command + 1) % ncommands;
 	}
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < nreplies; i++)
 	{
 		redisReply *reply;
 

@@ -5,9 +5,9 @@ from load import Exchange, take_turns
 from servers import command, psql
 
 DEPTH = 100
-PING, SET, EMPTY, PUBLISH, LEAST = (
+PING, SET, EMPTY, PUBLISH, DIRECT, LEAST = (
     'PING', 'SET … EX of 300 bytes', 'EVALSHA of an empty script',
-    'what a commit sends for one row', 'GET of 300 bytes')
+    'a push of one row by script', 'a push of one row directly', 'GET of 300 bytes')
 
 
 def as_sent(mode):
@@ -26,13 +26,17 @@ def as_sent(mode):
     return command(*words)
 
 
-def spent(name):
-    """Calls of a command, and microseconds that they took by Redis' own clock."""
+def spent(names):
+    """Calls of the first of some commands, and microseconds that all took by Redis' own clock."""
+    calls, usec = 0, 0
     for line in servers.redis_cli('INFO', 'commandstats').splitlines():
-        if line.startswith('cmdstat_' + name + ':'):
-            fields = dict(field.split('=') for field in line.strip().split(':')[1].split(','))
-            return int(fields['calls']), int(fields['usec'])
-    return 0, 0
+        name, _, rest = line.strip().partition(':')
+        if name.replace('cmdstat_', '') in names.split():
+            fields = dict(field.split('=') for field in rest.split(','))
+            usec += int(fields['usec'])
+            if name == 'cmdstat_' + names.split()[0]:
+                calls = int(fields['calls'])
+    return calls, usec
 
 
 class Counted(Exchange):
@@ -61,7 +65,9 @@ def run(rounds, seconds, plots, machine):
                 LEAST: ('get', [command('GET', key) for key in keys]),
                 SET: ('set', sets),
                 EMPTY: ('evalsha', [command('EVALSHA', empty, 1, 'plain:1')]),
-                PUBLISH: ('evalsha', [as_sent('commit')])}
+                PUBLISH: ('evalsha', [as_sent('commit')]),
+                # what EXEC takes is with the SETs
+                DIRECT: ('exec multi watch get', [servers.pushed_directly('UPDATE floor SET n = n + 1 WHERE id = 1')])}
     candidates = []
     for name, (command_name, texts) in commands.items():
         for where, address in (('unix', unix), ('TCP', tcp)):

@@ -148,6 +148,8 @@ def count_redis():
     kinds = {
         'Redis: GET of 1 kB': (1, lambda: [command('GET', key) for key in keys]),
         'Redis: SET … EX of 300 bytes': (1, lambda: [command('SET', 'plain:' + key, 'x' * 300, 'EX', 3600) for key in keys]),
+        'Redis: direct push of one row': (1, lambda: [servers.pushed_directly('UPDATE i_slate SET n = n + 1 WHERE id = 1')]),
+        'Redis: direct push of a row among ten': (10, lambda: [servers.pushed_directly('UPDATE i_slate SET n = n + 1 WHERE id <= 10', 10)]),
         'Redis: push of one row': (1, lambda: list(pushes(1))),
         'Redis: push of a row among ten': (10, lambda: list(pushes(10))),
         'Redis: push of a row among a hundred': (100, lambda: list(pushes(100)))}
@@ -198,16 +200,21 @@ class Calls:
         quick = True
         for text in texts:
             self.link.sendall(text)
-            line = self.replies.readline()
-            if line[:1] == b'$':
-                self.replies.read(int(line[1:]) + 2)
-            elif line[:1] == b'*':
-                quick = False
-                for _ in range(int(line[1:])):
-                    self.replies.readline()
-            elif line[:1] not in (b'+', b':'):
-                raise RuntimeError('Redis: %r' % line)
+            replies = [self.read() for _ in range(servers.count_commands(text))]
+            quick &= len(replies) > 1 or not replies[0]
         return quick
+
+    def read(self):
+        """One answer; whether it was an array."""
+        line = self.replies.readline()
+        if line[:1] == b'$':
+            self.replies.read(int(line[1:]) + 2)
+        elif line[:1] == b'*':
+            for _ in range(int(line[1:])):
+                self.replies.readline()
+        elif line[:1] not in (b'+', b':'):
+            raise RuntimeError('Redis: %r' % line)
+        return line[:1] == b'*'
 
 
 def noted(file):

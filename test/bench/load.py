@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+import servers
 from servers import STAGE, psql
 
 # Time for what is under way to end, between two turns.
@@ -162,7 +163,7 @@ def write_commands(name, commands):
     file = '%s/tmp/commands.%s' % (STAGE, ''.join(c if c.isalnum() else '_' for c in name))
     with open(file, 'wb') as out:
         for command in commands:
-            out.write(b'%d\n%s' % (len(command), command))
+            out.write(b'%d %d\n%s' % (len(command), servers.count_commands(command), command))
     return file
 
 

@@ -41,6 +41,37 @@ def command(*words):
     return b'*%d\r\n' % len(words) + b''.join(b'$%d\r\n%s\r\n' % (len(w), w) for w in words)
 
 
+def count_commands(text):
+    """How many there are in a text of the protocol."""
+    count, at = 0, 0
+    while at < len(text):
+        end = text.index(b'\n', at) + 1
+        words, at, count = int(text[at + 1:end]), end, count + 1
+        for _ in range(words):
+            end = text.index(b'\n', at) + 1
+            at = end + int(text[at + 1:end]) + 2
+    return count
+
+
+def pushed_directly(update, nkeys=1):
+    """What one commit of a session sends that pushes directly, for another time.
+
+    update is a statement; a session does it so often that it comes to do so.
+    """
+    commits = 'DO $$ BEGIN FOR i IN 1 .. 50 LOOP %s; COMMIT; END LOOP; END $$' % update
+    psql(commits)
+    with Monitor() as monitor:
+        psql(commits)
+        monitor.until(b'MULTI')
+        sets = [monitor.until(b'SET') for _ in range(2 * nkeys)]
+        watch = monitor.until(b'WATCH')
+    # When the guards go, in ms.
+    for words in sets[::2]:
+        words[4] = b'%d' % (int(words[4]) + 86400000)
+    return b''.join(command(*words) for words in (
+        [b'MULTI'], *sets, [b'EXEC'], watch, [b'GET', watch[1]]))
+
+
 def ask(*words):
     """Redis' bare answer to one command (no arrays)."""
     with socket.socket(socket.AF_UNIX) as link:
