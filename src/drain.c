@@ -202,16 +202,11 @@ is_one_call(const SlateRingEntry *entry)
 
 /* May all of its keys be pushed directly, if anything may? */
 static bool
-enter_entry(const SlateRingEntry *entry)
+enter_keys(const SlateRingEntry *entry)
 {
 	bool		is_free = true;
 	int			offset = 0;
 
-	if (!is_one_call(entry))
-	{
-		slate_traffic_add_everything(GetXLogInsertRecPtr());
-		return false;
-	}
 	for (int i = 0; i < entry->call.nkeys; i++)
 		is_free &= slate_traffic_add_key(slate_script_next_key(&entry->call,
 															   slate_ring_bytes(entry),
@@ -221,33 +216,53 @@ enter_entry(const SlateRingEntry *entry)
 }
 
 /*
- * Enter with all that is there, and choose what goes directly: of one key the
- * first push, since what follows is to see it.
+ * Choose what goes directly, and enter with it: of one key the first push,
+ * since what follows is to see it.
  */
 static bool
-enter_traffic(void)
+enter_directly(void)
 {
 	const char *epoch = exchange.stamp.epoch;
-	bool		may_watch = slate_script_is_watching(&exchange.stamp);
 	int64		clock = slate_redis_server_clock();
 	uint64		lowest = PG_UINT64_MAX;
 
-	slate_traffic_open(may_watch);
+	slate_traffic_open(true);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
 		const SlateRingEntry *entry = sent->entry;
 		const char *bytes = slate_ring_bytes(entry);
 
-		if (sent->instead >= 0)
+		if (sent->instead >= 0 || !is_one_call(entry) ||
+			!slate_script_is_for_epoch(&entry->call, bytes, epoch) ||
+			!slate_script_is_in_time(&entry->call, bytes, clock))
 			continue;
-		sent->direct = enter_entry(entry) && may_watch &&
-			slate_script_is_for_epoch(&entry->call, bytes, epoch) &&
-			slate_script_is_in_time(&entry->call, bytes, clock);
+		sent->direct = enter_keys(entry);
 		if (sent->direct)
 			lowest = Min(lowest, entry->version);
 	}
 	return slate_traffic_close(lowest < PG_UINT64_MAX, lowest);
+}
+
+/* Enter with the rest. */
+static void
+enter_by_script(void)
+{
+	uint64		now = GetXLogInsertRecPtr();
+
+	slate_traffic_open(false);
+	for (int i = 0; i < exchange.count; i++)
+	{
+		const Sent *sent = &exchange.sent[i];
+
+		if (sent->instead >= 0 || sent->direct)
+			continue;
+		if (is_one_call(sent->entry))
+			(void) enter_keys(sent->entry);
+		else
+			slate_traffic_add_everything(now);
+	}
+	(void) slate_traffic_close(false, now);
 }
 
 static void
@@ -269,12 +284,19 @@ watch(SlateDatabase *database, int64 deadline)
 								  LINK_WAIT_INTERRUPTIBLE);
 }
 
+static void
+go_by_script(void)
+{
+	for (int i = 0; i < exchange.count; i++)
+		exchange.sent[i].direct = false;
+}
+
 /*
  * False: nobody knows what Redis has heard.  What it has not done, though it
  * has answered, is left to be sent by script.
  */
 static bool
-send_directly(int64 deadline)
+exchange_directly(int64 deadline)
 {
 	SlateRedisStatus status;
 	SlateOutcome outcome;
@@ -285,37 +307,50 @@ send_directly(int64 deadline)
 	status = slate_script_push_direct(&exchange.direct, &outcome, &done,
 									  deadline, LINK_WAIT_INTERRUPTIBLE);
 	slate_traffic_end_direct(status == REDIS_DONE);
-	if (status != REDIS_DONE)
-		return false;
-	if (done)
-		count_outcome(&outcome);
+	if (status == REDIS_DONE && !done)
+		go_by_script();
+	if (status != REDIS_DONE || !done)
+		return status == REDIS_DONE;
+	count_outcome(&outcome);
 	for (int i = 0; i < exchange.count; i++)
 	{
-		if (!exchange.sent[i].direct)
-			continue;
-		exchange.sent[i].direct = done;
-		if (done)
+		if (exchange.sent[i].direct)
 			slate_stats_add(STAT_PUSHES_DIRECT, 1);
 	}
 	return true;
 }
 
-static void
-go_by_script(void)
+/* Likewise; of what may go directly. */
+static bool
+send_directly(int64 deadline)
 {
-	for (int i = 0; i < exchange.count; i++)
-		exchange.sent[i].direct = false;
+	bool		known = true;
+
+	if (!slate_script_is_watching(&exchange.stamp))
+		return true;
+	if (enter_directly())
+		known = exchange_directly(deadline);
+	else
+		go_by_script();
+	slate_traffic_leave();
+	return known;
 }
 
+/* The rest. */
 static bool
 send_by_script(int64 deadline)
 {
+	bool		known;
+
 	encode();
 	if (exchange.bundle.batch.ncommands == 0)
 		return true;
-	return slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE) &&
+	enter_by_script();
+	known = slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE) &&
 		slate_script_run(&exchange.bundle.batch, on_reply, &exchange.bundle,
 						 deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+	slate_traffic_leave();
+	return known;
 }
 
 /* False: nobody knows what Redis has heard. */
@@ -327,16 +362,9 @@ send_batch(SlateDatabase *database, const char **reason)
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		is_known(database))
 	{
-		bool		done = true;
-
 		watch(database, deadline);
-		if (enter_traffic())
-			done = send_directly(deadline);
-		else
-			go_by_script();
-		done = done && send_by_script(deadline);
-		slate_traffic_leave();
-		if (done && is_known(database))
+		if (send_directly(deadline) && send_by_script(deadline) &&
+			is_known(database))
 			return true;
 	}
 	*reason = slate_redis_error();
