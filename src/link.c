@@ -6,8 +6,8 @@
  * The socket is ours, and hiredis only parses.  Its blocking calls restart
  * their timeout at each signal and cannot be cancelled; its non-blocking ones
  * try one address of a name, leave the socket open across exec(), and copy
- * what they send.  What remains is small: a socket, poll(2), and a
- * redisReader.
+ * what they send.  What remains is small: a socket, recv(2) with a timeout of its
+ * own, poll(2), and a redisReader.
  *
  * Invariants:
  *

@@ -7,7 +7,9 @@
  * and encodes all that will be sent; it may throw.  After it,
  * slate_publish_send() sends it and looks at each reply.  It must not throw,
  * since an ERROR would be a PANIC: it calls nothing that uses palloc or
- * ereport, waits by poll(2) under a deadline, and leaves signals pending.
+ * ereport, waits under a deadline, and leaves signals pending.  What was to be
+ * pushed directly and has to go by script is encoded once more, into memory that
+ * was reserved for it.
  *
  *-------------------------------------------------------------------------
  */
