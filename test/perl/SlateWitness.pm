@@ -7,10 +7,14 @@
 #                                   # mixed: some writers strict, some commit
 #       seconds => 60,              # how long; or until so many
 #       reads => 0,                 # values were checked, whichever comes first
+#       more_than => {...},         # and longer, by LONGER at most, until there
+#                                   # were more commits, reads, pushes_direct and
+#                                   # near_hits than that
 #       faults => 'all',            # or a list "a,b"; or 'none'
 #       mean => 1.5,                # seconds between faults
 #       naive => 1,                 # not slate_cache, but a cache by triggers
 #       seed => 4711, rows => 300, writers => 5, readers => 2, askers => 3,
+#       prepared => 4,              # transactions in a hundred that are prepared
 #       say => sub { ... });        # takes lines: progress, and the report
 #   $witness->run;                  # 0: no promise was broken, 1: one was,
 #                                   # 2: the program has failed
@@ -46,6 +50,9 @@ my $sources = Cwd::abs_path(File::Basename::dirname(__FILE__) . '/../history');
 
 # Seconds after which a silent program has failed.
 use constant PATIENCE => 200;
+
+# For how many seconds a run goes on for what it has not seen yet.
+use constant LONGER => 120;
 
 #
 # The tables
@@ -184,7 +191,7 @@ sub new
 {
     my ($class, %args) = @_;
     my $self = bless {
-        mode => 'commit', seconds => 60, reads => 0, faults => 'all', mean => 1.5, naive => 0,
+        mode => 'commit', seconds => 60, reads => 0, more_than => {}, faults => 'all', mean => 1.5, naive => 0,
         rows => 300, panels => 20, writers => 5, readers => 2, askers => 3, prepared => 4, say => sub { },
         %args, thrown => {}, undo => [],
     }, $class;
@@ -262,21 +269,49 @@ sub start_servers
     return;
 }
 
+# Of the view slate_cache.stats: since the server's last start.
+sub counter
+{
+    my ($self, $name) = @_;
+    return $self->{$name} = $self->{node}->safe_psql('postgres', "SELECT $name FROM slate_cache.stats");
+}
+
 # Prepared transactions keep others from it: see prepared.
 sub pushes
 {
     my ($self) = @_;
-    my ($pushes, $direct) = split /\|/, $self->{node}->safe_psql('postgres', 'SELECT pushes, pushes_direct FROM slate_cache.stats');
-    $self->{pushes_direct} = $direct;
-    return "pushes since the server's last start: $pushes, of which directly: $direct";
+    return sprintf 'pushes since the server\'s last start: %d, of which directly: %d',
+      $self->counter('pushes'), $self->counter('pushes_direct');
 }
 
 # Without any, the near cache was not checked.
 sub near_hits
 {
     my ($self) = @_;
-    my $hits = $self->{near_hits} = $self->{node}->safe_psql('postgres', 'SELECT near_hits FROM slate_cache.stats');
-    return "hits in the near cache since the server's last start: $hits";
+    return 'hits in the near cache since the server\'s last start: ' . $self->counter('near_hits');
+}
+
+# How much there is of it in some seconds depends on the faults, and on the
+# machine.
+sub has_enough
+{
+    my ($self) = @_;
+    my $least = $self->{more_than};
+    return 0 if $self->{progress}[0] <= ($least->{reads} // -1) || $self->{progress}[1] <= ($least->{commits} // -1);
+    foreach my $name (qw(pushes_direct near_hits))
+    {
+        return 0 if defined $least->{$name} && $self->counter($name) <= $least->{$name};
+    }
+    return 1;
+}
+
+# Until it was long enough, and enough.
+sub goes_on
+{
+    my ($self, $end) = @_;
+    return 0 if $self->{reads} && $self->{progress}[0] >= $self->{reads};
+    return 1 if time < $end;
+    return time < $end + LONGER && !$self->has_enough;
 }
 
 sub run
@@ -285,7 +320,7 @@ sub run
     $self->start_program;
     my $end = time + $self->{seconds};
     my $next_fault = time + $self->pause;
-    while (time < $end && !($self->{reads} && $self->{progress}[0] >= $self->{reads}))
+    while ($self->goes_on($end))
     {
         $self->undo_due(time);
         if (@{ $self->{chosen} } && time >= $next_fault)
