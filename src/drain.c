@@ -265,19 +265,13 @@ enter_by_script(void)
 	(void) slate_traffic_close(false, now);
 }
 
-static void
-count_outcome(const SlateOutcome *outcome)
-{
-	slate_stats_add(STAT_KEYS_STORED, outcome->stored);
-	slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
-	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
-}
-
 /* The one that is watched is the one that entries should have. */
 static void
 watch(SlateDatabase *database, int64 deadline)
 {
-	slate_trust_stamp_for_worker(&exchange.stamp, slate_link_now());
+	if (slate_trust_stamp_for_worker(&exchange.stamp,
+									 slate_link_now()) == NULL)
+		exchange.stamp.epoch[0] = '\0';
 	if (slate_traffic_direct &&
 		slate_script_should_watch(&exchange.stamp, true))
 		(void) slate_script_watch(&exchange.stamp, deadline,
@@ -311,7 +305,7 @@ exchange_directly(int64 deadline)
 		go_by_script();
 	if (status != REDIS_DONE || !done)
 		return status == REDIS_DONE;
-	count_outcome(&outcome);
+	slate_script_count_outcome(&outcome);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		if (exchange.sent[i].direct)
@@ -338,7 +332,7 @@ send_directly(int64 deadline)
 
 /* The rest. */
 static bool
-send_by_script(int64 deadline)
+send_by_script(int64 deadline, const char **reason)
 {
 	bool		known;
 
@@ -346,9 +340,13 @@ send_by_script(int64 deadline)
 	if (exchange.bundle.batch.ncommands == 0)
 		return true;
 	enter_by_script();
-	known = slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE) &&
-		slate_script_run(&exchange.bundle.batch, on_reply, &exchange.bundle,
-						 deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+	known = slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE);
+	if (!known)
+		*reason = slate_traffic_fence_error();
+	else
+		known = slate_script_run(&exchange.bundle.batch, on_reply,
+								 &exchange.bundle, deadline,
+								 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
 	slate_traffic_leave();
 	return known;
 }
@@ -363,11 +361,12 @@ send_batch(SlateDatabase *database, const char **reason)
 		is_known(database))
 	{
 		watch(database, deadline);
-		if (send_directly(deadline) && send_by_script(deadline) &&
+		if (send_directly(deadline) && send_by_script(deadline, reason) &&
 			is_known(database))
 			return true;
 	}
-	*reason = slate_redis_error();
+	if (*reason == NULL)
+		*reason = slate_redis_error();
 	if ((*reason)[0] == '\0')
 		*reason = "this Redis is not known yet";
 	return false;
@@ -406,7 +405,7 @@ count_units(SlateDatabase *database)
 {
 	for (int i = 0; i < exchange.bundle.nunits; i++)
 	{
-		count_outcome(&exchange.units[i].outcome);
+		slate_script_count_outcome(&exchange.units[i].outcome);
 		if (exchange.units[i].outcome.strange)
 			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
 	}

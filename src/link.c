@@ -56,7 +56,10 @@
 #define INTERRUPTIBLE_SLICE 50
 #define LONGEST_SLICE 60000
 
-/* How long recv() itself waits for an answer, in ms. */
+/*
+ * How long recv() itself waits for an answer, in ms; the kernel may take its
+ * tick for longer, so that it is not done with less than twice that left.
+ */
 #define FIRST_WAIT 10
 
 /* How long to leave a Unix socket whose queue of connections is full, in ms. */
@@ -740,7 +743,7 @@ receive_at_once(SlateLink *link, Exchange *exchange)
 	SlateLinkStatus status;
 
 	if (exchange->len > 0 ||
-		exchange->deadline - slate_link_now() < FIRST_WAIT)
+		exchange->deadline - slate_link_now() < 2 * FIRST_WAIT)
 		return LINK_OK;
 	if (exchange->wait == LINK_WAIT_INTERRUPTIBLE)
 		CHECK_FOR_INTERRUPTS();

@@ -543,7 +543,7 @@ on_transaction(XactEvent event, void *arg pg_attribute_unused())
 			pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
-			/* all that publishing needs is encoded */
+			/* what publishing still needs it has, in the same context */
 			forget();
 			break;
 		case XACT_EVENT_PREPARE:

@@ -501,15 +501,24 @@ encode(SlateOpList *list, Size max_bytes)
 	MemoryContextSwitchTo(old);
 }
 
-/* Who pushes again and again may come to do so directly. */
+/*
+ * Who pushes again and again may come to do so directly.  What that takes is
+ * not there for the push any more.
+ */
 static void
 watch(int64 deadline)
 {
+	int64		start;
+
 	if (!slate_traffic_direct || publish.stamp.deadline == 0)
 		return;
 	if (slate_script_should_watch(&publish.stamp, false))
+	{
+		start = slate_link_now();
 		(void) slate_script_watch(&publish.stamp, deadline,
 								  LINK_WAIT_UNINTERRUPTED);
+		publish.budget = Max(publish.budget - (slate_link_now() - start), 1);
+	}
 	publish.may_be_direct = slate_script_is_watching(&publish.stamp);
 }
 
@@ -615,7 +624,7 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 	slate_traffic_leave_marks();
 	if (!slate_traffic_fence(slate_link_now() + slate_redis_timeout,
 							 LINK_WAIT_INTERRUPTIBLE))
-		slate_strict_fail();
+		slate_strict_fail(slate_traffic_fence_error());
 	slate_script_make_mark(stamp);
 	if (!slate_journal_append(list, stamp, prepared))
 		slate_strict_refuse();
@@ -676,14 +685,6 @@ slate_publish_prepared(void)
  * ------------------------------------------------------------------------
  */
 
-static void
-count_outcome(const SlateOutcome *outcome)
-{
-	slate_stats_add(STAT_KEYS_STORED, outcome->stored);
-	slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
-	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
-}
-
 /* True if all is done. */
 static bool
 sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
@@ -695,7 +696,7 @@ sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
 		return false;
 	(void) slate_script_sweep(publish.globset, publish.stamps, &part, &finished,
 							  stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
-	count_outcome(&part);
+	slate_script_count_outcome(&part);
 	slate_stats_add(STAT_SWEEPS, 1);
 	*outcome = part;
 	return finished && part.refused == 0;
@@ -739,7 +740,7 @@ exchange_batch(int64 deadline)
 								  slate_redis_timeout,
 								  LINK_WAIT_UNINTERRUPTED);
 	slate_stats_add(STAT_PUSHES, 1);
-	count_outcome(&outcome);
+	slate_script_count_outcome(&outcome);
 	if (status != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	else if (outcome.refused > 0)
@@ -782,7 +783,7 @@ exchange_directly(int64 deadline)
 	}
 	slate_stats_add(STAT_PUSHES, 1);
 	slate_stats_add(STAT_PUSHES_DIRECT, 1);
-	count_outcome(&outcome);
+	slate_script_count_outcome(&outcome);
 	if (!slate_trust_is_delivered(&publish.stamp, false))
 		publish.failure = "this Redis is not known yet";
 	return true;
@@ -796,6 +797,22 @@ is_late(void)
 		(int64) slate_script_guard_life * 1000 / 2;
 }
 
+/* What was encoded to go directly goes by script; it fits into the room for it. */
+static void
+encode_by_script(void)
+{
+#ifdef SLATE_CACHE_TESTING
+	int			room = publish.batch.bytes.maxlen;
+#endif
+
+	slate_script_add_pushes(&publish.batch, &publish.stamp, publish.pushes,
+							publish.list->nops);
+#ifdef SLATE_CACHE_TESTING
+	if (publish.batch.bytes.maxlen != room)
+		abort();
+#endif
+}
+
 /* False, and the failure is noted, if Redis may not have heard all of it. */
 static bool
 exchange(int64 deadline)
@@ -803,14 +820,12 @@ exchange(int64 deadline)
 	if (publish.is_direct && !is_late() && exchange_directly(deadline))
 		return publish.failure == NULL;
 	if (publish.direct.batch.ncommands > 0)
-		slate_script_add_pushes(&publish.batch, &publish.stamp,
-								publish.pushes, publish.list->nops);
+		encode_by_script();
 	if (publish.batch.ncommands == 0)
 		return true;
 	if (slate_traffic_fence(deadline, LINK_WAIT_UNINTERRUPTED))
 		return exchange_batch(deadline);
-	publish.failure = slate_redis_connection() == 0 ? slate_redis_error()
-		: "Redis has not let us fence off what others have sent";
+	publish.failure = slate_traffic_fence_error();
 	return false;
 }
 

@@ -153,6 +153,7 @@
 #include "common/hashfn.h"
 #include "common/sha1.h"
 #include "script.h"
+#include "stats.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -1698,6 +1699,14 @@ count_push_reply(SlateOutcome *outcome, const redisReply *reply)
 				reply->type == REDIS_REPLY_ERROR ? reply->str
 				: "unexpected reply to a script",
 				sizeof(outcome->error));
+}
+
+void
+slate_script_count_outcome(const SlateOutcome *outcome)
+{
+	slate_stats_add(STAT_KEYS_STORED, outcome->stored);
+	slate_stats_add(STAT_KEYS_DROPPED, outcome->dropped);
+	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
 }
 
 void

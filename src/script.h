@@ -380,9 +380,10 @@ extern SlateRedisStatus slate_script_fence(const SlateBatch *batch,
 										   bool *done, int64 deadline,
 										   SlateWait wait);
 
-/* Add what one push has answered. */
+/* Add what one push has answered; add an outcome to slate_cache.stats. */
 extern void slate_script_take_reply(SlateOutcome *outcome,
 									const redisReply *reply);
+extern void slate_script_count_outcome(const SlateOutcome *outcome);
 
 /*
  * The same for pushes: adds up what became of them.  A batch of more than a

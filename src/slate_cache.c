@@ -141,7 +141,7 @@ define_cache_settings(void)
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.direct",
 							 "Push without a script what nobody else is pushing.",
-							 "Redis does three times as much when it is asked to look first. In mode commit.",
+							 "Redis does three times as much when it is asked to look first. In modes commit and async.",
 							 &slate_traffic_direct, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.max_pending",

@@ -71,10 +71,8 @@ static struct
  * ------------------------------------------------------------------------
  */
 
-static void report_failure(const char *reason) pg_attribute_noreturn();
-
-static void
-report_failure(const char *reason)
+void
+slate_strict_fail(const char *reason)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -86,13 +84,7 @@ report_failure(const char *reason)
 static void
 report_failure_of_server(const char *reason)
 {
-	report_failure(psprintf("%s: %s", slate_redis_server_name(), reason));
-}
-
-void
-slate_strict_fail(void)
-{
-	report_failure(slate_redis_error());
+	slate_strict_fail(psprintf("%s: %s", slate_redis_server_name(), reason));
 }
 
 void
@@ -111,7 +103,7 @@ slate_strict_connect(int64 deadline)
 	if (slate_database_mine() == NULL)
 		slate_strict_refuse();
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
-		report_failure(slate_redis_error());
+		slate_strict_fail(slate_redis_error());
 }
 
 /* A DROP that neither raises a version nor counts for a mark. */
@@ -180,7 +172,7 @@ walk(const SlateOpList *list)
 	if (slate_script_sweep(slate_globset_make(globs, nglobs), NULL, &outcome,
 						   &finished, PG_INT64_MAX, PG_INT64_MAX,
 						   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
-		report_failure(slate_redis_error());
+		slate_strict_fail(slate_redis_error());
 	if (outcome.refused > 0)
 		report_failure_of_server(outcome.error);
 	if (!finished)
@@ -214,7 +206,7 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 							 slate_link_now() + slate_redis_timeout,
 							 slate_redis_timeout,
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
-		report_failure(slate_redis_error());
+		slate_strict_fail(slate_redis_error());
 	if (outcome.refused > 0)
 		report_failure_of_server(outcome.error);
 	walk(list);

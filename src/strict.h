@@ -25,8 +25,8 @@
  */
 extern void slate_strict_connect(int64 deadline);
 
-/* Throw 08006: Redis did not answer. */
-extern void slate_strict_fail(void) pg_attribute_noreturn();
+/* Throw 08006: Redis did not answer, or refused. */
+extern void slate_strict_fail(const char *reason) pg_attribute_noreturn();
 
 /* Throw 55000: nobody would take marks away. */
 extern void slate_strict_refuse(void) pg_attribute_noreturn();

@@ -404,6 +404,14 @@ slate_traffic_fence(int64 deadline, SlateWait wait)
 	return true;
 }
 
+/* Without a connection it was that. */
+const char *
+slate_traffic_fence_error(void)
+{
+	return slate_redis_connection() == 0 ? slate_redis_error()
+		: "Redis has not let us fence off what others have sent";
+}
+
 void
 slate_traffic_begin_direct(void)
 {

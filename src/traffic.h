@@ -51,6 +51,9 @@ extern bool slate_traffic_is_entered(void);
  */
 extern bool slate_traffic_fence(int64 deadline, SlateWait wait);
 
+/* Why it has failed. */
+extern const char *slate_traffic_fence_error(void);
+
 /*
  * Around a direct exchange: is it known what became of it?  If not, or if it
  * was thrown out of, it may still come to be done.

@@ -14,8 +14,9 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
-my $node = SlateNode->start('main', redis => $proxy->url,
-    conf => { 'slate_cache.timeout' => 60000, 'max_prepared_transactions' => 4 });
+# The testing build aborts if memory is asked for where it must be there.
+my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
+    conf => { 'slate_cache.timeout' => 60000, 'max_prepared_transactions' => 4, 'wal_level' => 'replica', 'max_wal_senders' => 2 });
 SlateNode::create_items($node, 99);
 $node->safe_psql('postgres', q{
     CREATE TABLE note (id int PRIMARY KEY, tag text, body text);
@@ -159,6 +160,13 @@ is($redis->field('shop:crowd:1', 'name'), 'newer', 'put, two thousand puts: the 
 # Who first wants a ring does without.
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'ring' WHERE id = 18; RESET slate_cache.mode});
 SlateNode::wait_for($node, q{SELECT ring_size > 0 FROM slate_cache.progress WHERE datname = 'postgres'});
+# As many keys, and bytes, as go directly: by script there must be room for them, too.
+commit_slowly(q{UPDATE crowd SET name = repeat('older ', 2000) WHERE id <= 16});
+$fast->query(q{UPDATE crowd SET name = 'newer' WHERE id <= 3});
+is(push_arrives('many keys'), 0, 'many keys: fenced off');
+is($redis->field('shop:crowd:3', 'name'), 'newer', 'many keys: the older ones do not win');
+is(length $redis->field('shop:crowd:16', 'name'), 12000, 'many keys: the others are there');
+
 commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 18});
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'newer' WHERE id = 18; RESET slate_cache.mode});
 SlateRedis::wait_until(sub { name(18) eq 'newer' }, 'the worker pushes');
@@ -205,7 +213,39 @@ warm_up($fast);
 ok(is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 31}), 'timed out: others push directly');
 $proxy->release;
 is(name(31), 'newer', 'timed out: what comes then does not win');
+# So does the session's first look at what it is going to WATCH.
+my $patient = SlateSession->new($node);
+$patient->query('SET slate_cache.timeout = 1000');
+$patient->query("UPDATE item SET name = name || '.' WHERE id = 33") foreach 1 .. 32;
+$proxy->hold(qr/\r\nMULTI\r\n\*1\r\n\$4\r\nEXEC\r\n/);
+$patient->query(q{UPDATE item SET name = 'watched' WHERE id = 33});
+is($patient->error, '', 'WATCH is not answered: the commit does not fail');
+cmp_ok($proxy->matches, '>', 0, 'WATCH is not answered: it was sent');
+cmp_ok($patient->seconds, '<', 1.9, 'WATCH is not answered: no commit waits longer for it than for a push');
+$proxy->pass;
+$proxy->release;
+SlateJournal::wait_until_told($node);
+isnt(name(33), 'old' . '.' x 32, 'WATCH is not answered: the old value is gone');
 $slow->query('RESET slate_cache.timeout');
+
+#
+# It takes too long from its version to its push
+#
+SlateNode::set($node, 'slate_cache.guard_life' => 10, 'synchronous_commit' => 'local', 'synchronous_standby_names' => 'nobody');
+warm_up($slow);
+$slow->query('SET synchronous_commit = on');
+$slow->send(q{UPDATE item SET name = 'late' WHERE id = 34});
+SlateRedis::wait_until(
+    sub {
+        return $watcher->query('SELECT clock_timestamp() > query_start + $$5.5 s$$::interval AND wait_event = $$SyncRep$$'
+              . ' FROM pg_stat_activity WHERE pid = ' . $slow->pid) eq 't';
+    },
+    'half of the life of a guard is over');
+$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $slow->pid . ')');
+$slow->finish;
+is($redis->cli('EXISTS', 'shop:item:34'), '0', 'late: it is a DROP');
+SlateNode::set($node, 'slate_cache.guard_life' => 60, 'synchronous_commit' => 'on', 'synchronous_standby_names' => '');
+$slow->query('RESET synchronous_commit');
 
 #
 # Redis has lost its memory meanwhile
@@ -257,6 +297,24 @@ $slow->query(q{RESET slate_cache.mode});
 #
 # Redis refuses
 #
+# Who cannot fence does not push.
+commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 63});
+$redis->cli('ACL', 'SETUSER', 'default', '-evalsha');
+my $refused = q{Redis has not let us fence off what others have sent};
+$fast->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 63; RESET slate_cache.mode});
+like($fast->error, qr/could not mark.*DETAIL:\s+\Q$refused\E/s, 'no fence: a strict transaction fails');
+$fast->query(q{RESET slate_cache.mode});
+my $log = SlateNode::log_size($node);
+my $delayed = counter('pushes_delayed');
+$fast->query(q{UPDATE item SET name = 'newer' WHERE id = 63});
+is($fast->error, '', 'no fence: another succeeds');
+is(counter('pushes_delayed'), $delayed + 1, 'no fence: Redis is told later');
+$redis->cli('ACL', 'SETUSER', 'default', '+@all');
+push_arrives('no fence');
+SlateJournal::wait_until_told($node);
+like(name(63), qr/^(newer|)$/, 'no fence: and then all is right');
+like(SlateNode::log_text($node), qr/\Q$refused\E/, 'no fence: the log says why');
+
 warm_up($slow);
 my $sets = "UPDATE item SET name = name || '!' WHERE id = 60";
 is($redis->cli('ACL', 'SETUSER', 'default', '-multi'), 'OK', 'a user loses a right');
