@@ -22,6 +22,7 @@
 
 #include "access/xlog.h"
 #include "bundle.h"
+#include "direct.h"
 #include "doubt.h"
 #include "drain.h"
 #include "near.h"
@@ -134,7 +135,7 @@ init(void)
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
 	slate_script_batch_init(&exchange.bundle.batch);
-	slate_script_direct_init(&exchange.direct);
+	slate_direct_init(&exchange.direct);
 	exchange.bundle.units = exchange.units;
 	MemoryContextSwitchTo(old);
 }
@@ -142,16 +143,16 @@ init(void)
 static void
 encode_directly(void)
 {
-	slate_script_begin_direct(&exchange.direct);
+	slate_direct_begin(&exchange.direct);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		const SlateRingEntry *entry = exchange.sent[i].entry;
 
 		if (exchange.sent[i].direct)
-			slate_script_add_call_directly(&exchange.direct, &entry->call,
-										   slate_ring_bytes(entry));
+			slate_direct_add_call(&exchange.direct, &entry->call,
+								  slate_ring_bytes(entry));
 	}
-	slate_script_end_direct(&exchange.direct, &exchange.stamp);
+	slate_direct_end(&exchange.direct, &exchange.stamp);
 }
 
 /* All that is not sent directly. */
@@ -208,10 +209,12 @@ enter_keys(const SlateRingEntry *entry)
 	int			offset = 0;
 
 	for (int i = 0; i < entry->call.nkeys; i++)
-		is_free &= slate_traffic_add_key(slate_script_next_key(&entry->call,
-															   slate_ring_bytes(entry),
-															   &offset),
-										 entry->version);
+	{
+		SlateSlice	key = slate_script_next_key(&entry->call,
+												slate_ring_bytes(entry), &offset);
+
+		is_free &= slate_traffic_add_key(key, entry->version);
+	}
 	return is_free;
 }
 
@@ -273,8 +276,8 @@ watch(SlateDatabase *database, int64 deadline)
 									 slate_link_now()) == NULL)
 		exchange.stamp.epoch[0] = '\0';
 	if (slate_traffic_direct &&
-		slate_script_should_watch(&exchange.stamp, true))
-		(void) slate_script_watch(&exchange.stamp, deadline,
+		slate_direct_should_watch(&exchange.stamp, true))
+		(void) slate_direct_watch(&exchange.stamp, deadline,
 								  LINK_WAIT_INTERRUPTIBLE);
 }
 
@@ -298,8 +301,8 @@ exchange_directly(int64 deadline)
 
 	encode_directly();
 	slate_traffic_begin_direct();
-	status = slate_script_push_direct(&exchange.direct, &outcome, &done,
-									  deadline, LINK_WAIT_INTERRUPTIBLE);
+	status = slate_direct_push(&exchange.direct, &outcome, &done, deadline,
+							   LINK_WAIT_INTERRUPTIBLE);
 	slate_traffic_end_direct(status == REDIS_DONE);
 	if (status == REDIS_DONE && !done)
 		go_by_script();
@@ -320,7 +323,7 @@ send_directly(int64 deadline)
 {
 	bool		known = true;
 
-	if (!slate_script_is_watching(&exchange.stamp))
+	if (!slate_direct_is_watching(&exchange.stamp))
 		return true;
 	if (enter_directly())
 		known = exchange_directly(deadline);

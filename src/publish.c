@@ -17,6 +17,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "direct.h"
 #include "journal.h"
 #include "near.h"
 #include "pause.h"
@@ -399,11 +400,11 @@ encode_pushes(const SlateOpList *list, SlateBatch *batch)
 	publish.pushes = make_pushes(list);
 	if (suits_direct(list, batch))
 	{
-		slate_script_direct_init(&publish.direct);
-		slate_script_begin_direct(&publish.direct);
-		slate_script_add_direct(&publish.direct, &publish.stamp,
-								publish.pushes, list->nops);
-		slate_script_end_direct(&publish.direct, &publish.stamp);
+		slate_direct_init(&publish.direct);
+		slate_direct_begin(&publish.direct);
+		slate_direct_add(&publish.direct, &publish.stamp, publish.pushes,
+						 list->nops);
+		slate_direct_end(&publish.direct, &publish.stamp);
 		slate_script_reserve(batch, publish.pushes, list->nops);
 	}
 	else
@@ -512,14 +513,14 @@ watch(int64 deadline)
 
 	if (!slate_traffic_direct || publish.stamp.deadline == 0)
 		return;
-	if (slate_script_should_watch(&publish.stamp, false))
+	if (slate_direct_should_watch(&publish.stamp, false))
 	{
 		start = slate_link_now();
-		(void) slate_script_watch(&publish.stamp, deadline,
+		(void) slate_direct_watch(&publish.stamp, deadline,
 								  LINK_WAIT_UNINTERRUPTED);
 		publish.budget = Max(publish.budget - (slate_link_now() - start), 1);
 	}
-	publish.may_be_direct = slate_script_is_watching(&publish.stamp);
+	publish.may_be_direct = slate_direct_is_watching(&publish.stamp);
 }
 
 /*
@@ -740,6 +741,7 @@ exchange_batch(int64 deadline)
 								  slate_redis_timeout,
 								  LINK_WAIT_UNINTERRUPTED);
 	slate_stats_add(STAT_PUSHES, 1);
+	slate_direct_note_script();
 	slate_script_count_outcome(&outcome);
 	if (status != REDIS_DONE)
 		publish.failure = slate_redis_error();
@@ -765,8 +767,8 @@ exchange_directly(int64 deadline)
 	bool		done;
 
 	slate_traffic_begin_direct();
-	status = slate_script_push_direct(&publish.direct, &outcome, &done,
-									  deadline, LINK_WAIT_UNINTERRUPTED);
+	status = slate_direct_push(&publish.direct, &outcome, &done, deadline,
+							   LINK_WAIT_UNINTERRUPTED);
 	slate_traffic_end_direct(status == REDIS_DONE);
 	if (status != REDIS_DONE)
 	{

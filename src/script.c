@@ -125,21 +125,6 @@
  * that; who had taken a lower version by then has a deadline less than another
  * half later.
  *
- * DIRECTLY
- *
- * What such a push does is to set two keys, and all that its script finds out
- * is that it may.  Where that is known already (traffic.c: nobody else is on
- * the way with the key, nor was with a newer version) the two are SET in a
- * MULTI, which costs Redis a third of what Lua does.  What traffic.c cannot
- * know, and a bare SET cannot ask, is whether Redis still is in that state when
- * it gets there.  So the connection WATCHes the epoch, all the time: behind each
- * EXEC, whose end that is, it does so again, and reads the epoch, which must be
- * the stamp's for the next to go directly.  Then EXEC does nothing if the epoch
- * has changed since, or if somebody has only written it once more.  The latter
- * is a fence: what was sent before and has not been done never will be.
- *
- * A guard is left as by script, so that others find what they look for.
- *
  * A key and its guard share a Cluster hash slot: the guard of K holds K as its
  * hash tag, or K's own tag in its place.  Indexes, floors and the tick do not,
  * and will have to be kept on each node.
@@ -152,9 +137,9 @@
 #include "common/cryptohash.h"
 #include "common/hashfn.h"
 #include "common/sha1.h"
+#include "encode.h"
 #include "script.h"
 #include "stats.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* Keys a call handles, and bytes of values, before another call is begun. */
@@ -164,12 +149,6 @@
 /* Keys, and bytes, that one exchange should have at most. */
 #define KEYS_PER_EXCHANGE 1024
 #define BYTES_PER_EXCHANGE (8 * 1024 * 1024)
-
-/*
- * So many pushes on a connection go by script before it WATCHes: that is a
- * round trip more, and sessions that push now and then shall not pay for it.
- */
-#define WATCH_AFTER 32
 
 /* Keys that Redis looks at in one step of a sweep. */
 #define SWEEP_COUNT 500
@@ -183,12 +162,14 @@
 #define OWNER_LEN 8
 #define CLOCK_LEN 13
 #define LIFE_LEN 8
-#define GUARD_LEN (SLATE_VERSION_LEN + ORDER_LEN + SLATE_TOKEN_LEN + \
-				   OWNER_LEN + CLOCK_LEN)
 #define HEAD_LEN (2 * CLOCK_LEN + LIFE_LEN)
 
 /* Room for the names that one step of a sweep finds. */
 #define SWEEP_BYTES (256 * 1024)
+
+StaticAssertDecl(SLATE_GUARD_LEN == SLATE_VERSION_LEN + ORDER_LEN +
+				 SLATE_TOKEN_LEN + OWNER_LEN + CLOCK_LEN,
+				 "a guard's length is the sum of its parts");
 
 int			slate_script_guard_life = 60;
 
@@ -701,8 +682,8 @@ static const char epoch_source[] =
 "return {0, 0, 0, 0}\n";
 
 /*
- * KEYS: the epoch's key.  Writes what is there, for those who WATCH it.  Where
- * nothing is they have been told when it went.
+ * KEYS: the epoch's key.  Writes what is there, for those who WATCH it, see
+ * direct.c.  Where nothing is they have been told when it went.
  */
 static const char fence_source[] =
 "local epoch = redis.pcall('GET', KEYS[1])\n"
@@ -781,100 +762,6 @@ slate_script_put_hex(char *to, uint64 number, int width)
 	return to + width;
 }
 
-static char *
-put_bytes(char *to, const char *bytes, int len)
-{
-	memcpy(to, bytes, len);
-	return to + len;
-}
-
-/* A head: its kind, a number, and the end of the line; so long at most. */
-#define MAX_HEAD 16
-
-static inline char *
-put_head(char *to, char kind, int number)
-{
-	*to++ = kind;
-	if (number < 10)
-		*to++ = '0' + number;
-	else
-		to += pg_ltoa(number, to);
-	*to++ = '\r';
-	*to++ = '\n';
-	return to;
-}
-
-static inline char *
-put_bulk(char *to, const char *bytes, int len)
-{
-	to = put_bytes(put_head(to, '$', len), bytes, len);
-	*to++ = '\r';
-	*to++ = '\n';
-	return to;
-}
-
-/* Room for so many bytes more, and where they go; then how far they went. */
-static inline char *
-begin_append(StringInfo into, int bytes)
-{
-	enlargeStringInfo(into, bytes);
-	return into->data + into->len;
-}
-
-static inline void
-end_append(StringInfo into, char *at)
-{
-	into->len = at - into->data;
-	*at = '\0';
-}
-
-static void
-append_head(StringInfo into, char kind, int number)
-{
-	end_append(into, put_head(begin_append(into, MAX_HEAD), kind, number));
-}
-
-static void
-append_array(SlateBatch *batch, int nelements)
-{
-	append_head(&batch->bytes, '*', nelements);
-	batch->ncommands++;
-}
-
-static void
-append_bulk(StringInfo into, const char *bytes, int len)
-{
-	end_append(into, put_bulk(begin_append(into, MAX_HEAD + len + 2), bytes,
-							  len));
-}
-
-static void
-append_bytes(SlateBatch *batch, const char *bytes, int len)
-{
-	append_bulk(&batch->bytes, bytes, len);
-}
-
-static void
-append_text(SlateBatch *batch, const char *text)
-{
-	append_bytes(batch, text, strlen(text));
-}
-
-static void
-append_number(SlateBatch *batch, int64 number)
-{
-	char		text[24];
-
-	append_bytes(batch, text, pg_lltoa(number, text));
-}
-
-static void
-append_slices(SlateBatch *batch, const SlateSlice *slices, int nslices)
-{
-	for (int i = 0; i < nslices; i++)
-		append_bytes(batch, slices[i].start, slices[i].len);
-}
-
 /* EVALSHA sha numkeys, with room for nkeys keys and nargs arguments */
 static void
 append_call(SlateBatch *batch, const Script *script, int nkeys, int nargs)
@@ -930,9 +817,8 @@ append_index_key(SlateBatch *batch, const char *family, int familylen)
 	pfree(key.data);
 }
 
-/* As the scripts' guard() has it. */
-static void
-append_guard_key(SlateBatch *batch, const char *key, int keylen)
+void
+slate_script_add_guard_key(SlateBatch *batch, const char *key, int keylen)
 {
 	static const char plain[] = SLATE_INTERNAL_PREFIX "guard:{";
 	static const char tagged[] = SLATE_INTERNAL_PREFIX "tagged:";
@@ -1123,9 +1009,9 @@ pushes_for_call(const SlatePush *pushes, int npushes)
 	return n;
 }
 
-/* The guard as this push would have it. */
-static char *
-put_guard(char *at, const SlateStamp *stamp, const SlatePush *push)
+char *
+slate_script_put_guard(char *at, const SlateStamp *stamp,
+					   const SlatePush *push)
 {
 	int64		taken = stamp->deadline
 		? stamp->deadline - guard_life_ms() / 2 : 0;
@@ -1144,8 +1030,8 @@ put_guard(char *at, const SlateStamp *stamp, const SlatePush *push)
 static void
 append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
 {
-	char		text[GUARD_LEN + 24];
-	char	   *at = put_guard(text, stamp, push);
+	char		text[SLATE_GUARD_LEN + 24];
+	char	   *at = slate_script_put_guard(text, stamp, push);
 
 	if (push->value)
 		at += pg_lltoa(push->ttl, at);
@@ -1154,9 +1040,8 @@ append_guard(SlateBatch *batch, const SlateStamp *stamp, const SlatePush *push)
 	append_bytes(batch, text, at - text);
 }
 
-/* When the guard of a push expires, by the server's clock. */
-static int64
-guard_expiry(const SlateStamp *stamp)
+int64
+slate_script_guard_expiry(const SlateStamp *stamp)
 {
 	return stamp->deadline ? stamp->deadline + guard_life_ms() / 2 : 0;
 }
@@ -1170,7 +1055,7 @@ append_publish_head(SlateBatch *batch, const SlateStamp *stamp)
 	int			mark_len = strlen(stamp->mark);
 
 	at = slate_script_put_digits(at, stamp->deadline, CLOCK_LEN);
-	at = slate_script_put_digits(at, guard_expiry(stamp), CLOCK_LEN);
+	at = slate_script_put_digits(at, slate_script_guard_expiry(stamp), CLOCK_LEN);
 	at = slate_script_put_digits(at, guard_life_ms(), LIFE_LEN);
 	at = put_bytes(at, stamp->mark, mark_len);
 	append_bytes(batch, head, at - head);
@@ -1207,6 +1092,26 @@ slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 		pushes += n;
 		npushes -= n;
 	}
+}
+
+/*
+ * So many bytes a script push needs beyond the texts of its keys and values,
+ * as a whole and for each.
+ */
+#define SCRIPT_PUSH_BYTES 512
+#define SCRIPT_PUSH_KEY_BYTES (SLATE_GUARD_LEN + 96)
+
+void
+slate_script_reserve(SlateBatch *batch, const SlatePush *pushes, int npushes)
+{
+	Size		bytes = SCRIPT_PUSH_BYTES;
+
+	for (int i = 0; i < npushes; i++)
+	{
+		bytes += SCRIPT_PUSH_KEY_BYTES + pushes[i].keylen;
+		bytes += pushes[i].value ? pushes[i].valuelen : 0;
+	}
+	enlargeStringInfo(&batch->bytes, bytes);
 }
 
 /* ------------------------------------------------------------------------
@@ -1286,6 +1191,47 @@ slate_script_next_key(const SlateCall *call, const char *bytes, int *offset)
 	return next_bulk(bytes, offset);
 }
 
+void
+slate_script_next_push(const SlateCall *call, const char *bytes,
+					   SlateCallPush *push)
+{
+	SlateSlice	guard;
+
+	push->at = Max(push->at, call->pushes_at);
+	push->key = slate_script_next_key(call, bytes, &push->key_at);
+	guard = next_bulk(bytes, &push->at);
+	push->guard = guard.start;
+	push->ttl.start = guard.start + SLATE_GUARD_LEN;
+	push->ttl.len = guard.len - SLATE_GUARD_LEN;
+	push->value = next_bulk(bytes, &push->at);
+	push->expiry.start = bytes + call->head_at + CLOCK_LEN;
+	push->expiry.len = CLOCK_LEN;
+}
+
+bool
+slate_script_is_for_epoch(const SlateCall *call, const char *bytes,
+						  const char *epoch)
+{
+	int			at = call->head_at + HEAD_LEN + 2;
+	SlateSlice	noted;
+
+	/* behind a head that has a mark there is something else */
+	if (bytes[at] != '$')
+		return false;
+	noted = next_bulk(bytes, &at);
+	return noted.len == strlen(epoch) &&
+		memcmp(noted.start, epoch, noted.len) == 0;
+}
+
+bool
+slate_script_is_in_time(const SlateCall *call, const char *bytes, int64 clock)
+{
+	char		digits[CLOCK_LEN + 1];
+
+	(void) slate_script_put_digits(digits, clock, CLOCK_LEN);
+	return clock > 0 && memcmp(digits, bytes + call->head_at, CLOCK_LEN) < 0;
+}
+
 /* ------------------------------------------------------------------------
  * Single steps
  * ------------------------------------------------------------------------
@@ -1300,6 +1246,13 @@ slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 	slate_script_disown(&stamp);
 	make_nonce(stamp.nonce);
 	slate_script_add_pushes(batch, &stamp, &push, 1);
+}
+
+void
+slate_script_add_fence(SlateBatch *batch, const char *epoch_key)
+{
+	append_call(batch, &fence_script, 1, 0);
+	append_text(batch, epoch_key);
 }
 
 void
@@ -1405,7 +1358,7 @@ slate_script_add_get_guard(SlateBatch *batch, const char *key, int keylen)
 {
 	append_array(batch, 2);
 	append_text(batch, "GET");
-	append_guard_key(batch, key, keylen);
+	slate_script_add_guard_key(batch, key, keylen);
 }
 
 void
@@ -1519,17 +1472,6 @@ slate_script_add_get_marks(SlateBatch *batch, const SlateStamp *stamp)
  * Sending
  * ------------------------------------------------------------------------
  */
-
-/* What is agreed on with the server, on which connection; see "Directly". */
-static struct
-{
-	uint64		connection;		/* it WATCHes */
-	char		epoch[SLATE_EPOCH_LEN + 1]; /* what it has seen since */
-	uint64		refused;		/* the connection on which that was refused */
-	uint64		used;			/* that on which something was pushed by
-								 * script */
-	int			count;			/* and how often */
-}			watching;
 
 typedef struct RunState
 {
@@ -1737,17 +1679,6 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 	sum->refused += outcome->refused;
 }
 
-static void
-count_use(void)
-{
-	uint64		connection = slate_redis_connection();
-
-	if (watching.used != connection)
-		watching.count = 0;
-	watching.used = connection;
-	watching.count = Min(watching.count + 1, WATCH_AFTER);
-}
-
 SlateRedisStatus
 slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 					 int64 deadline, int timeout, SlateWait wait)
@@ -1757,7 +1688,6 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 	SlateCut	from = {0, 0};
 
 	memset(outcome, 0, sizeof(*outcome));
-	count_use();
 	for (int i = 0; i <= batch->ncuts && status == REDIS_DONE; i++)
 	{
 		SlateCut	to = i < batch->ncuts ? batch->cuts[i] : last;
@@ -1773,417 +1703,6 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 		deadline = slate_link_now() + timeout;
 	}
 	return status;
-}
-
-/* ------------------------------------------------------------------------
- * Directly
- * ------------------------------------------------------------------------
- */
-
-/* What the answers to a direct push, or to a look at the epoch, tell. */
-typedef struct DirectReplies
-{
-	int			npairs;			/* commands in the MULTI, by two */
-	bool		done;			/* EXEC has done all of it */
-	SlateOutcome *outcome;		/* errors go there, if anywhere */
-	bool		refused;		/* MULTI, EXEC or WATCH is unknown there, or
-								 * forbidden */
-} DirectReplies;
-
-bool
-slate_script_is_watching(const SlateStamp *stamp)
-{
-	return stamp->epoch[0] != '\0' && watching.connection != 0 &&
-		watching.connection == slate_redis_connection() &&
-		strcmp(watching.epoch, stamp->epoch) == 0;
-}
-
-bool
-slate_script_should_watch(const SlateStamp *stamp, bool at_once)
-{
-	uint64		connection = slate_redis_connection();
-
-	return stamp->epoch[0] != '\0' && stamp->epoch[0] != '-' &&
-		connection != 0 && connection != watching.refused &&
-		(at_once || (connection == watching.used &&
-					 watching.count >= WATCH_AFTER)) &&
-		!slate_script_is_watching(stamp);
-}
-
-static bool
-is_ok(const redisReply *reply)
-{
-	return reply->type == REDIS_REPLY_STATUS && strcmp(reply->str, "OK") == 0;
-}
-
-/* EXEC's answer. */
-static bool
-is_all_done(const redisReply *reply, int ncommands)
-{
-	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != ncommands)
-		return false;
-	for (int i = 0; i < ncommands; i++)
-	{
-		if (reply->element[i]->type == REDIS_REPLY_ERROR)
-			return false;
-	}
-	return true;
-}
-
-static void
-on_direct_reply(int index, const redisReply *reply, void *arg)
-{
-	DirectReplies *replies = arg;
-	int			ncommands = 2 * replies->npairs;
-
-	if (reply->type == REDIS_REPLY_ERROR && replies->outcome != NULL &&
-		replies->outcome->refused++ == 0)
-		strlcpy(replies->outcome->error, reply->str,
-				sizeof(replies->outcome->error));
-	if (index == 0)
-		replies->refused |= !is_ok(reply);
-	else if (index == ncommands + 1)
-	{
-		replies->done = is_all_done(reply, ncommands);
-
-		/* of what was WATCHed before nil tells that it has changed */
-		replies->refused |= ncommands == 0 &&
-			reply->type == REDIS_REPLY_ERROR;
-	}
-	else if (index == ncommands + 2)
-		replies->refused |= !is_ok(reply);
-	else if (index == ncommands + 3)
-	{
-		watching.epoch[0] = '\0';
-		if (reply->type == REDIS_REPLY_STRING && reply->len == SLATE_EPOCH_LEN)
-			strlcpy(watching.epoch, reply->str, sizeof(watching.epoch));
-	}
-}
-
-/* Note what the connection WATCHes from now on. */
-static void
-note_watching(SlateRedisStatus status, const DirectReplies *replies)
-{
-	watching.connection = 0;
-	if (status != REDIS_DONE)
-		return;
-	if (replies->refused)
-		watching.refused = slate_redis_connection();
-	else
-		watching.connection = slate_redis_connection();
-}
-
-static void
-append_multi(SlateBatch *batch)
-{
-	append_array(batch, 1);
-	append_text(batch, "MULTI");
-}
-
-static void
-append_watch(SlateBatch *batch, const char *epoch_key)
-{
-	append_array(batch, 2);
-	append_text(batch, "WATCH");
-	append_text(batch, epoch_key);
-	slate_script_add_get(batch, epoch_key, strlen(epoch_key));
-}
-
-static void
-append_exec_and_watch(SlateBatch *batch, const char *epoch_key)
-{
-	append_array(batch, 1);
-	append_text(batch, "EXEC");
-	append_watch(batch, epoch_key);
-}
-
-void
-slate_script_make_fence(SlateBatch *batch, const char *epoch_key)
-{
-	slate_script_batch_init(batch);
-	append_call(batch, &fence_script, 1, 0);
-	append_text(batch, epoch_key);
-
-	/* our own WATCH has seen it, too */
-	append_array(batch, 1);
-	append_text(batch, "UNWATCH");
-	append_watch(batch, epoch_key);
-}
-
-typedef struct FenceReplies
-{
-	SlateOutcome outcome;		/* of the fence */
-	DirectReplies watch;
-} FenceReplies;
-
-/* WATCH and GET are in the places that they have after MULTI and EXEC. */
-static void
-on_fence_reply(int index, const redisReply *reply, void *arg)
-{
-	FenceReplies *replies = arg;
-
-	if (index == 0)
-		count_push_reply(&replies->outcome, reply);
-	else if (index > 1)
-		on_direct_reply(index, reply, &replies->watch);
-}
-
-SlateRedisStatus
-slate_script_fence(const SlateBatch *batch, bool *done, int64 deadline,
-				   SlateWait wait)
-{
-	FenceReplies replies = {0};
-	SlateRedisStatus status;
-	bool		watched = watching.connection != 0;
-
-	status = slate_script_run(batch, on_fence_reply, &replies, deadline,
-							  wait);
-	if (watched)
-		note_watching(status, &replies.watch);
-	*done = status == REDIS_DONE && replies.outcome.refused == 0;
-	return status;
-}
-
-SlateRedisStatus
-slate_script_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
-{
-	DirectReplies replies = {0};
-	SlateRedisStatus status;
-	SlateBatch	batch;
-
-	slate_script_batch_init(&batch);
-	append_multi(&batch);
-	append_exec_and_watch(&batch, stamp->epoch_key);
-	status = slate_redis_run(batch.bytes.data, batch.bytes.len,
-							 batch.ncommands, NULL, on_direct_reply, &replies,
-							 deadline, wait);
-	note_watching(status, &replies);
-	pfree(batch.bytes.data);
-	return status;
-}
-
-/* A command so far: its number of words, and the first. */
-#define PUT_LITERAL(to, text) put_bytes(to, text, sizeof(text) - 1)
-
-static void
-append_set_guard(SlateBatch *batch, SlateSlice key, const char *guard,
-				 SlateSlice expiry)
-{
-	char	   *at = begin_append(&batch->bytes, 16);
-
-	end_append(&batch->bytes, PUT_LITERAL(at, "*5\r\n$3\r\nSET\r\n"));
-	append_guard_key(batch, key.start, key.len);
-	at = begin_append(&batch->bytes, GUARD_LEN + expiry.len + 4 * MAX_HEAD);
-	at = put_bulk(at, guard, GUARD_LEN);
-	at = PUT_LITERAL(at, "$4\r\nPXAT\r\n");
-	end_append(&batch->bytes, put_bulk(at, expiry.start, expiry.len));
-	batch->ncommands++;
-}
-
-/* A TTL of 0 is none. */
-static void
-append_set_value(SlateBatch *batch, SlateSlice key, SlateSlice value,
-				 SlateSlice ttl)
-{
-	bool		expires = ttl.len != 1 || ttl.start[0] != '0';
-	char	   *at = begin_append(&batch->bytes, key.len + value.len + ttl.len +
-								  6 * MAX_HEAD);
-
-	at = put_head(at, '*', expires ? 5 : 3);
-	at = PUT_LITERAL(at, "$3\r\nSET\r\n");
-	at = put_bulk(at, key.start, key.len);
-	at = put_bulk(at, value.start, value.len);
-	if (expires)
-	{
-		at = PUT_LITERAL(at, "$2\r\nPX\r\n");
-		at = put_bulk(at, ttl.start, ttl.len);
-	}
-	end_append(&batch->bytes, at);
-	batch->ncommands++;
-}
-
-static void
-append_unlink(SlateBatch *batch, SlateSlice key)
-{
-	append_array(batch, 2);
-	append_text(batch, "UNLINK");
-	append_bytes(batch, key.start, key.len);
-}
-
-/* UNLINK answers a number, which nobody can foretell. */
-static void
-foretell(SlateDirect *direct, const char *epoch)
-{
-	int			n = 2 * (direct->nputs + direct->ndrops);
-	char	   *at;
-
-	if (direct->ndrops > 0)
-		return;
-	at = begin_append(&direct->expected,
-					  14 * n + SLATE_EPOCH_LEN + 4 * MAX_HEAD);
-	at = PUT_LITERAL(at, "+OK\r\n");
-	for (int i = 0; i < n; i++)
-		at = PUT_LITERAL(at, "+QUEUED\r\n");
-	at = put_head(at, '*', n);
-	for (int i = 0; i <= n; i++)
-		at = PUT_LITERAL(at, "+OK\r\n");
-	at = put_bulk(at, epoch, strlen(epoch));
-	end_append(&direct->expected, at);
-}
-
-void
-slate_script_direct_init(SlateDirect *direct)
-{
-	memset(direct, 0, sizeof(*direct));
-	slate_script_batch_init(&direct->batch);
-	initStringInfo(&direct->expected);
-}
-
-void
-slate_script_begin_direct(SlateDirect *direct)
-{
-	resetStringInfo(&direct->batch.bytes);
-	resetStringInfo(&direct->expected);
-	direct->batch.ncommands = 0;
-	direct->nputs = 0;
-	direct->ndrops = 0;
-	append_multi(&direct->batch);
-}
-
-/* The TTL's text is "-" for a DROP, as it is for the script. */
-static void
-add_direct(SlateDirect *direct, SlateSlice key, const char *guard,
-		   SlateSlice expiry, SlateSlice ttl, SlateSlice value)
-{
-	append_set_guard(&direct->batch, key, guard, expiry);
-	if (ttl.len == 1 && ttl.start[0] == '-')
-	{
-		append_unlink(&direct->batch, key);
-		direct->ndrops++;
-		return;
-	}
-	append_set_value(&direct->batch, key, value, ttl);
-	direct->nputs++;
-}
-
-void
-slate_script_add_direct(SlateDirect *direct, const SlateStamp *stamp,
-						const SlatePush *pushes, int npushes)
-{
-	char		expiry[24];
-	SlateSlice	expires = {expiry, pg_lltoa(guard_expiry(stamp), expiry)};
-
-	for (int i = 0; i < npushes; i++)
-	{
-		const SlatePush *push = &pushes[i];
-		char		guard[GUARD_LEN];
-		char		ttl[24] = "-";
-		SlateSlice	lives = {ttl, 1};
-
-		(void) put_guard(guard, stamp, push);
-		if (push->value)
-			lives.len = pg_lltoa(push->ttl, ttl);
-		add_direct(direct, (SlateSlice) {push->key, push->keylen}, guard,
-				   expires, lives,
-				   (SlateSlice) {push->value, push->valuelen});
-	}
-}
-
-void
-slate_script_add_call_directly(SlateDirect *direct, const SlateCall *call,
-							   const char *bytes)
-{
-	SlateSlice	expiry = {bytes + call->head_at + CLOCK_LEN, CLOCK_LEN};
-	int			key_at = 0;
-	int			push_at = call->pushes_at;
-
-	for (int i = 0; i < call->nkeys; i++)
-	{
-		SlateSlice	key = slate_script_next_key(call, bytes, &key_at);
-		SlateSlice	guard = next_bulk(bytes, &push_at);
-		SlateSlice	value = next_bulk(bytes, &push_at);
-
-		add_direct(direct, key, guard.start, expiry,
-				   (SlateSlice) {guard.start + GUARD_LEN,
-								 guard.len - GUARD_LEN}, value);
-	}
-}
-
-bool
-slate_script_is_for_epoch(const SlateCall *call, const char *bytes,
-						  const char *epoch)
-{
-	int			at = call->head_at + HEAD_LEN + 2;
-	SlateSlice	noted;
-
-	/* behind a head that has a mark there is something else */
-	if (bytes[at] != '$')
-		return false;
-	noted = next_bulk(bytes, &at);
-	return noted.len == strlen(epoch) &&
-		memcmp(noted.start, epoch, noted.len) == 0;
-}
-
-bool
-slate_script_is_in_time(const SlateCall *call, const char *bytes, int64 clock)
-{
-	char		digits[CLOCK_LEN + 1];
-
-	(void) slate_script_put_digits(digits, clock, CLOCK_LEN);
-	return clock > 0 && memcmp(digits, bytes + call->head_at, CLOCK_LEN) < 0;
-}
-
-void
-slate_script_end_direct(SlateDirect *direct, const SlateStamp *stamp)
-{
-	append_exec_and_watch(&direct->batch, stamp->epoch_key);
-	foretell(direct, stamp->epoch);
-}
-
-SlateRedisStatus
-slate_script_push_direct(const SlateDirect *direct, SlateOutcome *outcome,
-						 bool *done, int64 deadline, SlateWait wait)
-{
-	DirectReplies replies = {.npairs = direct->nputs + direct->ndrops,
-	.outcome = outcome};
-	SlateExpected expected = {direct->expected.data, direct->expected.len,
-	false};
-	SlateRedisStatus status;
-
-	*done = false;
-	memset(outcome, 0, sizeof(*outcome));
-	status = slate_redis_run(direct->batch.bytes.data,
-							 direct->batch.bytes.len, direct->batch.ncommands,
-							 expected.len > 0 ? &expected : NULL,
-							 on_direct_reply, &replies, deadline, wait);
-	if (!expected.met)
-		note_watching(status, &replies);
-	if (status != REDIS_DONE || !(expected.met || replies.done))
-		return status;
-	*done = true;
-	outcome->stored = direct->nputs;
-	outcome->dropped = direct->ndrops;
-	return status;
-}
-
-/*
- * So many bytes a script push needs beyond the texts of its keys and values,
- * as a whole and for each.
- */
-#define SCRIPT_PUSH_BYTES 512
-#define SCRIPT_PUSH_KEY_BYTES (GUARD_LEN + 96)
-
-void
-slate_script_reserve(SlateBatch *batch, const SlatePush *pushes, int npushes)
-{
-	Size		bytes = SCRIPT_PUSH_BYTES;
-
-	for (int i = 0; i < npushes; i++)
-	{
-		bytes += SCRIPT_PUSH_KEY_BYTES + pushes[i].keylen;
-		bytes += pushes[i].value ? pushes[i].valuelen : 0;
-	}
-	enlargeStringInfo(&batch->bytes, bytes);
 }
 
 /* ------------------------------------------------------------------------

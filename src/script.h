@@ -166,6 +166,13 @@ extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlatePush *pushes, int npushes);
 
 /*
+ * Make room for slate_script_add_pushes() of these, so that it does not palloc;
+ * for one call at most.
+ */
+extern void slate_script_reserve(SlateBatch *batch, const SlatePush *pushes,
+								 int npushes);
+
+/*
  * Calls of several transactions as one: with keys of which none comes twice,
  * SLATE_KEYS_PER_JOIN of them at most, if each may join the first.  What Redis answers
  * is about all of them.
@@ -180,6 +187,42 @@ extern void slate_script_add_joined(SlateBatch *batch,
 /* The keys of a call, one by one; *offset is 0 at first. */
 extern SlateSlice slate_script_next_key(const SlateCall *call,
 										const char *bytes, int *offset);
+
+/* One push of a call after the other; zeroes at first. */
+typedef struct SlateCallPush
+{
+	SlateSlice	key;
+	const char *guard;			/* SLATE_GUARD_LEN bytes */
+	SlateSlice	expiry;			/* of that; ms, by the server's clock */
+	SlateSlice	ttl;			/* ms; "0": none; "-": it is a DROP */
+	SlateSlice	value;
+	int			key_at;			/* where the next one begins */
+	int			at;
+} SlateCallPush;
+
+extern void slate_script_next_push(const SlateCall *call, const char *bytes,
+								   SlateCallPush *push);
+
+/* Is it for this epoch, and without marks?  Is its deadline later than this? */
+extern bool slate_script_is_for_epoch(const SlateCall *call,
+									  const char *bytes, const char *epoch);
+extern bool slate_script_is_in_time(const SlateCall *call, const char *bytes,
+									int64 clock);
+
+/*
+ * For who pushes without the script: a key's guard as a push would have it
+ * (SLATE_GUARD_LEN bytes), when that expires (ms, by the server's clock; 0: it
+ * is not known), and its name.
+ */
+#define SLATE_GUARD_LEN (SLATE_VERSION_LEN + 8 + SLATE_TOKEN_LEN + 8 + 13)
+extern char *slate_script_put_guard(char *at, const SlateStamp *stamp,
+									const SlatePush *push);
+extern int64 slate_script_guard_expiry(const SlateStamp *stamp);
+extern void slate_script_add_guard_key(SlateBatch *batch,
+									   const char *key, int keylen);
+
+/* Write the epoch's key once more; see direct.c. */
+extern void slate_script_add_fence(SlateBatch *batch, const char *epoch_key);
 
 /*
  * Register a key in a family's index; for ttl ms at least (0: for good).
@@ -300,85 +343,6 @@ extern void slate_script_add_drop(SlateBatch *batch,
 extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 										 SlateReplyFn reply_fn, void *arg,
 										 int64 deadline, SlateWait wait);
-
-/* ------------------------------------------------------------------------
- * Directly: without a script, by who knows that he may; see traffic.h.
- * ------------------------------------------------------------------------
- */
-
-/* A direct push of some keys, encoded. */
-typedef struct SlateDirect
-{
-	SlateBatch	batch;
-	int			nputs;
-	int			ndrops;
-	StringInfoData expected;	/* the usual answer; "": there is none */
-} SlateDirect;
-
-/* Keys, and bytes of all values, that one may have. */
-#define SLATE_DIRECT_KEYS 16
-#define SLATE_DIRECT_BYTES (256 * 1024)
-
-/*
- * Does the connection WATCH the stamp's epoch?  Without that nothing can be
- * pushed directly.  Should it?  That is worth a round trip for who has pushed
- * often, or will (at_once), if the server has not refused it.
- */
-extern bool slate_script_is_watching(const SlateStamp *stamp);
-extern bool slate_script_should_watch(const SlateStamp *stamp, bool at_once);
-extern SlateRedisStatus slate_script_watch(const SlateStamp *stamp,
-										   int64 deadline, SlateWait wait);
-
-/*
- * Encode: once init, then begin, what is to be pushed, end.  The stamps of all
- * that is pushed have the epoch that end is given.
- */
-extern void slate_script_direct_init(SlateDirect *direct);
-extern void slate_script_begin_direct(SlateDirect *direct);
-extern void slate_script_add_direct(SlateDirect *direct,
-									const SlateStamp *stamp,
-									const SlatePush *pushes, int npushes);
-extern void slate_script_end_direct(SlateDirect *direct,
-									const SlateStamp *stamp);
-
-/*
- * The same for a call that was encoded for the script.  Is it for this epoch,
- * and without marks?  Is its deadline later than that clock?
- */
-extern void slate_script_add_call_directly(SlateDirect *direct,
-										   const SlateCall *call,
-										   const char *bytes);
-extern bool slate_script_is_for_epoch(const SlateCall *call,
-									  const char *bytes, const char *epoch);
-extern bool slate_script_is_in_time(const SlateCall *call, const char *bytes,
-									int64 clock);
-
-/*
- * If it is answered (REDIS_DONE) and *done is false then nothing was set, or
- * Redis has refused a part of it: the same pushes may be sent by script, if
- * there still is a connection.
- * Otherwise what was sent may still be done, at any time.
- */
-extern SlateRedisStatus slate_script_push_direct(const SlateDirect *direct,
-												 SlateOutcome *outcome,
-												 bool *done, int64 deadline,
-												 SlateWait wait);
-
-/*
- * Make room for slate_script_add_pushes() of these, so that it does not palloc;
- * of SLATE_DIRECT_KEYS at most.
- */
-extern void slate_script_reserve(SlateBatch *batch, const SlatePush *pushes,
-								 int npushes);
-
-/*
- * Fence off what was sent directly and is not done; see slate_trust_fence().
- * It is made before the commit.
- */
-extern void slate_script_make_fence(SlateBatch *batch, const char *epoch_key);
-extern SlateRedisStatus slate_script_fence(const SlateBatch *batch,
-										   bool *done, int64 deadline,
-										   SlateWait wait);
 
 /* Add what one push has answered; add an outcome to slate_cache.stats. */
 extern void slate_script_take_reply(SlateOutcome *outcome,

@@ -4,7 +4,7 @@
  *	  Who is on the way to Redis with which key: may a push go there directly?
  *
  * A direct push sets a key's guard and value without a look at what is there
- * (see "Directly" in script.c).  It may do so because all who push are on this
+ * (see direct.c).  It may do so because all who push are on this
  * server, and tell each other here.
  *
  * Shared memory has cells, by a key's hash: how many are on the way directly,

@@ -6,7 +6,7 @@
  * A push by script asks Redis whether it comes too late.  One that nobody else
  * is on the way with, nor was with a higher version, need not ask, which costs
  * Redis a third.  This room knows who is on the way; how a direct push is made,
- * and what it relies on, is told in script.c.
+ * and what it relies on, is told in direct.c.
  *
  * None of this throws, and only slate_traffic_fence() waits.
  *

@@ -74,6 +74,7 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/storage.h"
+#include "direct.h"
 #include "events.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -471,7 +472,7 @@ slate_trust_prepare_fence(void)
 	if (fence.ncommands > 0)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	slate_script_make_fence(&fence, epoch_key());
+	slate_direct_make_fence(&fence, epoch_key());
 	MemoryContextSwitchTo(old);
 }
 
@@ -480,7 +481,7 @@ slate_trust_fence(int64 deadline, SlateWait wait)
 {
 	bool		done;
 
-	(void) slate_script_fence(&fence, &done, deadline, wait);
+	(void) slate_direct_fence(&fence, &done, deadline, wait);
 	return done;
 }
 

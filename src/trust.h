@@ -54,7 +54,7 @@ extern bool slate_trust_is_marked(bool strange);
 
 /*
  * Have what was pushed directly, and is not done, never be done: by a write to
- * the epoch's key, see script.c.  Prepared before a commit; after it does not
+ * the epoch's key, see direct.c.  Prepared before a commit; after it does not
  * throw.  False if Redis has not done it.
  */
 extern void slate_trust_prepare_fence(void);
