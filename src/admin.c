@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "breaker.h"
 #include "events.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -232,7 +233,7 @@ wait_for_worker(SlateDatabase *database, int64 *since)
 	int			failures;
 	int64		rests_for;
 
-	slate_redis_breaker(&failures, &rests_for);
+	slate_breaker_look(&failures, &rests_for);
 	if (failures == 0)
 		*since = slate_link_now();
 	if (slate_link_now() - *since > GIVE_UP_MS)
@@ -376,7 +377,7 @@ check_breaker(ReturnSetInfo *result)
 	int			failures;
 	int64		rests_for;
 
-	slate_redis_breaker(&failures, &rests_for);
+	slate_breaker_look(&failures, &rests_for);
 	put_check(result, "breaker", failures == 0,
 			  failures == 0 ? "closed" :
 			  psprintf("%d failures in a row; next try in " INT64_FORMAT " ms",

@@ -7,7 +7,7 @@
  * who is called at night would ask for: the breaker opens, the namespace was
  * emptied, a worker ended.  What happens with every commit is counted instead,
  * see stats.c.  So whoever notes what may come often notes the change, not
- * each case: see open_breaker() in redis.c, slate_stats_delayed(), conclude()
+ * each case: see note_opening() in breaker.c, slate_stats_delayed(), conclude()
  * in worker.c.
  *
  * The ring

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * redis.c
- *	  Which server: its address, this backend's connection to it, when to stop
- *	  trying for a while (the breaker), and what a failure was.
+ *	  Which server: its address, this backend's connection to it, and what a
+ *	  failure was.
  *
  * Each backend has one connection, made when it is first needed and kept.
  * (The postmaster makes none, so there is none to inherit.)  Life with it goes
@@ -10,80 +10,32 @@
  * slate_redis_prepare(), before a commit; slate_redis_run() only sends,
  * receives and keeps the books.
  *
- * The breaker
- *
- * A server that is gone costs each commit a deadline, unless somebody
- * remembers.  What is remembered is in shared memory: next_try, a point of
- * CLOCK_MONOTONIC (one clock for all processes).  Zero is the closed breaker:
- * go ahead.  Otherwise nobody tries before next_try; after it, who moves it
- * ahead by a compare-and-swap has the turn to probe, until the time it was
- * moved to, and the others go on resting.  The probe ends in one of three
- * ways: it succeeds, and next_try becomes zero; it fails, and next_try becomes
- * the end of a longer rest; nothing is heard of it (its transaction failed for
- * another reason, its process died), and after next_try another has the turn.
- *
- * Probing is best done by a process that keeps no client waiting.  Where there
- * is one (a prober), backends leave the turn to it, unless it has let it pass
- * for a second longer than the exchange may take in which it may be already.
- *
- * Databases and roles may have urls of their own, and what is learnt of one
- * says nothing about another (a wrong password, too, is one url's).  So there
- * is a table of breakers: each url takes the first that is free, for good, and
- * those that find none share the last.
- *
- * One outage meets many backends at once.  Only the first of them to report it
- * is counted; to the others the breaker, open by then, says that it is known.
- *
- * How long a rest is depends on what trying costs: a server that refused at
- * once is asked again soon, one that let a deadline pass is not.
- *
- * The atomics are not changed together.  That is fine: next_try alone
- * decides, failures only makes rests longer.  So there are no locks here, and
- * a failure can be noted after a commit.
- *
  * Throws: nothing, except out of LINK_WAIT_INTERRUPTIBLE waits, see link.c.
  * Such a throw leaves the link to be dropped at its next use, and a probe to
- * run out; nothing leaks.  slate_redis_shmem_startup() may throw, at server
- * start.
+ * run out (see breaker.c); nothing leaks.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "breaker.h"
 #include "common/hashfn.h"
-#include "events.h"
-#include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "names.h"
-#include "port/atomics.h"
 #include "redis.h"
+#include "sentinel.h"
 #include "storage/ipc.h"
-#include "storage/shmem.h"
+#include "url.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-#define DEFAULT_PORT 6379
-
 /* A connection that was used so short a time ago is not looked at, in ms. */
 #define RECENT_USE_MS 10
-
-/* Rests: the first, in ms; each failure doubles it; up to the cap. */
-#define REFUSED_REST 50
-#define REFUSED_REST_CAP 1000
-#define TIMEOUT_REST_FACTOR 4	/* times the timeout that passed */
-#define TIMEOUT_REST_CAP 10000
-
-/* The same for a timeout where there is a prober: no commit pays for it. */
-#define PROBED_REST_CAP 1000
-
-/* How long a probe may take beyond both timeouts, in ms. */
-#define PROBE_GRACE 100
 
 /* When to ask for the server's clock, identity and role again, in us. */
 #define ANSWERS_MAX_AGE (INT64CONST(60) * 1000000)
@@ -107,29 +59,6 @@ static const char questions[] =
 "*1\r\n$4\r\nTIME\r\n";
 
 #define NQUESTIONS 4
-
-/* How many breakers there are, and how long they wait for a prober, in ms. */
-#define BREAKERS 32
-#define REASON_SIZE 256
-#define READ_TRIES 10
-#define PROBER_GRACE_MS 1000
-
-/* How often an opening is an event, in ms. */
-#define EVENT_INTERVAL_MS 5000
-
-/* See "The breaker" above. */
-typedef struct RedisBreaker
-{
-	pg_atomic_uint64 url;		/* a hash; 0: free, or the last of the table */
-	pg_atomic_uint64 next_try;	/* ms of CLOCK_MONOTONIC; 0: closed */
-	pg_atomic_uint32 failures;	/* in a row */
-	pg_atomic_uint32 probers;	/* processes that probe for the others */
-	pg_atomic_uint32 is_noted;	/* that it is open is an event */
-	pg_atomic_uint64 noted_at;	/* the last such event; 0: none */
-	pg_atomic_uint32 sequence;	/* odd while the reason is written */
-	char		reason[REASON_SIZE];	/* of the last failure that was
-										 * counted */
-} RedisBreaker;
 
 /* Bytes to send, in RESP; malloc'ed. */
 typedef struct Wire
@@ -224,21 +153,6 @@ static int	preamble_replies = 0;
  */
 static Wire handshake_wire;
 
-/*
- * The breaker of the url in use; NULL until there was a valid one.  It is in
- * the shared table if we were preloaded, else it is local_breaker.
- */
-static RedisBreaker *breaker = NULL;
-static RedisBreaker *shared_breakers = NULL;
-static RedisBreaker local_breaker;
-
-/* The value next_try had when it became this backend's turn to probe. */
-static uint64 my_turn = 0;
-
-/* Are we a prober, and which breaker counts us as one? */
-static bool is_prober = false;
-static RedisBreaker *probed = NULL;
-
 /* What slate_redis_error() and slate_redis_server_name() return. */
 static char error_text[1024];
 static size_t error_prefix;		/* so much of it is the server's name */
@@ -262,6 +176,24 @@ set_error(const char *format,...)
 	va_end(args);
 }
 
+/*
+ * Let the breaker know of the failure that set_error() was told.  timeout: which
+ * one has passed, in ms; 0: none.
+ */
+static void
+note_failure(int timeout)
+{
+	slate_breaker_open(timeout, slate_redis_server_name(),
+					   error_text + error_prefix);
+}
+
+static void
+note_success(void)
+{
+	if (slate_breaker_is_open())
+		slate_breaker_close(slate_redis_server_name());
+}
+
 const char *
 slate_redis_error(void)
 {
@@ -276,673 +208,6 @@ monotonic_us(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-/*
- * Read len decimal digits, and nothing else, as a number up to max.
- */
-static bool
-parse_number(const char *text, size_t len, int64 max, int64 *number)
-{
-	int64		value = 0;
-	size_t		i;
-
-	if (len == 0)
-		return false;
-
-	for (i = 0; i < len; i++)
-	{
-		int			digit = text[i] - '0';
-
-		if (digit < 0 || digit > 9 || value > (max - digit) / 10)
-			return false;
-		value = value * 10 + digit;
-	}
-
-	*number = value;
-	return true;
-}
-
-/* ----------
- * The url
- * ----------
- */
-
-/* A part of the url's text. */
-typedef struct Span
-{
-	const char *start;
-	size_t		len;
-} Span;
-
-/* The value of a hexadecimal digit, or -1. */
-static int
-hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
-/*
- * Copy a span with its percent escapes decoded.  Returns NULL, or what is
- * wrong with it; too_long is what to say if it does not fit.
- */
-static const char *
-decode(Span span, char *out, size_t out_size, const char *too_long)
-{
-	const char *in = span.start;
-	const char *end = span.start + span.len;
-	size_t		n = 0;
-
-	while (in < end)
-	{
-		char		c = *in++;
-
-		if (c == '%')
-		{
-			if (end - in < 2 || hex_value(in[0]) < 0 || hex_value(in[1]) < 0)
-				return "A percent sign must be followed by two hexadecimal digits.";
-			c = (char) (hex_value(in[0]) * 16 + hex_value(in[1]));
-			in += 2;
-			if (c == '\0')
-				return "An encoded null byte (%00) is not allowed.";
-		}
-		if (n + 1 >= out_size)
-			return too_long;
-		out[n++] = c;
-	}
-
-	out[n] = '\0';
-	return NULL;
-}
-
-/* Where c first stands in the span, or NULL. */
-static const char *
-find_in(Span span, char c)
-{
-	return (span.len > 0) ? memchr(span.start, c, span.len) : NULL;
-}
-
-/* Cut the span before *at; return what follows *at, up to the old end. */
-static Span
-cut_at(Span *span, const char *at)
-{
-	Span		rest;
-
-	rest.start = at + 1;
-	rest.len = span->len - (rest.start - span->start);
-	span->len = at - span->start;
-	return rest;
-}
-
-static const char *
-parse_database(Span span, SlateUrl *url)
-{
-	int64		number;
-
-	if (!parse_number(span.start, span.len, PG_INT32_MAX, &number))
-		return "The database must be a number from 0 to 2147483647.";
-	url->database = (int) number;
-	return NULL;
-}
-
-static const char *
-parse_port(Span span, SlateAddress *address)
-{
-	int64		number;
-
-	if (!parse_number(span.start, span.len, 65535, &number) || number == 0)
-		return "The port must be a number from 1 to 65535.";
-	address->port = (int) number;
-	return NULL;
-}
-
-static const char *
-parse_credentials(Span user, SlateUrl *url)
-{
-	const char *colon = find_in(user, ':');
-	const char *error = NULL;
-
-	if (colon != NULL)
-		error = decode(cut_at(&user, colon),
-					   url->password, sizeof(url->password),
-					   "The password is longer than 255 bytes.");
-	if (error == NULL)
-		error = decode(user, url->user, sizeof(url->user),
-					   "The user name is longer than 127 bytes.");
-	return error;
-}
-
-/* "[address]", without what follows the closing bracket. */
-static const char *
-parse_bracketed(Span span, SlateAddress *address)
-{
-	struct in6_addr ignored;
-
-	if (span.len >= INET6_ADDRSTRLEN)
-		return "What stands in brackets is not an IPv6 address.";
-	memcpy(address->host, span.start, span.len);
-	address->host[span.len] = '\0';
-	if (inet_pton(AF_INET6, address->host, &ignored) != 1)
-		return "What stands in brackets is not an IPv6 address.";
-	return NULL;
-}
-
-/* May a host or a sentinel's master be called that? */
-static bool
-is_plain_name(Span span)
-{
-	for (size_t i = 0; i < span.len; i++)
-	{
-		char		c = span.start[i];
-
-		if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') &&
-			!(c >= '0' && c <= '9') && c != '.' && c != '-' && c != '_')
-			return false;
-	}
-	return true;
-}
-
-static const char *
-parse_host_name(Span span, SlateAddress *address)
-{
-	if (span.len == 0)
-		return "The host is missing.";
-	if (span.len >= sizeof(address->host))
-		return "The host name is longer than 255 bytes.";
-	if (!is_plain_name(span))
-		return "The host name may hold only letters, digits, dots, hyphens and underscores.";
-
-	memcpy(address->host, span.start, span.len);
-	address->host[span.len] = '\0';
-	return NULL;
-}
-
-/* host[:port], where host may be [IPv6 address] */
-static const char *
-parse_host_and_port(Span host, SlateAddress *address)
-{
-	const char *error;
-	const char *colon;
-	Span		port;
-
-	if (host.len > 0 && host.start[0] == '[')
-	{
-		const char *bracket = find_in(host, ']');
-		Span		inside = {host.start + 1, 0};
-
-		if (bracket == NULL)
-			return "The closing bracket of the IPv6 address is missing.";
-		inside.len = bracket - inside.start;
-		error = parse_bracketed(inside, address);
-		if (error != NULL)
-			return error;
-
-		port = cut_at(&host, bracket);
-		if (port.len == 0)
-			return NULL;
-		if (port.start[0] != ':')
-			return "Only a colon and a port may follow the bracketed address.";
-		port.start++;
-		port.len--;
-		return parse_port(port, address);
-	}
-
-	colon = find_in(host, ':');
-	if (colon == NULL)
-		return parse_host_name(host, address);
-
-	port = cut_at(&host, colon);
-	if (find_in(port, ':') != NULL)
-		return "There is more than one colon after the host; an IPv6 address must stand in brackets.";
-	error = parse_host_name(host, address);
-	return (error != NULL) ? error : parse_port(port, address);
-}
-
-/*
- * Take the credentials, if there are any, off what stands before the first
- * slash.
- */
-static const char *
-split_credentials(Span *host, SlateUrl *url)
-{
-	Span		credentials = *host;
-	const char *at = NULL;
-	size_t		i;
-
-	/* the last one: be kind to an @ that is not encoded in a password */
-	for (i = 0; i < host->len; i++)
-		if (host->start[i] == '@')
-			at = host->start + i;
-	if (at == NULL)
-		return NULL;
-	*host = cut_at(&credentials, at);
-	return parse_credentials(credentials, url);
-}
-
-/* What follows redis:// */
-static const char *
-parse_redis_url(Span host, SlateUrl *url)
-{
-	Span		database = {"", 0};
-	const char *slash;
-	const char *error;
-
-	if (find_in(host, '?') != NULL)
-		return "A redis:// url takes no parameters; a question mark in a password is written %3F.";
-	if (find_in(host, '#') != NULL)
-		return "A url has no fragment here; a number sign in a password is written %23.";
-
-	slash = find_in(host, '/');
-	if (slash != NULL)
-		database = cut_at(&host, slash);
-
-	error = split_credentials(&host, url);
-	url->address.port = DEFAULT_PORT;
-	if (error == NULL)
-		error = parse_host_and_port(host, &url->address);
-	if (error == NULL && database.len > 0)
-		error = parse_database(database, url);
-	return error;
-}
-
-/* host[:port][,host[:port]...] */
-static const char *
-parse_sentinels(Span hosts, SlateSentinels *sentinels)
-{
-	const char *comma;
-	const char *error;
-
-	do
-	{
-		Span		rest = {"", 0};
-		SlateAddress *address = &sentinels->address[sentinels->count];
-
-		if (sentinels->count == SLATE_MAX_SENTINELS)
-			return "There are more than 8 sentinels.";
-		comma = find_in(hosts, ',');
-		if (comma != NULL)
-			rest = cut_at(&hosts, comma);
-		address->port = SLATE_SENTINEL_PORT;
-		error = parse_host_and_port(hosts, address);
-		if (error != NULL)
-			return error;
-		sentinels->count++;
-		hosts = rest;
-	} while (comma != NULL);
-	return NULL;
-}
-
-static const char *
-parse_master(Span name, SlateSentinels *sentinels)
-{
-	if (name.len == 0)
-		return "The name of the master is missing, as in sentinel://host1,host2,host3/mymaster.";
-	if (name.len >= sizeof(sentinels->master))
-		return "The name of the master is longer than 127 bytes.";
-	if (!is_plain_name(name))
-		return "The name of the master may hold only letters, digits, dots, hyphens and underscores.";
-	memcpy(sentinels->master, name.start, name.len);
-	sentinels->master[name.len] = '\0';
-	return NULL;
-}
-
-/* What follows sentinel:// */
-static const char *
-parse_sentinel_url(Span hosts, SlateUrl *url)
-{
-	Span		master = {"", 0};
-	Span		database = {"", 0};
-	const char *slash;
-	const char *error;
-
-	if (find_in(hosts, '?') != NULL)
-		return "A sentinel:// url takes no parameters; a question mark in a password is written %3F.";
-	if (find_in(hosts, '#') != NULL)
-		return "A url has no fragment here; a number sign in a password is written %23.";
-
-	slash = find_in(hosts, '/');
-	if (slash != NULL)
-		master = cut_at(&hosts, slash);
-	slash = find_in(master, '/');
-	if (slash != NULL)
-		database = cut_at(&master, slash);
-
-	error = split_credentials(&hosts, url);
-	if (error == NULL)
-		error = parse_sentinels(hosts, &url->sentinels);
-	if (error == NULL)
-		error = parse_master(master, &url->sentinels);
-	if (error == NULL && database.len > 0)
-		error = parse_database(database, url);
-	return error;
-}
-
-/* What follows unix:// */
-static const char *
-parse_unix_url(Span path, SlateUrl *url)
-{
-	const char *question;
-	const char *error;
-	Span		query = {"", 0};
-
-	if (find_in(path, '#') != NULL)
-		return "A url has no fragment here; a number sign in a path is written %23.";
-
-	question = find_in(path, '?');
-	if (question != NULL)
-		query = cut_at(&path, question);
-
-	if (path.len == 0 || path.start[0] != '/')
-		return "The socket's path must be absolute, as in unix:///run/redis/redis.sock.";
-	if (path.len == 1)
-		return "The socket's path is missing.";
-
-	url->address.is_unix = true;
-	error = decode(path, url->address.host,
-				   Min(sizeof(url->address.host), UNIXSOCK_PATH_BUFLEN),
-				   "The socket's path is longer than the system allows.");
-	if (error != NULL || question == NULL)
-		return error;
-
-	if (query.len < 3 || memcmp(query.start, "db=", 3) != 0)
-		return "The only parameter of a unix:// url is db, as in ?db=1.";
-	query.start += 3;
-	query.len -= 3;
-	return parse_database(query, url);
-}
-
-/* If the text starts with the scheme, leave what follows it in *rest. */
-static bool
-has_scheme(const char *url, const char *scheme, Span *rest)
-{
-	size_t		len = strlen(scheme);
-
-	if (pg_strncasecmp(url, scheme, len) != 0)
-		return false;
-	rest->start = url + len;
-	rest->len = strlen(rest->start);
-	return true;
-}
-
-static const char *
-parse_any_url(const char *text, SlateUrl *url)
-{
-	const unsigned char *c;
-	Span		rest;
-
-	if (text[0] == '\0')
-		return "The url is empty.";
-	for (c = (const unsigned char *) text; *c != '\0'; c++)
-		if (*c <= ' ' || *c == 0x7f)
-			return "Spaces and control characters must be percent-encoded.";
-
-	if (has_scheme(text, "redis://", &rest))
-		return parse_redis_url(rest, url);
-	if (has_scheme(text, "unix://", &rest))
-		return parse_unix_url(rest, url);
-	if (has_scheme(text, "sentinel://", &rest))
-		return parse_sentinel_url(rest, url);
-	if (has_scheme(text, "rediss://", &rest))
-		return "TLS (rediss://) is not supported by this version.";
-	if (has_scheme(text, "cluster://", &rest))
-		return "Redis Cluster (cluster://) is not supported by this version.";
-	return "The url must begin with redis://, unix:// or sentinel://.";
-}
-
-bool
-slate_redis_parse_url(const char *text, SlateUrl *url, const char **error)
-{
-	/* all of it: urls are compared with memcmp(), see load_settings() */
-	memset(url, 0, sizeof(*url));
-	*error = parse_any_url(text, url);
-	return *error == NULL;
-}
-
-/* ----------
- * The breaker
- * ----------
- */
-
-static void
-init_breaker(RedisBreaker *fresh)
-{
-	pg_atomic_init_u64(&fresh->url, 0);
-	pg_atomic_init_u64(&fresh->next_try, 0);
-	pg_atomic_init_u32(&fresh->failures, 0);
-	pg_atomic_init_u32(&fresh->probers, 0);
-	pg_atomic_init_u32(&fresh->is_noted, 0);
-	pg_atomic_init_u64(&fresh->noted_at, 0);
-	pg_atomic_init_u32(&fresh->sequence, 0);
-	fresh->reason[0] = '\0';
-}
-
-Size
-slate_redis_shmem_size(void)
-{
-	return add_size(MAXALIGN(BREAKERS * sizeof(RedisBreaker)),
-					slate_sentinel_shmem_size());
-}
-
-void
-slate_redis_shmem_startup(void)
-{
-	bool		found;
-
-	slate_sentinel_shmem_startup();
-	shared_breakers = ShmemInitStruct("slate_cache redis",
-									  BREAKERS * sizeof(RedisBreaker), &found);
-	for (int i = 0; !found && i < BREAKERS; i++)
-		init_breaker(&shared_breakers[i]);
-}
-
-/* Two of one url always meet: breakers are taken in order, and never freed. */
-static RedisBreaker *
-find_shared_breaker(uint64 url)
-{
-	for (int i = 0; i < BREAKERS - 1; i++)
-	{
-		RedisBreaker *b = &shared_breakers[i];
-		uint64		owner = pg_atomic_read_u64(&b->url);
-
-		if (owner == 0 && pg_atomic_compare_exchange_u64(&b->url, &owner, url))
-			return b;
-		if (owner == url)
-			return b;
-	}
-	return &shared_breakers[BREAKERS - 1];
-}
-
-/* Be counted by the breaker in use, if we are a prober. */
-static void
-register_prober(void)
-{
-	if (!is_prober || probed == breaker)
-		return;
-	if (probed != NULL)
-		pg_atomic_fetch_sub_u32(&probed->probers, 1);
-	probed = breaker;
-	pg_atomic_fetch_add_u32(&probed->probers, 1);
-}
-
-/* The url in use is another than before. */
-static void
-choose_breaker(void)
-{
-	uint64		url = hash_bytes_extended((const unsigned char *) &server,
-										  sizeof(server), 0);
-
-	if (shared_breakers != NULL)
-		breaker = find_shared_breaker(Max(url, 1));
-	else
-	{
-		init_breaker(&local_breaker);
-		breaker = &local_breaker;
-	}
-	my_turn = 0;
-	register_prober();
-}
-
-static void
-close_breaker(void)
-{
-	uint32		failures;
-
-	/* the usual case must not touch a cache line that others read */
-	if (pg_atomic_read_u64(&breaker->next_try) == 0)
-		return;
-
-	failures = pg_atomic_exchange_u32(&breaker->failures, 0);
-	pg_atomic_write_u64(&breaker->next_try, 0);
-	if (pg_atomic_exchange_u32(&breaker->is_noted, 0) != 0)
-		slate_events_note(EVENT_BREAKER_CLOSED, InvalidOid,
-						  "%s: after %u failures in a row",
-						  slate_redis_server_name(), failures);
-}
-
-/* May this backend try now?  If the rest is over, that takes the turn. */
-static bool
-take_turn(void)
-{
-	uint64		next_try = pg_atomic_read_u64(&breaker->next_try);
-	uint64		now = slate_link_now();
-	uint64		turn_begins = next_try;
-	uint64		turn_ends;
-
-	if (next_try == 0)
-		return true;
-	if (!is_prober && pg_atomic_read_u32(&breaker->probers) > 0)
-		turn_begins += slate_redis_connect_timeout + slate_redis_timeout +
-			PROBER_GRACE_MS;
-	if (now < turn_begins)
-		return next_try == my_turn;
-
-	turn_ends = now + slate_redis_connect_timeout + slate_redis_timeout +
-		PROBE_GRACE;
-	if (!pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
-										turn_ends))
-		return next_try == 0;	/* another was faster, or even done */
-
-	my_turn = turn_ends;
-	return true;
-}
-
-/*
- * How long to rest after so many failures before this one: with a quarter
- * more or less, so that what rests together does not return together.
- */
-static int64
-choose_rest(uint32 failures, int64 base, int64 cap)
-{
-	int64		rest = Min(Min(base, cap) << Min(failures, 16), cap);
-	uint64		dice = ((uint64) monotonic_us() + MyProcPid) *
-	UINT64CONST(0x9E3779B97F4A7C15);
-
-	/* the upper bits are the well mixed ones */
-	return rest - rest / 4 + (int64) ((dice >> 33) % (rest / 2 + 1));
-}
-
-/* Share what set_error() was told last, unless another is at it. */
-static void
-write_reason(void)
-{
-	uint32		sequence = pg_atomic_read_u32(&breaker->sequence);
-
-	if (sequence % 2 != 0 ||
-		!pg_atomic_compare_exchange_u32(&breaker->sequence, &sequence,
-										sequence + 1))
-		return;
-	strlcpy(breaker->reason, error_text + error_prefix, REASON_SIZE);
-	pg_write_barrier();
-	pg_atomic_write_u32(&breaker->sequence, sequence + 2);
-}
-
-/* "" if writers were in the way. */
-static void
-read_reason(char *reason)
-{
-	for (int i = 0; i < READ_TRIES; i++)
-	{
-		uint32		before = pg_atomic_read_u32(&breaker->sequence);
-
-		if (before % 2 != 0)
-			continue;
-		pg_read_barrier();
-		memcpy(reason, breaker->reason, REASON_SIZE);
-		pg_read_barrier();
-		if (pg_atomic_read_u32(&breaker->sequence) == before)
-			return;
-	}
-	reason[0] = '\0';
-}
-
-/*
- * That it is open is an event, unless another opening was one a moment ago: a
- * Redis that answers now and then would fill the list.  If it stays open, the
- * next failure comes here, too.
- */
-static void
-note_opening(void)
-{
-	uint64		now = slate_link_now();
-	uint64		last = pg_atomic_read_u64(&breaker->noted_at);
-
-	if (pg_atomic_read_u32(&breaker->is_noted) != 0 ||
-		(last != 0 && now < last + EVENT_INTERVAL_MS) ||
-		!pg_atomic_compare_exchange_u64(&breaker->noted_at, &last, now))
-		return;
-	pg_atomic_write_u32(&breaker->is_noted, 1);
-	slate_events_note(EVENT_BREAKER_OPENED, InvalidOid, "%s", error_text);
-}
-
-/*
- * Note a failure, which set_error() was told: open the breaker, unless that is
- * known already.
- */
-static void
-open_breaker(int64 base, int64 cap)
-{
-	uint64		next_try = pg_atomic_read_u64(&breaker->next_try);
-	uint64		now = slate_link_now();
-	int64		rest;
-
-	if (now < next_try && next_try != my_turn)
-		return;
-
-	if (pg_atomic_read_u32(&breaker->probers) > 0)
-	{
-		base = Min(base, REFUSED_REST);
-		cap = Min(cap, PROBED_REST_CAP);
-	}
-	rest = choose_rest(pg_atomic_read_u32(&breaker->failures), base, cap);
-	if (pg_atomic_compare_exchange_u64(&breaker->next_try, &next_try,
-									   now + rest))
-	{
-		pg_atomic_fetch_add_u32(&breaker->failures, 1);
-		write_reason();
-		note_opening();
-	}
-	my_turn = 0;
-}
-
-void
-slate_redis_breaker(int *failures, int64 *rests_for)
-{
-	int64		next_try;
-
-	*failures = 0;
-	*rests_for = 0;
-	if (breaker == NULL)
-		return;
-	*failures = (int) pg_atomic_read_u32(&breaker->failures);
-	next_try = pg_atomic_read_u64(&breaker->next_try);
-	if (next_try != 0)
-		*rests_for = Max(next_try - slate_link_now(), 0);
 }
 
 /* Something speaks against the server: perhaps it is no longer the master. */
@@ -966,8 +231,7 @@ link_failed(SlateLinkStatus status, int timeout)
 	switch (status)
 	{
 		case LINK_TIMEOUT:
-			open_breaker((int64) TIMEOUT_REST_FACTOR * timeout,
-						 TIMEOUT_REST_CAP);
+			note_failure(timeout);
 			return REDIS_TIMEOUT;
 
 		case LINK_NOMEM:
@@ -975,7 +239,7 @@ link_failed(SlateLinkStatus status, int timeout)
 			return REDIS_UNREACHABLE;
 
 		default:
-			open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+			note_failure(0);
 			return REDIS_UNREACHABLE;
 	}
 }
@@ -1001,7 +265,7 @@ read_url(SlateUrl *url, const char **error)
 		*error = "It is not set.";
 		return false;
 	}
-	return slate_redis_parse_url(slate_redis_url, url, error);
+	return slate_url_parse(slate_redis_url, url, error);
 }
 
 /* A hash of what a url asks for. */
@@ -1025,7 +289,8 @@ take_url(const SlateUrl *fresh)
 	distrusted_at = 0;
 	if (server.sentinels.count > 0)
 		slate_sentinel_choose(&server.sentinels);
-	choose_breaker();
+	slate_breaker_choose(hash_bytes_extended((const unsigned char *) &server,
+											 sizeof(server), 0));
 }
 
 /* Make the settings' present values those in use. */
@@ -1369,10 +634,10 @@ take_time(const redisReply *reply)
 	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
 		reply->element[0]->type != REDIS_REPLY_STRING ||
 		reply->element[1]->type != REDIS_REPLY_STRING ||
-		!parse_number(reply->element[0]->str, reply->element[0]->len,
-					  PG_INT64_MAX / 1000000 - 1, &seconds) ||
-		!parse_number(reply->element[1]->str, reply->element[1]->len,
-					  999999, &micros))
+		!slate_url_parse_number(reply->element[0]->str, reply->element[0]->len,
+								PG_INT64_MAX / 1000000 - 1, &seconds) ||
+		!slate_url_parse_number(reply->element[1]->str, reply->element[1]->len,
+								999999, &micros))
 		return false;
 
 	/*
@@ -1535,7 +800,7 @@ prepare_handshake(Handshake *handshake)
 	}
 	if (!get_password(password, sizeof(password)))
 	{
-		open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+		note_failure(0);
 		return REDIS_REJECTED;
 	}
 
@@ -1561,7 +826,7 @@ run_handshake(Handshake *handshake, const char *bytes, size_t len,
 	{
 		slate_link_close(&connection);
 		distrust();
-		open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+		note_failure(0);
 		return REDIS_REJECTED;
 	}
 	if (status != LINK_OK)
@@ -1653,13 +918,12 @@ master_is_unknown(SlateLinkStatus status)
 {
 	if (status == LINK_TIMEOUT)
 	{
-		open_breaker((int64) TIMEOUT_REST_FACTOR * slate_redis_connect_timeout,
-					 TIMEOUT_REST_CAP);
+		note_failure(slate_redis_connect_timeout);
 		return REDIS_TIMEOUT;
 	}
 	if (status == LINK_OK)
 		set_error("what the sentinels have said could not be read");
-	open_breaker(REFUSED_REST, REFUSED_REST_CAP);
+	note_failure(0);
 	return REDIS_UNREACHABLE;
 }
 
@@ -1714,7 +978,7 @@ slate_redis_refresh(void)
 
 	/* what was learnt of one server says nothing about another */
 	if (slate_sentinel_changes() != seen)
-		close_breaker();
+		note_success();
 	seen = slate_sentinel_changes();
 }
 
@@ -1723,50 +987,29 @@ slate_redis_refresh(void)
  * ----------
  */
 
-/* shmem_exit callback: nobody need wait for us any more. */
-static void
-retire_prober(int code, Datum arg)
-{
-	is_prober = false;
-	if (probed != NULL)
-		pg_atomic_fetch_sub_u32(&probed->probers, 1);
-	probed = NULL;
-}
-
 void
 slate_redis_become_prober(void)
 {
-	if (is_prober)
-		return;
-	on_shmem_exit(retire_prober, (Datum) 0);
-	is_prober = true;
-	if (load_settings())
-		register_prober();
+	slate_breaker_become_prober();
+	(void) load_settings();
 }
 
 int64
 slate_redis_next_try(void)
 {
-	uint64		next_try;
-
-	if (!load_settings())
-		return 0;
-	next_try = pg_atomic_read_u64(&breaker->next_try);
-	if (next_try == 0 || next_try == my_turn)
-		return 0;
-	return Max((int64) next_try - slate_link_now(), 0);
+	return load_settings() ? slate_breaker_next_try() : 0;
 }
 
 /* Say that we did not try, and what has happened to who did. */
 static SlateRedisStatus
 resting(void)
 {
-	char		reason[REASON_SIZE];
+	char		reason[SLATE_REASON_SIZE];
 	int			failures;
 	int64		rests_for;
 
-	read_reason(reason);
-	slate_redis_breaker(&failures, &rests_for);
+	slate_breaker_reason(reason);
+	slate_breaker_look(&failures, &rests_for);
 	if (rests_for > 0)
 		set_error("not asked for another %d ms, after %d failures in a row; the last: %s",
 				  (int) rests_for, failures, reason);
@@ -1881,7 +1124,8 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 	}
 	deadline = Min(deadline, now + slate_redis_connect_timeout);
 
-	if (!take_turn())
+	if (!slate_breaker_take_turn(slate_redis_connect_timeout +
+								 slate_redis_timeout))
 		return resting();
 
 	look_at_connection(now);
@@ -1977,7 +1221,7 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 		distrust();
 		return REDIS_DONE;
 	}
-	close_breaker();
+	note_success();
 	return REDIS_DONE;
 }
 

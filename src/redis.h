@@ -1,14 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * redis.h
- *	  Which server: its address, this backend's connection to it, when to stop
- *	  trying for a while (the breaker), and what a failure was.
+ *	  Which server: its address, this backend's connection to it, and what a
+ *	  failure was.
  *
  * Runs batches of commands that are already encoded.  Nothing here throws,
  * except where the caller asks for interruptible waits (see link.h).  After a
  * commit only slate_redis_run() may be called, and what merely looks:
- * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error(),
- * slate_redis_breaker().
+ * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error().
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +15,6 @@
 #define SLATE_REDIS_H
 
 #include "link.h"
-#include "sentinel.h"
 
 typedef enum SlateRedisStatus
 {
@@ -30,29 +28,6 @@ typedef enum SlateRedisStatus
 								 * be read */
 	REDIS_RESTING				/* not tried: the breaker is open */
 } SlateRedisStatus;
-
-/* A parsed slate_cache.url: first what is asked for, then by whom. */
-typedef struct SlateUrl
-{
-	SlateAddress address;		/* of the server, unless there are sentinels */
-	SlateSentinels sentinels;
-	int			database;
-	char		user[128];		/* "" for none */
-	char		password[256];	/* "" for none; password_file overrides it */
-} SlateUrl;
-
-/*
- * Parse redis://[user[:password]@]host[:port][/db], unix:///path[?db=n], or
- * sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db].
- * Percent escapes are decoded in user, password and path; an IPv6 address
- * stands in brackets.  redis://:password@host gives a password without a
- * user.  rediss:// and cluster:// are recognised and refused as not supported
- * by this version.  On failure return false and set *error to a constant
- * message, worded as an errdetail sentence, which never repeats the url (it
- * may hold a password); *url is then undefined.
- */
-extern bool slate_redis_parse_url(const char *text, SlateUrl *url,
-								  const char **error);
 
 /*
  * Settings of this room, set by the module's GUCs.  slate_redis_reconfigure()
@@ -72,14 +47,6 @@ extern void slate_redis_reconfigure(void);
  * whoever has just ended the timers of the session, as every ERROR does.
  */
 extern void slate_redis_watch_idle(void);
-
-/*
- * Shared state: the breakers, one for each url (of the first 31; the rest have
- * one together), so that what one backend learns all know.  Without
- * shared_preload_libraries each backend has a breaker of its own.
- */
-extern Size slate_redis_shmem_size(void);
-extern void slate_redis_shmem_startup(void);	/* holds AddinShmemInitLock */
 
 /*
  * Commands to be sent on each new connection after AUTH and SELECT (script
@@ -181,12 +148,6 @@ extern const char *slate_redis_server_name(void);
  * set, even if no slate_redis_prepare() has taken it up yet.
  */
 extern uint64 slate_redis_server_key(void);
-
-/*
- * How the breaker of the last slate_redis_prepare() stands: failures in a row,
- * and ms until the next try.
- */
-extern void slate_redis_breaker(int *failures, int64 *rests_for);
 
 /*
  * For workers.  From now on, until this process ends, it is the one that tries

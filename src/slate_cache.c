@@ -13,6 +13,7 @@
 #include "compat.h"
 
 #include "access/xact.h"
+#include "breaker.h"
 #include "capture.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
@@ -33,12 +34,14 @@
 #include "ring.h"
 #include "rules.h"
 #include "script.h"
+#include "sentinel.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "traffic.h"
+#include "url.h"
 #include "utils/guc.h"
 #include "worker.h"
 
@@ -75,7 +78,7 @@ check_url(char **newval, void **extra pg_attribute_unused(),
 	SlateUrl	url;
 	const char *error;
 
-	if (slate_redis_parse_url(*newval, &url, &error))
+	if (slate_url_parse(*newval, &url, &error))
 		return true;
 	GUC_check_errdetail("%s", error);
 	GUC_check_errhint("A url looks like \"redis://:password@host:6379/0\" or \"unix:///path/to/socket?db=0\".");
@@ -324,7 +327,8 @@ on_shmem_request(void)
 	if (prev_shmem_request)
 		prev_shmem_request();
 	RequestAddinShmemSpace(slate_names_shmem_size());
-	RequestAddinShmemSpace(slate_redis_shmem_size());
+	RequestAddinShmemSpace(slate_breaker_shmem_size());
+	RequestAddinShmemSpace(slate_sentinel_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
 	RequestAddinShmemSpace(slate_events_shmem_size());
 	RequestAddinShmemSpace(slate_doubt_shmem_size());
@@ -340,7 +344,8 @@ on_shmem_startup(void)
 		prev_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	slate_names_shmem_startup();
-	slate_redis_shmem_startup();
+	slate_breaker_shmem_startup();
+	slate_sentinel_shmem_startup();
 	slate_stats_shmem_startup();
 	slate_events_shmem_startup();
 	slate_database_shmem_startup();
