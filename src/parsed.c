@@ -8,12 +8,14 @@
  * kept side by side.  This is no cache of a key: each hit still asks Redis,
  * and compares the bytes that it gives.  Nothing here can be stale.
  *
- * Texts are found by their hash, in a table of one place each.  The first time
- * a text comes its place notes the hash alone; the second time it keeps text
- * and jsonb: of what is read but once, nothing is copied.  A place whose text
- * was used since another last wanted it stays as it is.  If there is too much
- * in all, a hand goes round and takes away what was not used since it last
- * came by.
+ * Texts are found by the hash of the key that they came under, in a table of
+ * rows with a few places each: a key is shorter than its text, and to hash that
+ * takes longer than to compare it.  The first time a key comes a place notes
+ * the hash alone; the second time it keeps text and jsonb: of what is read but
+ * once, nothing is copied.  When the key comes with another text it begins anew.
+ * Where all places have texts that were used since another key last wanted one,
+ * it gets none this time.  If there is too much in all, a hand goes round and
+ * takes away what was not used since it last came by.
  *
  * Invariant: held is the size of all entries, and exceeds the setting only
  * from when that was lowered to the next text.
@@ -27,8 +29,9 @@
 #include "utils/memutils.h"
 #include "value.h"
 
-/* Places for texts, a power of two. */
+/* Places for texts, and those of one row; powers of two. */
 #define NPLACES 2048
+#define ROW_PLACES 4
 
 /* A text takes at most this part of the memory. */
 #define LARGEST_PART 4
@@ -44,7 +47,7 @@ typedef struct Entry
 
 typedef struct Place
 {
-	uint64		hash;			/* of the text that came last; 0 for none */
+	uint64		hash;			/* of the key that came last; 0 for none */
 	Entry	   *entry;			/* or NULL */
 } Place;
 
@@ -69,7 +72,7 @@ limit(void)
 }
 
 static Place *
-place_of(uint64 hash)
+row_of(uint64 hash)
 {
 	if (places == NULL)
 	{
@@ -80,7 +83,7 @@ place_of(uint64 hash)
 		places = MemoryContextAllocZero(created, NPLACES * sizeof(Place));
 		context = created;
 	}
-	return &places[hash & (NPLACES - 1)];
+	return &places[hash * ROW_PLACES & (NPLACES - 1)];
 }
 
 static void
@@ -143,10 +146,72 @@ copy_of(Entry *entry)
 	return copy;
 }
 
+/* The key's place, or NULL. */
+static Place *
+find_place(Place *row, uint64 hash)
+{
+	for (int i = 0; i < ROW_PLACES; i++)
+	{
+		if (row[i].hash == hash)
+			return &row[i];
+	}
+	return NULL;
+}
+
+/*
+ * One for another key: rather a free one than one with a hash, and that rather
+ * than one with a text; NULL if all have texts that were used.  Where keys have
+ * the choice not all of them begin with the same.
+ */
+static Place *
+find_victim(Place *row, uint64 hash)
+{
+	Place	   *victim = NULL;
+
+	for (int i = 0; i < ROW_PLACES; i++)
+	{
+		Place	   *place = &row[((hash >> 32) + i) % ROW_PLACES];
+
+		if (place->hash == 0)
+			return place;
+		if (place->entry == NULL && (victim == NULL || victim->entry))
+			victim = place;
+		if (place->entry && !place->entry->used && victim == NULL)
+			victim = place;
+	}
+	if (victim == NULL)
+	{
+		for (int i = 0; i < ROW_PLACES; i++)
+			row[i].entry->used = false;
+	}
+	return victim;
+}
+
+/* Have the next time that the key comes keep its text. */
+static void
+note(Place *row, Place *place, uint64 hash)
+{
+	if (place == NULL)
+		place = find_victim(row, hash);
+	if (place == NULL)
+		return;
+	if (place->entry)
+		forget(place);
+	place->hash = hash;
+}
+
+static bool
+has_text(const Place *place, const char *bytes, size_t len)
+{
+	return place->entry && place->entry->len == len &&
+		memcmp(place->entry->bytes, bytes, len) == 0;
+}
+
 Jsonb *
-slate_parsed_get(const char *bytes, size_t len)
+slate_parsed_get(SlateSlice key, const char *bytes, size_t len)
 {
 	uint64		hash;
+	Place	   *row;
 	Place	   *place;
 	Jsonb	   *parsed;
 
@@ -155,24 +220,18 @@ slate_parsed_get(const char *bytes, size_t len)
 	if (len > limit() / LARGEST_PART)
 		return slate_value_parse(bytes, len);
 
-	hash = hash_bytes_extended((const unsigned char *) bytes, len, 0);
-	place = place_of(hash);
-	if (place->entry && place->hash == hash && place->entry->len == len &&
-		memcmp(place->entry->bytes, bytes, len) == 0)
+	hash = hash_bytes_extended((const unsigned char *) key.start, key.len, 0);
+	row = row_of(hash);
+	place = find_place(row, hash);
+	if (place && has_text(place, bytes, len))
 		return copy_of(place->entry);
 
 	parsed = slate_value_parse(bytes, len);
 	if (parsed == NULL)
 		return NULL;
-	if (place->entry == NULL && place->hash == hash)
+	if (place && place->entry == NULL)
 		keep(place, bytes, len, parsed);
-	else if (place->entry && place->entry->used)
-		place->entry->used = false;
 	else
-	{
-		if (place->entry)
-			forget(place);
-		place->hash = hash;
-	}
+		note(row, place, hash);
 	return parsed;
 }

@@ -90,6 +90,8 @@ typedef struct LookupSet
 	int64		filled;			/* FILLs that were accepted, or refused */
 	int64		refused;
 	bool		failed;			/* an error reply where a value should be */
+	Oid			seen;			/* the relation that was looked at last ... */
+	bool		sees_all;		/* ... and what the cache has of it is for us */
 } LookupSet;
 
 /* ------------------------------------------------------------------------
@@ -125,22 +127,31 @@ slate_read_key_argument(text *argument)
  * ERROR for those who may not SELECT.  Whoever may see only some of the rows
  * gets nothing from the cache, which has all.
  */
-static void
-check_may_see(Lookup *lookup, Oid relid)
+static bool
+may_see_all(Oid relid)
 {
 	bool		is_missing = false;
 	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT,
 											   &is_missing);
 
+	/* dropped since we have read the rules: what was cached is no more */
 	if (is_missing)
-	{
-		/* dropped since we have read the rules; what was cached is no more */
-		lookup->bypass = true;
-		return;
-	}
+		return false;
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relid));
-	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+	return check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+}
+
+/* Once a call: most of its keys are of the same relation. */
+static void
+check_may_see(LookupSet *set, Lookup *lookup, Oid relid)
+{
+	if (relid != set->seen)
+	{
+		set->sees_all = may_see_all(relid);
+		set->seen = relid;
+	}
+	if (!set->sees_all)
 		lookup->bypass = true;
 }
 
@@ -157,10 +168,9 @@ transaction_bypasses(void)
  * done to it.
  */
 static void
-classify(Lookup *lookup)
+classify(LookupSet *set, Lookup *lookup)
 {
 	SlateMatch	match = {0};
-	Oid			checked = InvalidOid;
 	const char *value;
 
 	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
@@ -173,10 +183,7 @@ classify(Lookup *lookup)
 		/* nobody keeps it right while the trigger is disabled */
 		if (!match.rule->relation->enabled)
 			lookup->bypass = true;
-		if (relid == checked)
-			continue;
-		checked = relid;
-		check_may_see(lookup, relid);
+		check_may_see(set, lookup, relid);
 	}
 	if (lookup->covered && transaction_bypasses())
 		lookup->bypass = true;
@@ -225,7 +232,7 @@ take_bytes(Lookup *lookup, const redisReply *reply)
 	lookup->bad_value = false;
 	if (reply->type != REDIS_REPLY_STRING)
 		return;
-	lookup->value = slate_parsed_get(reply->str, reply->len);
+	lookup->value = slate_parsed_get(lookup->key, reply->str, reply->len);
 	lookup->done = lookup->value != NULL;
 	lookup->bad_value = lookup->value == NULL;
 }
@@ -540,7 +547,7 @@ static void
 load_and_fill(LookupSet *set)
 {
 	SlateBatch	fills;
-	SlateLoad  *loads = palloc0_array(SlateLoad, set->nlookups);
+	SlateLoad  *loads = NULL;
 	int			nloads = 0;
 
 	for (int i = 0; i < set->nlookups; i++)
@@ -549,6 +556,8 @@ load_and_fill(LookupSet *set)
 
 		if (lookup->done || !lookup->covered)
 			continue;
+		if (loads == NULL)
+			loads = palloc0_array(SlateLoad, set->nlookups);
 		loads[nloads].key = lookup->key;
 		loads[nloads++].arg = lookup;
 	}
@@ -589,7 +598,7 @@ read_through(LookupSet *set)
 {
 	for (int i = 0; i < set->nlookups; i++)
 	{
-		classify(&set->lookups[i]);
+		classify(set, &set->lookups[i]);
 		look_near(&set->lookups[i]);
 	}
 	get_from_cache(set);
@@ -694,7 +703,7 @@ slate_cache_peek(PG_FUNCTION_ARGS)
 
 	lookup->key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
 	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
-		check_may_see(lookup, match.rule->relation->relid);
+		check_may_see(set, lookup, match.rule->relation->relid);
 	get_from_cache(set);
 	drop_bad_values(set);
 	if (lookup->value == NULL)
@@ -910,7 +919,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
 	query_arguments(fcinfo, &query);
 
-	classify(lookup);
+	classify(set, lookup);
 	if (transaction_bypasses())
 		lookup->bypass = true;
 	get_from_cache(set);

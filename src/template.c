@@ -690,12 +690,14 @@ slate_template_split(const SlateTemplate *template,
 					 const char *key, int keylen, int nth,
 					 SlateSlice *values)
 {
-	TemplateSplit split = {
-		.template = template,
-		.key = key
-	};
+	TemplateSplit split;
 	int			i;
 
+	/* one column is split in one way */
+	if (nth > 0 && template->ncolumns <= 1)
+		return false;
+	split.template = template;
+	split.key = key;
 	if (template->is_pattern || keylen > SLATE_KEY_MAX ||
 		nth < 0 || nth >= SLATE_TEMPLATE_MAX_SPLITS ||
 		!find_latest_starts(&split, keylen))
