@@ -312,6 +312,15 @@ check_preload(ReturnSetInfo *result)
 			  "there is none without preload");
 }
 
+/* A worker that has just been started has not chosen yet. */
+static bool
+is_of_same_service(SlateDatabase *database)
+{
+	uint64		server = pg_atomic_read_u64(&database->server);
+
+	return server == 0 || server == slate_redis_server_key();
+}
+
 static void
 check_worker(ReturnSetInfo *result, SlateDatabase *database)
 {
@@ -322,8 +331,9 @@ check_worker(ReturnSetInfo *result, SlateDatabase *database)
 												  SLATE_MAX_DATABASES) :
 				  "there is none without preload: what fails is lost, and patterns are looked for within slate_cache.timeout");
 	else if (pg_atomic_read_u32(&database->worker) != 0)
-		put_check(result, "worker", true,
-				  psprintf("running, process %u",
+		put_check(result, "worker", is_of_same_service(database),
+				  psprintf(is_of_same_service(database) ? "running, process %u"
+						   : "process %u has another slate_cache.url than this session: what this one cannot tell Redis is lost",
 						   pg_atomic_read_u32(&database->worker)));
 	else
 	{

@@ -138,16 +138,18 @@ def wait_for(what, condition, seconds=30):
         time.sleep(0.02)
 
 
-def slate_is_well():
-    return psql('SELECT bool_and(ok) FROM slate_cache.health '
-                "WHERE \"check\" IN ('worker', 'redis', 'breaker', 'history')") == 't'
+def slate_is_well(url=None):
+    """Has the worker begun to work, with the url that new sessions have?  Is it this one?"""
+    is_new = "current_setting('slate_cache.url') = '%s'" % url if url else 'true'
+    return psql('SELECT bool_and(ok) AND %s FROM slate_cache.health '
+                "WHERE \"check\" IN ('worker', 'redis', 'breaker', 'history')" % is_new) == 't'
 
 
 def use_redis(url):
     """Have all of slate_cache, the worker included, reach Redis so."""
     psql("ALTER SYSTEM SET slate_cache.url = '%s'" % url)
     psql('SELECT pg_reload_conf()')
-    wait_for('the worker at ' + url, slate_is_well)
+    wait_for('the worker at ' + url, lambda: slate_is_well(url))
 
 
 # Those that run, so that none is left behind when something fails.

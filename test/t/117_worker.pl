@@ -245,6 +245,9 @@ is($redis->cli('-n', 3, 'EXISTS', 'shop:search:1:mine'), '0', 'another url than 
 wait_for_pass();
 is($redis->cli('EXISTS', 'shop:search:1:mine'), '1', "another url than the worker: the worker's keys stay");
 is($session->query('SELECT pushes_lost, sweeps_unfinished FROM slate_cache.stats'), '0|0', 'nothing is lost');
+my $check = q{SELECT ok, detail FROM slate_cache.health WHERE "check" = 'worker'};
+like($left->query($check), qr/^f\|process \d+ has another slate_cache\.url than this session/, 'health says so there');
+like($session->query($check), qr/^t\|running, process \d+$/, 'and not elsewhere');
 
 # The worker follows a reload.  Everything moves to the database 2; what waits
 # is told there.
