@@ -45,6 +45,7 @@ def make_rows():
          "CREATE TABLE r_projects AS SELECT id, 'project ' || id AS name FROM generate_series(0, 99) id; "
          'ALTER TABLE r_projects ADD PRIMARY KEY (id); VACUUM ANALYZE r_files, r_projects; ')
     psql("SELECT slate_cache_attach('r_files', row_keys => ARRAY['r_files:{id}'], ttl => '1 hour')")
+    servers.wait_for_walk()
     psql("SELECT slate_cache_warm('r_files')")
     psql("""SELECT count(slate_cache_fetch('page:' || id, $$%s$$, '1 hour', id::text))
             FROM generate_series(0, 99) id""" % PAGE_QUERY)

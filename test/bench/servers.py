@@ -145,6 +145,11 @@ def slate_is_well(url=None):
                 "WHERE \"check\" IN ('worker', 'redis', 'breaker', 'history')" % is_new) == 't'
 
 
+def wait_for_walk():
+    """What a new rule's keys held before is looked for; what is filled until then goes, too."""
+    wait_for('the walk over Redis', lambda: psql('SELECT NOT EXISTS (SELECT FROM slate_cache.journal)') == 't', 120)
+
+
 def use_redis(url):
     """Have all of slate_cache, the worker included, reach Redis so."""
     psql("ALTER SYSTEM SET slate_cache.url = '%s'" % url)
