@@ -323,6 +323,20 @@ current_token(int row)
 }
 
 /*
+ * What a write has counted up to.  One that commits itself may be seen in the
+ * table before its writer, who may have lost his connection, too, knows that.
+ */
+static int64_t
+counter_of(int64_t token)
+{
+	Write	   *write = &shared->writes[token];
+
+	while (load(&write->counter) == 0 && load(&write->state) != WRITE_ROLLED_BACK)
+		pause_for(MILLISECOND);
+	return write->counter;
+}
+
+/*
  * It is not under way any more: is it committed?  Then what it wrote is there,
  * or something that came after it.
  */
@@ -340,7 +354,7 @@ is_committed(Transaction *transaction)
 	if (own == NULL)
 		return false;
 	token = current_token(own->row);
-	while (shared->writes[token].counter > shared->writes[own->token].counter)
+	while (counter_of(token) > shared->writes[own->token].counter)
 		token = shared->writes[token].before;
 	return token == own->token;
 }
