@@ -312,15 +312,6 @@ check_preload(ReturnSetInfo *result)
 			  "there is none without preload");
 }
 
-/* A worker that has just been started has not chosen yet. */
-static bool
-is_of_same_service(SlateDatabase *database)
-{
-	uint64		server = pg_atomic_read_u64(&database->server);
-
-	return server == 0 || server == slate_redis_server_key();
-}
-
 static void
 check_worker(ReturnSetInfo *result, SlateDatabase *database)
 {
@@ -330,12 +321,7 @@ check_worker(ReturnSetInfo *result, SlateDatabase *database)
 				  slate_stats_shared() ? psprintf("more than %d databases use slate_cache: no journal here",
 												  SLATE_MAX_DATABASES) :
 				  "there is none without preload: what fails is lost, and patterns are looked for within slate_cache.timeout");
-	else if (pg_atomic_read_u32(&database->worker) != 0)
-		put_check(result, "worker", is_of_same_service(database),
-				  psprintf(is_of_same_service(database) ? "running, process %u"
-						   : "process %u has another slate_cache.url than this session: what this one cannot tell Redis is lost",
-						   pg_atomic_read_u32(&database->worker)));
-	else
+	else if (pg_atomic_read_u32(&database->worker) == 0)
 	{
 		slate_database_wake(database);
 		put_check(result, "worker", false,
@@ -343,6 +329,14 @@ check_worker(ReturnSetInfo *result, SlateDatabase *database)
 				  ? "there is no room for it: raise max_worker_processes"
 				  : "not running; the launcher starts it within seconds");
 	}
+	else if (!slate_database_has_our_redis(database))
+		put_check(result, "worker", false,
+				  psprintf("process %u has another slate_cache.url than this session: what this one cannot tell Redis is lost",
+						   pg_atomic_read_u32(&database->worker)));
+	else
+		put_check(result, "worker", true,
+				  psprintf("running, process %u",
+						   pg_atomic_read_u32(&database->worker)));
 }
 
 static void

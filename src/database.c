@@ -18,6 +18,7 @@
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "database.h"
+#include "redis.h"
 #include "storage/dsm.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
@@ -283,6 +284,14 @@ bool
 slate_database_has_launcher(void)
 {
 	return registry != NULL && registry->launcher != NULL;
+}
+
+bool
+slate_database_has_our_redis(SlateDatabase *database)
+{
+	uint64		server = pg_atomic_read_u64(&database->server);
+
+	return server == 0 || server == slate_redis_server_key();
 }
 
 void

@@ -192,6 +192,12 @@ extern bool slate_database_is_settled(SlateDatabase *database);
 extern uint32 slate_database_count_prepared(SlateDatabase *database);
 extern void slate_database_settle(SlateDatabase *database, uint32 prepared);
 
+/*
+ * Does its worker use the same Redis as this session?  One that has just been
+ * started, and does not say yet, will.  Does not throw.
+ */
+extern bool slate_database_has_our_redis(SlateDatabase *database);
+
 /* Who starts the workers. */
 extern void slate_database_set_launcher(Latch *latch);
 extern bool slate_database_has_launcher(void);

@@ -403,15 +403,6 @@ check_room(SlateDatabase *database)
 		filling = database;
 }
 
-/* The worker replays to its own Redis only. */
-static bool
-worker_has_our_redis(SlateDatabase *database)
-{
-	uint64		server = pg_atomic_read_u64(&database->server);
-
-	return server == 0 || server == slate_redis_server_key();
-}
-
 /*
  * With 7600 bytes for entries, Writer is too large to be initialised for each
  * transaction; it is the caller's.
@@ -445,7 +436,8 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 	int			generation = SLATE_PREPARED_GENERATION;
 	Relation	relation;
 
-	if (database == NULL || !worker_has_our_redis(database))
+	/* the worker replays to its own Redis only */
+	if (database == NULL || !slate_database_has_our_redis(database))
 		return false;
 	if (prepared)
 		slate_doubt_enter_prepared(database);

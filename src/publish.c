@@ -502,24 +502,15 @@ encode(SlateOpList *list, Size max_bytes)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * Who pushes again and again may come to do so directly.  What that takes is
- * not there for the push any more.
- */
+/* Who pushes again and again may come to do so directly. */
 static void
 watch(int64 deadline)
 {
-	int64		start;
-
 	if (!slate_traffic_direct || publish.stamp.deadline == 0)
 		return;
 	if (slate_direct_should_watch(&publish.stamp, false))
-	{
-		start = slate_link_now();
 		(void) slate_direct_watch(&publish.stamp, deadline,
 								  LINK_WAIT_UNINTERRUPTED);
-		publish.budget = Max(publish.budget - (slate_link_now() - start), 1);
-	}
 	publish.may_be_direct = slate_direct_is_watching(&publish.stamp);
 }
 
@@ -537,13 +528,15 @@ begin_commit(SlateOpList *list)
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	publish.stamped_at = slate_link_now();
-	publish.budget = Max(deadline - publish.stamped_at, 1);
 	slate_script_stamp(&publish.stamp);
 	if (publish.failure == NULL)
 	{
 		slate_trust_stamp(&publish.stamp, connected_by);
 		watch(connected_by);
 	}
+
+	/* what has been waited for is not there for the push any more */
+	publish.budget = Max(deadline - slate_link_now(), 1);
 	(void) slate_journal_append(list, &publish.stamp, false);
 	slate_pause(PAUSE_AFTER_JOURNAL);
 }

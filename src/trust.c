@@ -187,13 +187,10 @@ static SlateDatabase *
 vouching(void)
 {
 	SlateDatabase *database = slate_database_mine();
-	uint64		server;
 
-	if (database == NULL)
+	if (database == NULL || !slate_database_has_our_redis(database))
 		return NULL;
-	server = pg_atomic_read_u64(&database->server);
-	return server == 0 || server == slate_redis_server_key()
-		? database : NULL;
+	return database;
 }
 
 static bool

@@ -145,6 +145,20 @@ SELECT key, value FROM slate_cache_mget('{shop:item:2,shop:item:1,shop:items:sla
 SELECT slate_cache_peek('shop:item:1'), slate_cache_peek('shop:item:2');
 SELECT slate_cache_fetch('shop:item:2', 'SELECT count(*) FROM items');
 RESET ROLE;
+
+-- several tables in one call, each by its own rights, whatever comes first
+CREATE TABLE open_items (id int PRIMARY KEY);
+CREATE TABLE secrets (id int PRIMARY KEY);
+SELECT slate_cache_attach('open_items', row_keys => ARRAY['shop:a:{id}', 'shop:z:{id}']);
+SELECT slate_cache_attach('secrets', row_keys => ARRAY['shop:secret:{id}']);
+INSERT INTO open_items VALUES (1);
+INSERT INTO secrets VALUES (1);
+GRANT SELECT ON open_items TO slate_regress_app;
+SET ROLE slate_regress_app;
+SELECT key, value->'id' FROM slate_cache_mget('{shop:a:1,shop:item:2,shop:z:1}');
+SELECT key, value->'id' FROM slate_cache_mget('{shop:a:1,shop:secret:1,shop:z:1}');
+RESET ROLE;
+DROP TABLE open_items, secrets;
 \! $redis DEL shop:item:1 shop:item:2 shop:items:slate_regress_app shop:items:slate_regress_owner
 SET ROLE slate_regress_app;
 SELECT slate_cache_get('shop:item:1')->>'note', slate_cache_get('shop:item:2'), slate_cache_get('shop:items:slate_regress_owner');

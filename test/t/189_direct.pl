@@ -226,6 +226,33 @@ $proxy->pass;
 $proxy->release;
 SlateJournal::wait_until_told($node);
 isnt(name(33), 'old' . '.' x 32, 'WATCH is not answered: the old value is gone');
+# What a commit has waited for is not there for its push: here 1.7 s of its four
+# for the epoch, which it asks for when that has not been heard of for 2 ms, and
+# with the worker stopped nobody else asks.
+my $worker = $watcher->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'postgres'});
+kill 'STOP', $worker;
+SlateRedis::wait_until(sub { slurp_file("/proc/$worker/stat") =~ /\) T / }, 'the worker has stopped');
+$patient->query(q{SET slate_cache.timeout = 4000; SET slate_cache.direct = off; UPDATE item SET name = 'patient' WHERE id = 35});
+is(name(35), 'patient', 'slow answers: there is a connection');
+my $in_doubt = counter('pushes_delayed');
+$proxy->hold(qr/EVALSHA/);
+$redis->pause;
+$watcher->query('SELECT pg_sleep(0.01)');
+$patient->send(q{UPDATE item SET name = 'hurried' WHERE id = 35});
+my $of_patient = 'FROM pg_stat_activity WHERE pid = ' . $patient->pid;
+SlateRedis::wait_until(
+    sub { $watcher->query("SELECT state = 'active' AND clock_timestamp() > query_start + '1.7 s'::interval $of_patient") eq 't' },
+    'it waits for the epoch');
+$redis->resume;
+SlateRedis::wait_until(sub { $proxy->order('held') || $watcher->query("SELECT state $of_patient") eq 'idle' }, 'it pushes');
+$watcher->query('SELECT pg_sleep(3)');
+$proxy->release;
+$patient->finish;
+is(counter('pushes_delayed'), $in_doubt + 1, 'slow answers: an answer after 4.7 s is too late');
+$proxy->pass;
+kill 'CONT', $worker;
+SlateJournal::wait_until_told($node);
+isnt(name(35), 'patient', 'slow answers: the old value is gone');
 $slow->query('RESET slate_cache.timeout');
 
 #
