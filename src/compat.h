@@ -15,6 +15,7 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
+#include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -47,6 +48,26 @@
 #define compat_my_proc_number() (MyProc->pgprocno)
 #else
 #define compat_my_proc_number() MyProcNumber
+#endif
+
+/* 16: what the JSON parser calls may tell it to stop */
+#if PG_VERSION_NUM < 160000
+typedef void compat_json_result;
+#define COMPAT_JSON_DONE
+#else
+typedef JsonParseErrorType compat_json_result;
+#define COMPAT_JSON_DONE JSON_SUCCESS
+#endif
+
+/* 17: a lexer may be in the caller's memory, and leaves its text alone */
+#if PG_VERSION_NUM < 170000
+#define compat_make_json_lexer(text, len, need_escapes) \
+	makeJsonLexContextCstringLen(unconstify(char *, text), len, \
+								 GetDatabaseEncoding(), need_escapes)
+#else
+#define compat_make_json_lexer(text, len, need_escapes) \
+	makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), \
+								 need_escapes)
 #endif
 
 /* hiredis 1.0: replies count their elements in size_t */

@@ -3,7 +3,7 @@
  * value.c
  *	  What comes back from Redis, before it may be called jsonb.
  *
- * Anybody may have written it.  jsonb_in() throws where it is no JSON that
+ * Anybody may have written it.  The parser throws where it is no JSON that
  * jsonb can hold; such an ERROR is caught here without a subtransaction, as
  * xml_is_document() of xml.c does, since parsing holds nothing but memory: no
  * lock, no buffer, no snapshot.  Whatever else may be thrown, out of memory
@@ -13,9 +13,7 @@
  */
 #include "compat.h"
 
-#include "fmgr.h"
-#include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
+#include "jsontext.h"
 #include "utils/memutils.h"
 #include "value.h"
 
@@ -43,7 +41,7 @@ slate_value_parse(const char *bytes, size_t len)
 		return NULL;
 	PG_TRY();
 	{
-		value = slate_value_from_json(bytes);
+		value = slate_jsontext_parse(bytes, len);
 	}
 	PG_CATCH();
 	{
@@ -59,5 +57,5 @@ slate_value_parse(const char *bytes, size_t len)
 Jsonb *
 slate_value_from_json(const char *json)
 {
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+	return slate_jsontext_parse(json, strlen(json));
 }

@@ -110,8 +110,10 @@ def backends():
     yield 'get of 1 kB', far, get, commit
     yield 'get of 1 kB, near', '', get, commit
     yield 'peek of 1 kB', '', "PREPARE w(int) AS SELECT slate_cache_peek('i_page:' || $1)", commit
-    yield ('mget of 100', far, "PREPARE w(text[]) AS SELECT count(value) FROM slate_cache_mget($1)",
-           "EXECUTE w('{%s}');" % ','.join('i_slate:%d' % i for i in range(1, 101)))
+    mget = ("PREPARE w(text[]) AS SELECT count(value) FROM slate_cache_mget($1)",
+            "EXECUTE w('{%s}');" % ','.join('i_slate:%d' % i for i in range(1, 101)))
+    yield 'mget of 100, never read before', far + ' -c slate_cache.parsed_memory=0', *mget
+    yield 'mget of 100', far, *mget
 
 
 def count_backends():

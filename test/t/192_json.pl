@@ -1,0 +1,115 @@
+# What Redis has is turned into jsonb as the server's own cast does it: of texts made at
+# random, and of the same with some characters changed, the same values, and the same are none.
+use strict;
+use warnings;
+use utf8;
+use Encode qw(encode);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateClient;
+use SlateNode;
+use SlateRedis;
+use Test::More;
+
+my $seed = $ENV{SLATE_SEED} // time ^ $$;
+my $many = $ENV{SLATE_TEXTS} // 20_000;
+srand $seed;
+note "SLATE_SEED=$seed";
+
+sub one_of { return $_[ rand @_ ] }
+sub space { return rand() < 0.8 ? '' : join '', map { one_of(' ', "\t", "\n", "\r") } 1 .. 1 + rand 3 }
+
+sub string
+{
+    my @plain = ('a' .. 'e', ' ', '{', '}', '[', ']', ':', ',', '0', 'äöü', '€', "\x{1d11e}", '/', "'", "\x7f");
+    my @odd = ('\\"', '\\\\', '\\/', '\\b', '\\f', '\\n', '\\r', '\\t', '\\u00e4', '\\u20AC', '\\ud834\\udd1e',
+        '\\u0022', '\\u005c');
+    my @wrong = ('\\u0000', '\\ud834', '\\udd1e', '\\ud834x', '\\ud834\\n', '\\x', '\\u12', "\x01", "\n");
+    my $odd = one_of(0, 0, 0, 0.1, 0.5);
+    return '"' . join('', map { rand() < $odd ? rand() < 0.01 ? one_of(@wrong) : one_of(@odd) : one_of(@plain) } 1 .. rand one_of(3, 12, 40)) . '"';
+}
+
+sub number
+{
+    return one_of('0', '-0', '1', '-12', '3.140', '1e5', '2E-3', '1.5e+10', '123456789012345678901234567890.1', '00', '1.', '.5', '1e999999')
+      if rand() < 0.3;
+    return one_of('', '-') . int rand 10**one_of(1, 3, 9);
+}
+
+# Names that come twice in one object, too.
+sub value
+{
+    my ($depth) = @_;
+    my $kind = rand;
+    if ($depth > 0 && $kind < 0.35)
+    {
+        return '{' . space() . join(',', map { space() . (rand() < 0.3 ? '"same"' : string()) . space() . ':' . space() . value($depth - 1) . space() } 1 .. rand 5) . '}';
+    }
+    if ($depth > 0 && $kind < 0.6)
+    {
+        return '[' . space() . join(',', map { space() . value($depth - 1) . space() } 1 .. rand 5) . ']';
+    }
+    return string() if $kind < 0.8;
+    return number() if $kind < 0.92;
+    return one_of('true', 'false', 'null');
+}
+
+sub changed
+{
+    my ($text) = @_;
+    for (1 .. 1 + rand 2)
+    {
+        my $at = int rand 1 + length $text;
+        substr $text, $at, one_of(0, 1, 2), one_of('', split(//, q({}[]",:\\u0dn -+.eE/ftl)), 'null', "\t", 'ä');
+    }
+    return $text;
+}
+
+my $nested = sub { return ('[' x $_[0]) . (']' x $_[0]) };
+my @texts = (
+    '', ' ', '{}', '[]', ' { } ', "\n[\n]\n", '{"a":1}', '{"a" : "b"}', '[1,[2,[3]]]', '"text"', ' "text" ', '"\\n"', '12', ' true', 'null ',
+    '{"":""}', '{"a":{"b":[]},"c":[{}]}', '{"same":1,"same":"two","same":[3]}', '{"b":1,"a":2,"aa":3}', '{"\\u0061":1,"a":2}', '["\\ud834\\udd1e"]',
+    '["\\u0000"]', '{"\\u0000":1}', '["\\ud834"]', '{"a"}', '{"a":}', '{"a":1,}', '[1,]', '[1 2]', '{"a":1}{', '[] []', '{a:1}', "{'a':1}", '["a', '["a\\',
+    '["\\"]', '{"a":"\\""}', '{"a\\"b":"c\\\\"}', '["tab	"]', '[1e999999]', '[-]', '[01]', '[nul]', '[truee]', '{"a":tru}', "[1]\0", $nested->(1000), $nested->(200_000),
+    '{"a":' x 3000 . '1' . '}' x 3000, '["' . 'x' x 100_000 . '"]', '["' . '\\n' x 50_000 . '"]', '[' . join(',', (1) x 20_000) . ']');
+push @texts, rand() < 0.35 ? changed($_) : $_ foreach map { space() . value(1 + rand 5) . space() } 1 .. $many;
+@texts = grep { !/\0/ } @texts;
+
+my $redis = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis);
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+my $client = SlateClient->new($redis);
+my $file = $node->basedir . '/texts';
+open my $out, '>:raw', $file or die "$file: $!";
+foreach my $i (0 .. $#texts)
+{
+    my $line = encode('UTF-8', $texts[$i]);
+    $client->ask('SET', "json:$i", $line);
+    $line =~ s/([\\\t\n\r])/'\\' . { "\\" => "\\", "\t" => 't', "\n" => 'n', "\r" => 'r' }->{$1}/ge;
+    print $out "$i\t$line\n";
+}
+close $out or die "$file: $!";
+
+# A value is taken for its text, its length and what it equals.
+my $result = $node->safe_psql('postgres', qq{
+    SET slate_cache.parsed_memory = 0;
+    SET client_min_messages = error;
+    SET client_encoding = 'UTF8';
+    CREATE TABLE texts (id int, body text);
+    COPY texts FROM '$file';
+    CREATE FUNCTION cast_of(body text) RETURNS jsonb LANGUAGE plpgsql AS \$\$
+        BEGIN RETURN body::jsonb; EXCEPTION WHEN data_exception OR program_limit_exceeded THEN RETURN NULL; END \$\$;
+    CREATE TABLE both_ways AS SELECT id, body, cast_of(body) AS cast_to, slate_cache_peek('json:' || id) AS peeked FROM texts;
+    SELECT count(*), count(cast_to), count(*) - count(cast_to) FROM both_ways;
+    SELECT id || ' ' || left(body, 300) || ' => ' || coalesce(left(peeked::text, 300), 'none') FROM both_ways
+        WHERE peeked IS DISTINCT FROM cast_to OR peeked::text IS DISTINCT FROM cast_to::text
+            OR pg_column_size(peeked || '{}') IS DISTINCT FROM pg_column_size(cast_to || '{}') LIMIT 20});
+my ($counts, @wrong) = split /\n/, $result;
+my ($all, $values, $none) = split /\|/, $counts;
+is($all, scalar @texts, 'all texts are there');
+cmp_ok($values, '>', $many / 2, "$values of them are JSON");
+cmp_ok($none, '>', $many / 20, "$none are not");
+is(join("\n", @wrong), '', 'each is taken as by a cast');
+SlateNode::unharmed($node);
+
+done_testing();
