@@ -41,7 +41,9 @@ def main():
     # Turns of readers cannot be shorter than two seconds: see load.Reader.
     fewer = max(1, rounds * 5 // 7)
     clients = [int(n) for n in setting('_CLIENTS', '1,8,32').split(',')]
-    candidates = [name.strip() for name in setting('_CANDIDATES', '').split(',') if name.strip()]
+    # names may have commas
+    names = setting('_CANDIDATES', '')
+    candidates = [name.strip() for name in names.split(';' if ';' in names else ',') if name.strip()]
     seed = setting('_SEED', str(random.randrange(10 ** 6)))
     random.seed(seed)
     plots, here = servers.STAGE + '/plots', os.path.dirname(__file__)
