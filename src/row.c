@@ -57,32 +57,70 @@ struct SlateRowFormat
  * ------------------------------------------------------------------------
  */
 
+/* Each byte of a word. */
+#define EACH(byte) (UINT64CONST(0x0101010101010101) * (byte))
+
+/*
+ * Is one of eight bytes less than n, which is at most 128?  From
+ * Bit Twiddling Hacks, by Sean Eron Anderson, in the public domain.
+ */
+static bool
+has_less(uint64 word, uint8 n)
+{
+	return ((word - EACH(n)) & ~word & EACH(0x80)) != 0;
+}
+
+/* How many of the bytes, from the first one on, need not be escaped? */
+static int
+plain_length(const char *bytes, int len)
+{
+	int			n = 0;
+	uint64		word;
+
+	for (; n + (int) sizeof(word) <= len; n += sizeof(word))
+	{
+		memcpy(&word, bytes + n, sizeof(word));
+		if (has_less(word, ' ') || has_less(word ^ EACH('"'), 1) ||
+			has_less(word ^ EACH('\\'), 1))
+			break;
+	}
+	while (n < len && (unsigned char) bytes[n] >= ' ' && bytes[n] != '"' &&
+		   bytes[n] != '\\')
+		n++;
+	return n;
+}
+
+static void
+append_escape(StringInfo out, char c)
+{
+	const char *letter = strchr("\bb\ff\nn\rr\tt\"\"\\\\", c);
+
+	if (letter)
+	{
+		appendStringInfoCharMacro(out, '\\');
+		appendStringInfoCharMacro(out, letter[1]);
+	}
+	else
+		appendStringInfo(out, "\\u%04x", (unsigned char) c);
+}
+
 /* As escape_json() does, but what need not be escaped is copied at once. */
 static void
 append_string(StringInfo out, const char *bytes, int len)
 {
-	int			start = 0;
+	const char *end = bytes + len;
 
 	appendStringInfoCharMacro(out, '"');
-	for (int i = 0; i < len; i++)
+	for (;;)
 	{
-		unsigned char c = bytes[i];
-		const char *letter;
+		int			plain = plain_length(bytes, end - bytes);
 
-		if (likely(c >= ' ' && c != '"' && c != '\\'))
-			continue;
-		appendBinaryStringInfo(out, bytes + start, i - start);
-		start = i + 1;
-		letter = strchr("\bb\ff\nn\rr\tt\"\"\\\\", c);
-		if (letter)
-		{
-			appendStringInfoCharMacro(out, '\\');
-			appendStringInfoCharMacro(out, letter[1]);
-		}
-		else
-			appendStringInfo(out, "\\u%04x", c);
+		appendBinaryStringInfo(out, bytes, plain);
+		bytes += plain;
+		if (bytes == end)
+			break;
+		append_escape(out, *bytes++);
 	}
-	appendBinaryStringInfo(out, bytes + start, len - start);
 	appendStringInfoCharMacro(out, '"');
 }
 

@@ -106,6 +106,13 @@ attach('lone');
 $session->query('INSERT INTO lone VALUES (1), (2)');
 check('lone', 'nothing but the key');
 
+# What is escaped, and what is next to it, wherever it is.
+$session->query('CREATE TABLE places (id int PRIMARY KEY, value text)');
+attach('places');
+$session->query(q{INSERT INTO places SELECT 100 * place + nth, repeat('x', place) || chr(code) || repeat('ä', place % 11) || chr(code) || 'y'
+    FROM generate_series(0, 17) place, unnest(ARRAY[1, 8, 10, 31, 32, 33, 34, 35, 91, 92, 93, 127, 128, 162, 220, 8252]) WITH ORDINALITY c(code, nth)});
+check('places', 'odd characters anywhere');
+
 # Values that are compressed, or elsewhere.
 $session->query($_) foreach 'CREATE TABLE big (id int PRIMARY KEY, value text, other text)',
   q{ALTER TABLE big ALTER other SET STORAGE EXTERNAL};
