@@ -25,6 +25,7 @@
 #include "ring.h"
 #include "stats.h"
 #include "strict.h"
+#include "sweep.h"
 #include "traffic.h"
 #include "trust.h"
 #include "utils/memutils.h"
@@ -481,7 +482,7 @@ make_globset(SlateOpList *list)
 	publish.globset = slate_globset_make(publish.globs, list->nglobs);
 	publish.sweep = slate_publish_sweep || publish.thorough;
 	if (publish.sweep)
-		slate_script_sweep_init();
+		slate_sweep_init();
 }
 
 static void
@@ -688,7 +689,7 @@ sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
 
 	if (slate_link_now() >= stop_at)
 		return false;
-	(void) slate_script_sweep(publish.globset, publish.stamps, &part, &finished,
+	(void) slate_sweep(publish.globset, publish.stamps, &part, &finished,
 							  stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
 	slate_script_count_outcome(&part);
 	slate_stats_add(STAT_SWEEPS, 1);

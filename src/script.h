@@ -48,6 +48,9 @@ extern char *slate_script_put_hex(char *to, uint64 number, int width);
 
 extern bool slate_script_is_internal(const char *name, int len);
 
+/* The key that a name in Redis is about, a guard's its own; false: of none. */
+extern bool slate_script_find_key(const char *name, int len, SlateSlice *key);
+
 /*
  * How pushes to one key are ordered among themselves.  Whoever pushed with an
  * order other than SLATE_SHARED held a lock that a second writer of the same
@@ -280,9 +283,33 @@ extern void slate_script_add_ttl(SlateBatch *batch,
 extern void slate_script_add_get_guard(SlateBatch *batch,
 									   const char *key, int keylen);
 
-/* One step of SCAN for the keys that a glob matches; "0" begins. */
+/*
+ * One step of SCAN for the keys that a glob matches, or for all in portions of
+ * about a number; the cursor "0" begins.
+ */
 extern void slate_script_add_scan(SlateBatch *batch, const char *cursor,
 								  const char *glob, int globlen);
+extern void slate_script_add_scan_all(SlateBatch *batch, const char *cursor,
+									  int count);
+
+/*
+ * DROP keys that a SCAN has found: each with the stamp of its glob, all of one
+ * owner; "only one" says that all globs that match it are of one transaction,
+ * what that has PUT stays.  To forget them is to DROP them without a version.
+ * Keys and stamps are appended one by one before; 24 bytes more than their
+ * text are enough for each.  Nothing is palloc'ed if there is room.
+ */
+#define SLATE_SWEPT_STAMP_LEN (SLATE_VERSION_LEN + SLATE_TOKEN_LEN + 1)
+
+extern void slate_script_append_swept_key(StringInfo keys, SlateSlice key);
+extern void slate_script_append_swept_stamp(StringInfo stamps,
+											const SlateStamp *stamp,
+											bool is_only_one);
+extern void slate_script_add_drop_swept(SlateBatch *batch, StringInfo keys,
+										int nkeys, StringInfo stamps,
+										const char *owner);
+extern void slate_script_add_forget(SlateBatch *batch, StringInfo keys,
+									int nkeys);
 
 /*
  * Ask for leases, of a Redis with the stamp's epoch; of the stamp nothing else
@@ -358,32 +385,5 @@ extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
 											 SlateOutcome *outcome,
 											 int64 deadline, int timeout,
 											 SlateWait wait);
-
-/*
- * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
- * values that apps have SET themselves, and guards of keys without a value.
- * stamps are those of the globs, by their position in the set, all of one
- * owner.  What was PUT by the very transaction of the globs that match it
- * stays, and so does what was PUT under an order with a newer version.
- * Without stamps (NULL) all that matches goes, whatever its version is.
- *
- * Begins no step after stop_at; a step may take slate_cache.timeout, but not
- * past the deadline, which should be so much later than stop_at that running
- * out of time is not taken for a failure of Redis.  An interruptible
- * sweep may throw between two steps.  *finished tells
- * whether it got through, the outcome is added to.  May run after a commit, if
- * slate_script_sweep_init() was called before it.
- */
-extern void slate_script_sweep_init(void);
-
-/* From now on this process counts there the names that its sweeps look at. */
-extern void slate_script_sweep_count(pg_atomic_uint64 *names);
-
-extern SlateRedisStatus slate_script_sweep(const SlateGlobSet *globs,
-										   const SlateStamp *const *stamps,
-										   SlateOutcome *outcome,
-										   bool *finished,
-										   int64 stop_at, int64 deadline,
-										   SlateWait wait);
 
 #endif							/* SLATE_SCRIPT_H */

@@ -8,7 +8,7 @@
  * No reader of the cache finds a value that lacks a commit which is visible in
  * the database, nor one that was not committed.  In mode commit there is such
  * a moment, from the commit to its push.  In mode strict PRE_COMMIT marks the
- * keys (see script.c) and waits until Redis has acknowledged that; only then
+ * keys (see lua.c) and waits until Redis has acknowledged that; only then
  * can the change become visible.  From the mark on nobody finds a value, nor
  * can set one; the push puts the new one and takes the marks away.
  *
@@ -50,6 +50,7 @@
 #include "access/xact.h"
 #include "storage/procarray.h"
 #include "strict.h"
+#include "sweep.h"
 #include "trust.h"
 #include "utils/memutils.h"
 
@@ -168,10 +169,10 @@ walk(const SlateOpList *list)
 	}
 	if (nglobs == 0)
 		return;
-	slate_script_sweep_init();
-	if (slate_script_sweep(slate_globset_make(globs, nglobs), NULL, &outcome,
-						   &finished, PG_INT64_MAX, PG_INT64_MAX,
-						   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	slate_sweep_init();
+	if (slate_sweep(slate_globset_make(globs, nglobs), NULL, &outcome,
+					&finished, PG_INT64_MAX, PG_INT64_MAX,
+					LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		slate_strict_fail(slate_redis_error());
 	if (outcome.refused > 0)
 		report_failure_of_server(outcome.error);

@@ -3,7 +3,7 @@
  * strict.h
  *	  slate_cache.mode = strict: marks on keys whose change is being committed.
  *
- * See script.c for what a mark does, strict.c for who takes it away.
+ * See lua.c for what a mark does, strict.c for who takes it away.
  *
  *-------------------------------------------------------------------------
  */

@@ -52,6 +52,7 @@
 #include "script.h"
 #include "stats.h"
 #include "strict.h"
+#include "sweep.h"
 #include "traffic.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -378,7 +379,7 @@ send_batch(const SlateBatch *batch)
 	return outcome.refused == 0 && is_known();
 }
 
-/* A walk over the keyspace; stamps: see slate_script_sweep(). */
+/* A walk over the keyspace; stamps: see slate_sweep(). */
 static bool
 walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 {
@@ -386,11 +387,11 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 	SlateOutcome outcome = {0};
 	bool		finished = false;
 
-	slate_script_sweep_init();
+	slate_sweep_init();
 	if (!is_connected() || !is_known())
 		return false;
 	slate_progress_begin_walk(&database->progress, nglobs);
-	(void) slate_script_sweep(slate_globset_make(globs, nglobs), stamps,
+	(void) slate_sweep(slate_globset_make(globs, nglobs), stamps,
 							  &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
 							  LINK_WAIT_INTERRUPTIBLE);
 	slate_progress_end_walk(&database->progress);
@@ -977,7 +978,7 @@ enter(void)
 	database->latch = MyLatch;
 	slate_events_note(EVENT_WORKER_STARTED, MyDatabaseId, "for %s",
 					  slate_redis_server_name());
-	slate_script_sweep_count(&database->progress.keys);
+	slate_sweep_count(&database->progress.keys);
 	pg_atomic_write_u32(&database->unavailable, 0);
 	pg_atomic_write_u64(&database->server, slate_redis_server_key());
 	slate_redis_become_prober();

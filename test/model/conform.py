@@ -3,7 +3,7 @@
 
     python3 test/model/conform.py [SEED]
 
-Takes the scripts out of src/script.c, runs random calls on a private Redis
+Takes the scripts out of src/lua.c, runs random calls on a private Redis
 and the same on scripts.py, and compares what both hold after each.  Needs
 redis-server.  The exit status is 1 at the first difference.
 """
@@ -21,7 +21,7 @@ import scripts
 from scripts import Call, LAPSED, NOBODY, SHARED
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                      '..', '..', 'src', 'script.c')
+                      '..', '..', 'src')
 RUNS = 600
 STEPS = 25
 
@@ -39,7 +39,10 @@ WRITERS = 4                     # who may have marks
 
 def lua_scripts():
     """The text of each script, by the name of its variable."""
-    source = open(SOURCE).read()
+    source = ''
+    for name in 'lua.h', 'lua.c':
+        with open(os.path.join(SOURCE, name)) as file:
+            source += file.read()
     macros = {}
 
     def text(pieces):
@@ -49,7 +52,7 @@ def lua_scripts():
                 r'"((?:[^"\\]|\\.)*)"|\b([A-Z_]+)\b', pieces))
 
     for name, pieces in re.findall(
-            r'^#define ((?:LUA_|SHARED|NOBODY|MARK_LIFE|QUICK_REPLY\b)\w*)\s+(.*)$',
+            r'^#define (LUA_\w*)\s+(.*)$',
             source.replace('\\\n', ''), re.M):
         macros[name] = text(pieces)
     return {name: text(pieces) for name, pieces in re.findall(

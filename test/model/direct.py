@@ -7,7 +7,7 @@
         --scenario NAME that one alone
 
 The rules of src/traffic.c and of those who call it, for one key and its cell, and
-those of the Lua in src/script.c as far as they matter to it.  explore.py shows that
+those of the Lua in src/lua.c as far as they matter to it.  explore.py shows that
 pushes by script are right; here it is about whether a bare SET does what they would.
 
 WHAT IS ONE STEP

@@ -1,4 +1,4 @@
-"""What Redis does: each script of src/script.c as a function on one key K.
+"""What Redis does: each script of src/lua.c as a function on one key K.
 
 A function here is one Lua script, and so one atomic step.  It takes what Redis
 holds and gives what it holds afterwards (and an answer, where one is used).

@@ -1,0 +1,246 @@
+/*-------------------------------------------------------------------------
+ *
+ * sweep.c
+ *	  A walk over everything that Redis has, for keys that no index knows.
+ *
+ * One exchange a step: the DROPs for what the step before found, and the next
+ * SCAN.  SCAN returns whatever is there from its beginning to its end, so it
+ * sees each value and each guard that is older than the commit; what comes
+ * later was leased later, and so loaded with a newer snapshot.
+ *
+ * This runs after a commit, so all buffers are as large as they will ever be
+ * before it begins, and nothing is palloc'ed.  A step whose names do not fit is
+ * taken again in half the size.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "sweep.h"
+#include "utils/memutils.h"
+
+/* Names that Redis looks at in one step. */
+#define STEP_COUNT 500
+
+/* Room for those that one step finds. */
+#define STEP_BYTES (256 * 1024)
+
+typedef struct Sweep
+{
+	const SlateGlobSet *globs;
+	const SlateStamp *const *stamps;	/* of the globs, by position; NULL:
+										 * forget what matches */
+	SlateOutcome *outcome;
+	SlateOutcome before;		/* the outcome when the step began */
+	char		cursor[24];		/* where the next SCAN begins */
+	int			count;			/* its COUNT */
+	int			scan_reply;		/* which reply of the exchange is SCAN's */
+	int			nfound;			/* names in names_found */
+	bool		overflow;		/* not all names fitted */
+	bool		failed;			/* SCAN got something that is not its answer */
+} Sweep;
+
+/* The stamps of the globs that match one name. */
+typedef struct MatchedStamps
+{
+	const Sweep *sweep;
+	bool		any;			/* one matches */
+	const SlateStamp *highest;	/* NULL: none matches, or there are none */
+	bool		differ;			/* they are of several transactions */
+} MatchedStamps;
+
+/*
+ * Names found in this step, and the stamps to drop them with, both encoded;
+ * and what is sent.  Sized for good by slate_sweep_init().
+ */
+static StringInfoData names_found;
+static StringInfoData stamps_found;
+static SlateBatch to_send;
+
+/* Where to count them; NULL: nowhere. */
+static pg_atomic_uint64 *names_swept = NULL;
+
+void
+slate_sweep_init(void)
+{
+	MemoryContext old;
+
+	if (names_found.data)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	slate_script_batch_init(&to_send);
+	enlargeStringInfo(&to_send.bytes, 2 * STEP_BYTES + 1024);
+	initStringInfo(&stamps_found);
+	enlargeStringInfo(&stamps_found, STEP_BYTES);
+	initStringInfo(&names_found);
+	enlargeStringInfo(&names_found, STEP_BYTES);
+	MemoryContextSwitchTo(old);
+}
+
+void
+slate_sweep_count(pg_atomic_uint64 *names)
+{
+	names_swept = names;
+}
+
+/* Takes none, so that it gets to see all. */
+static bool
+note_stamp(int position, void *arg)
+{
+	MatchedStamps *matched = arg;
+	const SlateStamp *stamp;
+
+	matched->any = true;
+	if (matched->sweep->stamps == NULL)
+		return true;
+	stamp = matched->sweep->stamps[position];
+	if (matched->highest && strcmp(stamp->nonce, matched->highest->nonce) != 0)
+		matched->differ = true;
+	if (matched->highest == NULL ||
+		strcmp(stamp->version, matched->highest->version) > 0)
+		matched->highest = stamp;
+	return false;
+}
+
+static void
+remember(Sweep *sweep, const SlateSlice *key,
+		 const MatchedStamps *matched)
+{
+	if (names_found.len + key->len + 24 > STEP_BYTES ||
+		stamps_found.len + SLATE_SWEPT_STAMP_LEN + 24 > STEP_BYTES)
+	{
+		sweep->overflow = true;
+		return;
+	}
+	slate_script_append_swept_key(&names_found, *key);
+	sweep->nfound++;
+	if (matched->highest)
+		slate_script_append_swept_stamp(&stamps_found, matched->highest,
+										!matched->differ);
+}
+
+static void
+look_at(Sweep *sweep, const redisReply *name)
+{
+	MatchedStamps matched = {.sweep = sweep};
+	SlateSlice	key;
+
+	if (name->type != REDIS_REPLY_STRING ||
+		!slate_script_find_key(name->str, (int) name->len, &key))
+		return;
+	(void) slate_globset_match(sweep->globs, key.start, key.len,
+							   note_stamp, &matched);
+	if (matched.any)
+		remember(sweep, &key, &matched);
+}
+
+static bool
+is_scan_reply(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+		reply->element[0]->type == REDIS_REPLY_STRING &&
+		reply->element[0]->len < sizeof(((Sweep *) NULL)->cursor) &&
+		reply->element[1]->type == REDIS_REPLY_ARRAY;
+}
+
+static void
+on_scan_reply(Sweep *sweep, const redisReply *reply)
+{
+	const redisReply *names;
+
+	if (!is_scan_reply(reply))
+	{
+		sweep->failed = true;
+		slate_script_take_reply(sweep->outcome, reply);
+		return;
+	}
+	names = reply->element[1];
+	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
+		look_at(sweep, names->element[i]);
+	if (sweep->overflow)
+		return;
+	strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+	if (names_swept)
+		pg_atomic_fetch_add_u64(names_swept, names->elements);
+}
+
+static void
+on_sweep_reply(int index, const redisReply *reply, void *arg)
+{
+	Sweep	   *sweep = arg;
+
+	if (index == 0)
+	{
+		resetStringInfo(&names_found);
+		resetStringInfo(&stamps_found);
+		sweep->nfound = 0;
+		sweep->overflow = false;
+		*sweep->outcome = sweep->before;
+	}
+	if (index == sweep->scan_reply)
+		on_scan_reply(sweep, reply);
+	else
+		slate_script_take_reply(sweep->outcome, reply);
+}
+
+/* DROP of what was found, then the next SCAN, unless that is all. */
+static void
+encode_step(Sweep *sweep, bool scan)
+{
+	resetStringInfo(&to_send.bytes);
+	to_send.ncommands = 0;
+	sweep->scan_reply = -1;
+	if (sweep->nfound > 0 && sweep->stamps == NULL)
+		slate_script_add_forget(&to_send, &names_found, sweep->nfound);
+	else if (sweep->nfound > 0)
+		slate_script_add_drop_swept(&to_send, &names_found, sweep->nfound,
+									&stamps_found, sweep->stamps[0]->owner);
+	if (scan)
+	{
+		sweep->scan_reply = to_send.ncommands;
+		slate_script_add_scan_all(&to_send, sweep->cursor, sweep->count);
+	}
+}
+
+SlateRedisStatus
+slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
+			SlateOutcome *outcome, bool *finished,
+			int64 stop_at, int64 deadline, SlateWait wait)
+{
+	Sweep		sweep = {.globs = globs,.stamps = stamps,
+	.outcome = outcome,.cursor = "0",.count = STEP_COUNT};
+	bool		scan = true;
+
+	*finished = false;
+	while (scan || sweep.nfound > 0)
+	{
+		int64		now = slate_link_now();
+		SlateRedisStatus status;
+
+		if (wait == LINK_WAIT_INTERRUPTIBLE)
+			CHECK_FOR_INTERRUPTS();
+
+		/* what was found is still dropped */
+		if (now >= stop_at && sweep.nfound == 0)
+			return REDIS_DONE;
+		encode_step(&sweep, scan && now < stop_at);
+		sweep.before = *outcome;
+		status = slate_script_run(&to_send, on_sweep_reply, &sweep,
+								  Min(deadline, now + slate_redis_timeout), wait);
+		if (status != REDIS_DONE)
+			return status;
+		if (sweep.failed || outcome->refused > sweep.before.refused ||
+			(sweep.overflow && sweep.count == 1))
+			return REDIS_DONE;
+		if (sweep.overflow)
+		{
+			/* what did fit is dropped now; the step is taken again */
+			sweep.count = Max(sweep.count / 2, 1);
+			continue;
+		}
+		if (sweep.scan_reply >= 0)
+			scan = strcmp(sweep.cursor, "0") != 0;
+	}
+	*finished = true;
+	return REDIS_DONE;
+}
