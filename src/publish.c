@@ -690,7 +690,7 @@ sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
 	if (slate_link_now() >= stop_at)
 		return false;
 	(void) slate_sweep(publish.globset, publish.stamps, &part, &finished,
-							  stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
+					   stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
 	slate_script_count_outcome(&part);
 	slate_stats_add(STAT_SWEEPS, 1);
 	*outcome = part;

@@ -392,8 +392,8 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 		return false;
 	slate_progress_begin_walk(&database->progress, nglobs);
 	(void) slate_sweep(slate_globset_make(globs, nglobs), stamps,
-							  &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
-							  LINK_WAIT_INTERRUPTIBLE);
+					   &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
+					   LINK_WAIT_INTERRUPTIBLE);
 	slate_progress_end_walk(&database->progress);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
