@@ -27,6 +27,15 @@
 
 #define TRANCHE_NAME "slate_cache"
 
+/*
+ * A keyspace is large if a walk over it meets more names than this, or takes
+ * longer; and is taken for large for so long.  So many names take Redis a
+ * millisecond or two.
+ */
+#define LARGE_NAMES 2000
+#define LARGE_MS 50
+#define LARGE_FOR_MS 60000
+
 typedef struct Registry
 {
 	LWLock	   *lock;
@@ -292,6 +301,21 @@ slate_database_has_our_redis(SlateDatabase *database)
 	uint64		server = pg_atomic_read_u64(&database->server);
 
 	return server == 0 || server == slate_redis_server_key();
+}
+
+void
+slate_database_note_keyspace(SlateDatabase *database, uint64 nnames, int64 ms)
+{
+	if (nnames > LARGE_NAMES || ms > LARGE_MS)
+		pg_atomic_write_u64(&database->large_until,
+							slate_link_now() + LARGE_FOR_MS);
+}
+
+bool
+slate_database_keyspace_is_large(SlateDatabase *database)
+{
+	return slate_link_now() <
+		(int64) pg_atomic_read_u64(&database->large_until);
 }
 
 void

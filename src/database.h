@@ -193,6 +193,14 @@ extern uint32 slate_database_count_prepared(SlateDatabase *database);
 extern void slate_database_settle(SlateDatabase *database, uint32 prepared);
 
 /*
+ * A walk over Redis has met so many names, and taken so many ms.  Is the
+ * keyspace larger than a commit should walk over?  Neither throws.
+ */
+extern void slate_database_note_keyspace(SlateDatabase *database,
+										 uint64 nnames, int64 ms);
+extern bool slate_database_keyspace_is_large(SlateDatabase *database);
+
+/*
  * Does its worker use the same Redis as this session?  One that has just been
  * started, and does not say yet, will.  Does not throw.
  */

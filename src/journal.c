@@ -495,8 +495,16 @@ slate_journal_keyspace_is_large(void)
 {
 	SlateDatabase *database = slate_doubt_entered();
 
-	return database && slate_link_now() <
-		(int64) pg_atomic_read_u64(&database->large_until);
+	return database && slate_database_keyspace_is_large(database);
+}
+
+void
+slate_journal_note_keyspace(uint64 nnames)
+{
+	SlateDatabase *database = slate_doubt_entered();
+
+	if (database)
+		slate_database_note_keyspace(database, nnames, 0);
 }
 
 /* ------------------------------------------------------------------------

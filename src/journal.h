@@ -36,10 +36,12 @@ extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
 
 /*
  * Is this transaction in the journal, and a worker there to go on with it?
- * Did its last pass over the keyspace take longer than a commit should?
+ * Is the keyspace larger than a commit should walk over, as far as is known?
+ * This one has met so many names in it.
  */
 extern bool slate_journal_has_worker(void);
 extern bool slate_journal_keyspace_is_large(void);
+extern void slate_journal_note_keyspace(uint64 nnames);
 
 /* A row, as a reader gets it. */
 typedef enum SlateRowState

@@ -682,24 +682,22 @@ slate_publish_prepared(void)
 
 /* True if all is done. */
 static bool
-sweep_until(int64 stop_at, int64 deadline, SlateOutcome *outcome)
+sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 {
-	SlateOutcome part = {0};
-	bool		finished = false;
-
 	if (slate_link_now() >= stop_at)
 		return false;
-	(void) slate_sweep(publish.globset, publish.stamps, &part, &finished,
+	(void) slate_sweep(publish.globset, publish.stamps, swept,
 					   stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
-	slate_script_count_outcome(&part);
+	slate_script_count_outcome(&swept->outcome);
 	slate_stats_add(STAT_SWEEPS, 1);
-	*outcome = part;
-	return finished && part.refused == 0;
+	slate_journal_note_keyspace(swept->nnames);
+	return swept->finished && swept->outcome.refused == 0;
 }
 
 /*
  * Look for keys that no index knows.  A rule's pattern over keys that apps may
- * have SET: a small keyspace is walked at once, a large one is the worker's.
+ * have SET: a small keyspace is walked at once, one that is known to be large is
+ * the worker's.
  * Anything else, or without a worker: for as long as there is time; the worker
  * has the rest.
  */
@@ -710,16 +708,16 @@ publish_sweep(int64 deadline)
 	int64		now = slate_link_now();
 	int64		end = deadline - SWEEP_MARGIN_MS;
 	int64		stop_at = end;
-	SlateOutcome outcome = {0};
+	SlateSwept	swept = {0};
 
 	if (has_worker && !publish.thorough)
 		stop_at = slate_journal_keyspace_is_large() ? now
 			: Min(end, now + SWEEP_AT_ONCE_MS);
-	if (sweep_until(stop_at, deadline, &outcome))
+	if (sweep_until(stop_at, deadline, &swept))
 		return LEAVE_DELIVERED;
-	if (outcome.refused > 0)
-		strlcpy(refusal, outcome.error, sizeof(refusal));
-	publish.failure = outcome.refused > 0 ? refusal
+	if (swept.outcome.refused > 0)
+		strlcpy(refusal, swept.outcome.error, sizeof(refusal));
+	publish.failure = swept.outcome.refused > 0 ? refusal
 		: "there was not enough time to look for keys by pattern";
 	return LEAVE_UNSWEPT;
 }

@@ -156,8 +156,7 @@ static void
 walk(const SlateOpList *list)
 {
 	SlateSlice *globs = palloc_array(SlateSlice, list->nglobs + 1);
-	SlateOutcome outcome = {0};
-	bool		finished = false;
+	SlateSwept	swept;
 	int			nglobs = 0;
 
 	for (int i = 0; i < list->nglobs; i++)
@@ -170,13 +169,13 @@ walk(const SlateOpList *list)
 	if (nglobs == 0)
 		return;
 	slate_sweep_init();
-	if (slate_sweep(slate_globset_make(globs, nglobs), NULL, &outcome,
-					&finished, PG_INT64_MAX, PG_INT64_MAX,
+	if (slate_sweep(slate_globset_make(globs, nglobs), NULL, &swept,
+					PG_INT64_MAX, PG_INT64_MAX,
 					LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		slate_strict_fail(slate_redis_error());
-	if (outcome.refused > 0)
-		report_failure_of_server(outcome.error);
-	if (!finished)
+	if (swept.outcome.refused > 0)
+		report_failure_of_server(swept.outcome.error);
+	if (!swept.finished)
 		report_failure_of_server("unexpected reply to SCAN");
 }
 

@@ -30,7 +30,7 @@ typedef struct Sweep
 	const SlateGlobSet *globs;
 	const SlateStamp *const *stamps;	/* of the globs, by position; NULL:
 										 * forget what matches */
-	SlateOutcome *outcome;
+	SlateSwept *swept;
 	SlateOutcome before;		/* the outcome when the step began */
 	char		cursor[24];		/* where the next SCAN begins */
 	int			count;			/* its COUNT */
@@ -151,7 +151,7 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	if (!is_scan_reply(reply))
 	{
 		sweep->failed = true;
-		slate_script_take_reply(sweep->outcome, reply);
+		slate_script_take_reply(&sweep->swept->outcome, reply);
 		return;
 	}
 	names = reply->element[1];
@@ -160,6 +160,7 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	if (sweep->overflow)
 		return;
 	strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+	sweep->swept->nnames += names->elements;
 	if (names_swept)
 		pg_atomic_fetch_add_u64(names_swept, names->elements);
 }
@@ -175,12 +176,12 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 		resetStringInfo(&stamps_found);
 		sweep->nfound = 0;
 		sweep->overflow = false;
-		*sweep->outcome = sweep->before;
+		sweep->swept->outcome = sweep->before;
 	}
 	if (index == sweep->scan_reply)
 		on_scan_reply(sweep, reply);
 	else
-		slate_script_take_reply(sweep->outcome, reply);
+		slate_script_take_reply(&sweep->swept->outcome, reply);
 }
 
 /* DROP of what was found, then the next SCAN, unless that is all. */
@@ -204,14 +205,13 @@ encode_step(Sweep *sweep, bool scan)
 
 SlateRedisStatus
 slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
-			SlateOutcome *outcome, bool *finished,
-			int64 stop_at, int64 deadline, SlateWait wait)
+			SlateSwept *swept, int64 stop_at, int64 deadline, SlateWait wait)
 {
 	Sweep		sweep = {.globs = globs,.stamps = stamps,
-	.outcome = outcome,.cursor = "0",.count = STEP_COUNT};
+	.swept = swept,.cursor = "0",.count = STEP_COUNT};
 	bool		scan = true;
 
-	*finished = false;
+	memset(swept, 0, sizeof(*swept));
 	while (scan || sweep.nfound > 0)
 	{
 		int64		now = slate_link_now();
@@ -224,12 +224,12 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 		if (now >= stop_at && sweep.nfound == 0)
 			return REDIS_DONE;
 		encode_step(&sweep, scan && now < stop_at);
-		sweep.before = *outcome;
+		sweep.before = swept->outcome;
 		status = slate_script_run(&to_send, on_sweep_reply, &sweep,
 								  Min(deadline, now + slate_redis_timeout), wait);
 		if (status != REDIS_DONE)
 			return status;
-		if (sweep.failed || outcome->refused > sweep.before.refused ||
+		if (sweep.failed || swept->outcome.refused > 0 ||
 			(sweep.overflow && sweep.count == 1))
 			return REDIS_DONE;
 		if (sweep.overflow)
@@ -241,6 +241,6 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 		if (sweep.scan_reply >= 0)
 			scan = strcmp(sweep.cursor, "0") != 0;
 	}
-	*finished = true;
+	swept->finished = true;
 	return REDIS_DONE;
 }

@@ -22,10 +22,16 @@
  * Begins no step after stop_at; a step may take slate_cache.timeout, but not
  * past the deadline, which should be so much later than stop_at that running
  * out of time is not taken for a failure of Redis.  An interruptible
- * sweep may throw between two steps.  *finished tells
- * whether it got through, the outcome is added to.  May run after a commit, if
+ * sweep may throw between two steps.  May run after a commit, if
  * slate_sweep_init() was called before it.
  */
+typedef struct SlateSwept
+{
+	SlateOutcome outcome;		/* of what it has dropped */
+	uint64		nnames;			/* that it has looked at */
+	bool		finished;		/* it has got through */
+} SlateSwept;
+
 extern void slate_sweep_init(void);
 
 /* From now on this process counts there the names that its sweeps look at. */
@@ -33,8 +39,7 @@ extern void slate_sweep_count(pg_atomic_uint64 *names);
 
 extern SlateRedisStatus slate_sweep(const SlateGlobSet *globs,
 									const SlateStamp *const *stamps,
-									SlateOutcome *outcome, bool *finished,
-									int64 stop_at, int64 deadline,
-									SlateWait wait);
+									SlateSwept *swept, int64 stop_at,
+									int64 deadline, SlateWait wait);
 
 #endif							/* SLATE_SWEEP_H */

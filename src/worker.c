@@ -71,12 +71,6 @@
 /* How often while transactions are prepared. */
 #define UNDECIDED_MS 200
 
-/* A keyspace is large if a pass over it takes longer than this. */
-#define LARGE_PASS_MS 50
-
-/* For so long a keyspace that was large is taken for large. */
-#define LARGE_FOR_MS 60000
-
 /* How long to wait after a failure, at first and at most. */
 #define MIN_RETRY_MS 100
 #define MAX_RETRY_MS 5000
@@ -384,24 +378,22 @@ static bool
 walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 {
 	int64		start = slate_link_now();
-	SlateOutcome outcome = {0};
-	bool		finished = false;
+	SlateSwept	swept;
 
 	slate_sweep_init();
 	if (!is_connected() || !is_known())
 		return false;
 	slate_progress_begin_walk(&database->progress, nglobs);
 	(void) slate_sweep(slate_globset_make(globs, nglobs), stamps,
-					   &outcome, &finished, PG_INT64_MAX, PG_INT64_MAX,
+					   &swept, PG_INT64_MAX, PG_INT64_MAX,
 					   LINK_WAIT_INTERRUPTIBLE);
 	slate_progress_end_walk(&database->progress);
 	slate_stats_add(STAT_SWEEPS, 1);
-	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	if (!finished || outcome.refused > 0 || !is_known())
+	slate_stats_add(STAT_KEYS_DROPPED, swept.outcome.dropped);
+	if (!swept.finished || swept.outcome.refused > 0 || !is_known())
 		return false;
-	if (slate_link_now() - start > LARGE_PASS_MS)
-		pg_atomic_write_u64(&database->large_until,
-							slate_link_now() + LARGE_FOR_MS);
+	slate_database_note_keyspace(database, swept.nnames,
+								 slate_link_now() - start);
 	return true;
 }
 
