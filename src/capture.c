@@ -90,6 +90,17 @@ is_past(HeapTuple tuple)
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(header));
 }
 
+/*
+ * Did an UPDATE change nothing?  If the old row is of this transaction, the
+ * event that made it may have passed it over, or will: see is_past().
+ */
+static bool
+is_idle(HeapTuple old, HeapTuple new)
+{
+	return same_row(old, new) &&
+		!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(old->t_data));
+}
+
 static bool
 render_key(SlateRule *rule, HeapTuple tuple, StringInfo key)
 {
@@ -239,7 +250,7 @@ slate_cache_capture(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
 		change.new = trigger->tg_newtuple;
-		if (same_row(change.old, change.new))
+		if (is_idle(change.old, change.new))
 			return PointerGetDatum(NULL);
 	}
 

@@ -12,7 +12,7 @@
  * the epoch (trust.c) all the time: behind each EXEC, whose end that is, it does
  * so again, and reads the epoch, which must be the stamp's for the next to go
  * directly.  Then EXEC does nothing if the epoch has changed since, or if
- * somebody has only written it once more.  The latter is a fence: what was sent
+ * somebody has only touched it.  The latter is a fence: what was sent
  * before and has not been done never will be.
  *
  * A guard is left as by script, so that others find what they look for.
@@ -26,6 +26,14 @@
 
 #include "direct.h"
 #include "encode.h"
+
+/*
+ * What is WATCHed is touched by giving it an end, and taking that away: this
+ * needs no memory, which Redis may have none of, and no script, which it may
+ * have forgotten.  Should the second command not arrive the epoch is gone after
+ * two days, in ms, and the worker empties the namespace.
+ */
+#define FENCE_LIFE "172800000"
 
 /*
  * So many pushes on a connection go by script before it WATCHes: that is a
@@ -204,7 +212,13 @@ void
 slate_direct_make_fence(SlateBatch *batch, const char *epoch_key)
 {
 	slate_script_batch_init(batch);
-	slate_script_add_fence(batch, epoch_key);
+	append_array(batch, 3);
+	append_text(batch, "PEXPIRE");
+	append_text(batch, epoch_key);
+	append_text(batch, FENCE_LIFE);
+	append_array(batch, 2);
+	append_text(batch, "PERSIST");
+	append_text(batch, epoch_key);
 
 	/* our own WATCH has seen it, too */
 	append_array(batch, 1);
@@ -214,23 +228,23 @@ slate_direct_make_fence(SlateBatch *batch, const char *epoch_key)
 
 typedef struct FenceReplies
 {
-	SlateOutcome outcome;		/* of the fence */
+	bool		refused;		/* the fence, or half of it */
 	DirectReplies watch;
 } FenceReplies;
 
 /*
- * WATCH and GET are in the places that they have after MULTI and EXEC.  Where
- * UNWATCH is refused the next EXEC will tell.
+ * WATCH and GET are one place behind those that they have after MULTI and EXEC.
+ * Where UNWATCH is refused the next EXEC will tell.
  */
 static void
 on_fence_reply(int index, const redisReply *reply, void *arg)
 {
 	FenceReplies *replies = arg;
 
-	if (index == 0)
-		slate_script_take_reply(&replies->outcome, reply);
-	else if (index > 1)
-		on_direct_reply(index, reply, &replies->watch);
+	if (index < 2)
+		replies->refused |= reply->type != REDIS_REPLY_INTEGER;
+	else if (index > 2)
+		on_direct_reply(index - 1, reply, &replies->watch);
 }
 
 SlateRedisStatus
@@ -241,11 +255,12 @@ slate_direct_fence(const SlateBatch *batch, bool *done, int64 deadline,
 	SlateRedisStatus status;
 	bool		watched = watching.connection != 0;
 
-	status = slate_script_run(batch, on_fence_reply, &replies, deadline,
-							  wait);
+	status = slate_redis_run(batch->bytes.data, batch->bytes.len,
+							 batch->ncommands, NULL, on_fence_reply, &replies,
+							 deadline, wait);
 	if (watched)
 		note_watching(status, &replies.watch);
-	*done = status == REDIS_DONE && replies.outcome.refused == 0;
+	*done = status == REDIS_DONE && !replies.refused;
 	return status;
 }
 

@@ -633,15 +633,6 @@ static const char epoch_source[] =
 "redis.call('SET', KEYS[1], ARGV[2])\n"
 "return {0, 0, 0, 0}\n";
 
-/*
- * KEYS: the epoch's key.  Writes what is there, for those who WATCH it, see
- * direct.c.  Where nothing is they have been told when it went.
- */
-static const char fence_source[] =
-"local epoch = redis.pcall('GET', KEYS[1])\n"
-"if type(epoch) == 'string' then redis.call('SET', KEYS[1], epoch) end\n"
-"return {0, 0, 0}\n";
-
 SlateLua	slate_lua_publish = {publish_source, ""};
 SlateLua	slate_lua_tick = {tick_source, ""};
 SlateLua	slate_lua_floor = {floor_source, ""};
@@ -654,7 +645,6 @@ SlateLua	slate_lua_forget = {forget_source, ""};
 SlateLua	slate_lua_mark = {mark_source, ""};
 SlateLua	slate_lua_release = {release_source, ""};
 SlateLua	slate_lua_epoch = {epoch_source, ""};
-SlateLua	slate_lua_fence = {fence_source, ""};
 
 SlateLua   *const slate_lua_scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_publish,
@@ -668,8 +658,7 @@ SlateLua   *const slate_lua_scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_forget,
 	&slate_lua_mark,
 	&slate_lua_release,
-	&slate_lua_epoch,
-	&slate_lua_fence
+	&slate_lua_epoch
 };
 
 static void

@@ -29,10 +29,9 @@ extern SlateLua slate_lua_forget;
 extern SlateLua slate_lua_mark;
 extern SlateLua slate_lua_release;
 extern SlateLua slate_lua_epoch;
-extern SlateLua slate_lua_fence;
 
 /* All of them. */
-#define SLATE_LUA_SCRIPTS 13
+#define SLATE_LUA_SCRIPTS 12
 extern SlateLua *const slate_lua_scripts[SLATE_LUA_SCRIPTS];
 
 /* Find out under which names Redis has them.  ERRORs if that cannot be done. */

@@ -63,6 +63,8 @@
  */
 #include "compat.h"
 
+#include "access/detoast.h"
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pending.h"
@@ -202,6 +204,32 @@ current_list(void)
  * ------------------------------------------------------------------------
  */
 
+/* What it takes with all that is out of line. */
+static Size
+size_of_row(HeapTuple tuple, TupleDesc desc)
+{
+	Size		size = tuple->t_len;
+
+	if (!HeapTupleHasExternal(tuple))
+		return size;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		struct varatt_external pointer;
+		Datum		value;
+		bool		isnull;
+
+		if (attribute->attlen != -1)
+			continue;
+		value = heap_getattr(tuple, i + 1, desc, &isnull);
+		if (isnull || !VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
+			continue;
+		VARATT_EXTERNAL_GET_POINTER(pointer, DatumGetPointer(value));
+		size += VARATT_EXTERNAL_GET_EXTSIZE(pointer);
+	}
+	return size;
+}
+
 SlateImage *
 slate_pending_image(SlateRelation *relation, HeapTuple tuple)
 {
@@ -209,7 +237,8 @@ slate_pending_image(SlateRelation *relation, HeapTuple tuple)
 		return NULL;
 
 	/* a row that cannot become a value of permitted size need not be kept */
-	if (tuple->t_len / 2 > (Size) slate_publish_max_value * 1024)
+	if (size_of_row(tuple, relation->desc) / 2 >
+		(Size) slate_publish_max_value * 1024)
 	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		return NULL;

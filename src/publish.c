@@ -614,6 +614,7 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 {
 	slate_strict_connect(slate_link_now() + slate_redis_timeout);
 	slate_script_stamp(stamp);
+	slate_strict_meet(stamp);
 	slate_trust_prepare_fence();
 	(void) enter_traffic(list, stamp, false);
 	slate_traffic_leave_marks();
@@ -884,7 +885,8 @@ slate_publish_send(void)
 			if (!slate_traffic_is_entered())
 				publish.is_direct =
 					enter_traffic(publish.list, &publish.stamp,
-								  publish.direct.batch.ncommands > 0);
+								  publish.direct.batch.ncommands > 0 &&
+								  slate_direct_is_watching(&publish.stamp));
 			kind = publish_batch();
 		}
 		slate_pause(PAUSE_BEFORE_ACK);

@@ -17,19 +17,25 @@
  * none.
  *
  * The ring is a dynamic segment, made by the worker when somebody wants it,
- * and stays when the worker dies.  A session keeps it mapped.  After a crash
+ * and stays when the worker dies.  Where it cannot be made, since /dev/shm is
+ * full, say, sessions push by themselves, as in mode commit.  A session keeps it mapped.  After a crash
  * of the server it is gone, and everything in the journal in doubt.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
+#include "link.h"
 #include "ring.h"
 #include "storage/dsm.h"
 #include "storage/spin.h"
+#include "utils/resowner.h"
 
 /* A ring takes no entry that is larger than this part of it. */
 #define LARGEST_PART 8
+
+/* How long to do without one where there is no room for it. */
+#define RETRY_MS 60000
 
 #define ENTRY_HEADER MAXALIGN(sizeof(SlateRingEntry))
 
@@ -96,19 +102,76 @@ find(SlateDatabase *database)
 	return true;
 }
 
+/* In the caller's context. */
+static void
+report_no_room(void)
+{
+	ErrorData  *error = CopyErrorData();
+
+	FlushErrorState();
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("slate_cache cannot make room for pushes of mode async"),
+			 errdetail("%s", error->message),
+			 errhint("Lower slate_cache.ring_size, or make more shared memory available to the server. Sessions in mode async wait for Redis meanwhile.")));
+	FreeErrorData(error);
+}
+
+/*
+ * NULL if there is no room.  The worker must not die of that: it has other
+ * things to do.
+ */
+static dsm_segment *
+create_segment(Size size)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ResourceOwner its_owner = ResourceOwnerCreate(owner, "slate_cache ring");
+	dsm_segment *volatile made = NULL;
+
+	CurrentResourceOwner = its_owner;
+	PG_TRY();
+	{
+		made = dsm_create(size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+		if (made)
+			dsm_pin_mapping(made);
+	}
+	PG_CATCH();
+	{
+		if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		report_no_room();
+	}
+	PG_END_TRY();
+
+	/* what is half made */
+	CurrentResourceOwner = owner;
+	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_LOCKS, false, false);
+	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
+	ResourceOwnerDelete(its_owner);
+	return made;
+}
+
 void
 slate_ring_make(SlateDatabase *database)
 {
+	static int64 next_try = 0;
 	Size		size = MAXALIGN_DOWN((Size) slate_ring_size * 1024);
 	dsm_segment *made;
 	Ring	   *made_ring;
 
-	if (find(database) || pg_atomic_read_u32(&database->ring_wanted) == 0)
+	if (find(database) || pg_atomic_read_u32(&database->ring_wanted) == 0 ||
+		slate_link_now() < next_try)
 		return;
-	made = dsm_create(RING_HEADER + size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
-	pg_atomic_write_u32(&database->ring_wanted, 0);
+	made = create_segment(RING_HEADER + size);
 	if (made == NULL)
+	{
+		next_try = slate_link_now() + RETRY_MS;
 		return;
+	}
+	pg_atomic_write_u32(&database->ring_wanted, 0);
 	made_ring = dsm_segment_address(made);
 	SpinLockInit(&made_ring->lock);
 	made_ring->head = 0;
@@ -153,8 +216,8 @@ slate_ring_prepare(SlateDatabase *database)
 		return false;
 	if (find(database))
 		return true;
-	pg_atomic_write_u32(&database->ring_wanted, 1);
-	slate_database_wake(database);
+	if (pg_atomic_exchange_u32(&database->ring_wanted, 1) == 0)
+		slate_database_wake(database);
 	return false;
 }
 

@@ -589,13 +589,6 @@ slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 }
 
 void
-slate_script_add_fence(SlateBatch *batch, const char *epoch_key)
-{
-	append_call(batch, &slate_lua_fence, 1, 0);
-	append_text(batch, epoch_key);
-}
-
-void
 slate_script_add_register(SlateBatch *batch, const SlateStamp *stamp,
 						  const char *family, int familylen,
 						  const char *key, int keylen, int64 ttl)

@@ -224,9 +224,6 @@ extern int64 slate_script_guard_expiry(const SlateStamp *stamp);
 extern void slate_script_add_guard_key(SlateBatch *batch,
 									   const char *key, int keylen);
 
-/* Write the epoch's key once more; see direct.c. */
-extern void slate_script_add_fence(SlateBatch *batch, const char *epoch_key);
-
 /*
  * Register a key in a family's index; for ttl ms at least (0: for good).
  * stamp is that of the push that it belongs to, NULL for a reader.

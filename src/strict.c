@@ -107,6 +107,13 @@ slate_strict_connect(int64 deadline)
 		slate_strict_fail(slate_redis_error());
 }
 
+void
+slate_strict_meet(SlateStamp *stamp)
+{
+	if (!slate_trust_meet(stamp, slate_link_now() + slate_redis_timeout))
+		report_failure_of_server("it is not known whether it holds the present data; slate_cache.health tells more");
+}
+
 /* A DROP that neither raises a version nor counts for a mark. */
 static void
 drop_from_family(const char *family, int familylen, void *arg)
@@ -197,8 +204,6 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 	SlateOutcome outcome = {0};
 	SlateBatch	batch;
 
-	if (!slate_trust_meet(stamp, slate_link_now() + slate_redis_timeout))
-		report_failure_of_server("it is not known whether it holds the present data; slate_cache.health tells more");
 	slate_script_batch_init(&batch);
 	encode_marks(&batch, list, stamp, xid);
 	hold_marks(stamp, xid);

@@ -25,6 +25,12 @@
  */
 extern void slate_strict_connect(int64 deadline);
 
+/*
+ * Then: is it the Redis that counts?  The stamp gets its epoch.  It may be met
+ * on a new connection, so nothing is sent to it before.  Throws likewise.
+ */
+extern void slate_strict_meet(SlateStamp *stamp);
+
 /* Throw 08006: Redis did not answer, or refused. */
 extern void slate_strict_fail(const char *reason) pg_attribute_noreturn();
 

@@ -392,7 +392,10 @@ slate_traffic_fence(int64 deadline, SlateWait wait)
 		return false;
 	mine.must_fence = false;
 	database = slate_database_find(MyDatabaseId);
-	if (database != NULL && shares_redis(database))
+
+	/* another server's watchers have not been told */
+	if (database != NULL && shares_redis(database) &&
+		pg_atomic_read_u64(&database->identity) == slate_redis_identity())
 	{
 		uint64		fenced = pg_atomic_read_u64(&database->fenced);
 

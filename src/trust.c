@@ -320,13 +320,20 @@ doubt(SlateDatabase *database, uint32 why)
 	slate_database_wake(database);
 }
 
-/* Redis has another epoch than this; give the worker a moment to mend that. */
+/*
+ * Redis has another epoch than this; give the worker a moment to mend that, but
+ * only once for each epoch: it may not be there to do so.
+ */
 static void
-await_other_epoch(SlateDatabase *database, uint64 epoch)
+await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
 {
-	int64		end = slate_link_now() + AWAIT_EMPTYING_MS;
+	static uint64 awaited = 0;
+	int64		end = Min(slate_link_now() + AWAIT_EMPTYING_MS, deadline);
 
 	doubt(database, SLATE_LOOK_EPOCH);
+	if (epoch == awaited)
+		return;
+	awaited = epoch;
 	while (slate_link_now() < end &&
 		   (pg_atomic_read_u64(&database->epoch) == epoch ||
 			pg_atomic_read_u32(&database->trust) != TRUST_HELD))
@@ -342,7 +349,7 @@ note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
 	write_epoch(stamp->epoch, epoch);
 	if (confirm(database, stamp->epoch, deadline))
 		return;
-	await_other_epoch(database, epoch);
+	await_other_epoch(database, epoch, deadline);
 	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
 }
 

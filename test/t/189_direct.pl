@@ -326,7 +326,7 @@ $slow->query(q{RESET slate_cache.mode});
 #
 # Who cannot fence does not push.
 commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 63});
-$redis->cli('ACL', 'SETUSER', 'default', '-evalsha');
+$redis->cli('ACL', 'SETUSER', 'default', '-pexpire');
 my $refused = q{Redis has not let us fence off what others have sent};
 $fast->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 63; RESET slate_cache.mode});
 like($fast->error, qr/could not mark.*DETAIL:\s+\Q$refused\E/s, 'no fence: a strict transaction fails');

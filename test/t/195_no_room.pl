@@ -1,0 +1,45 @@
+# Mode async where the server cannot make shared memory for the ring: sessions wait for Redis
+# as in mode commit, and the worker lives on, with all that it has to do.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateJournal;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis,
+    conf => { 'dynamic_shared_memory_type' => 'mmap', 'slate_cache.timeout' => 10000 });
+SlateNode::create_items($node, 9);
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+my ($async, $commit, $look) = map { SlateSession->new($node) } 1 .. 3;
+my $worker = $look->query(q{SELECT pid FROM slate_cache.progress});
+my $folder = $node->data_dir . '/pg_dynshmem';
+
+# Who is told that there is no ring asks for it.
+chmod 0500, $folder;
+$async->query(q{SET slate_cache.mode = async});
+$async->query(q{UPDATE item SET name = 'async' WHERE id = 1});
+is($async->error, '', 'a commit succeeds');
+is($redis->field('shop:item:1', 'name'), 'async', 'and has waited for Redis');
+SlateRedis::wait_until(sub { SlateNode::messages($node, qr/cannot make room for pushes of mode async/) }, 'the log says so');
+like(SlateNode::log_text($node), qr/HINT:  Lower slate_cache.ring_size/, 'with a hint');
+
+# What is left to the worker is done.
+$redis->cli('ACL', 'SETUSER', 'default', '-evalsha');
+$commit->query(q{UPDATE item SET name = 'newer' WHERE id = 3});
+is($redis->field('shop:item:3', 'name'), 'old', 'a push fails');
+$redis->cli('ACL', 'SETUSER', 'default', '+@all');
+SlateRedis::wait_until(sub { $redis->field('shop:item:3', 'name') ne 'old' }, 'the worker replays it');
+$async->query(q{UPDATE item SET name = 'again' WHERE id = 1});
+is($redis->field('shop:item:1', 'name'), 'again', 'mode async still waits');
+SlateJournal::wait_until_told($node);
+is($look->query(q{SELECT pid FROM slate_cache.progress}), $worker, 'all by the same worker');
+is(scalar(SlateNode::messages($node, qr/cannot make room/)), 1, 'which does not try again and again');
+chmod 0700, $folder;
+
+SlateNode::unharmed($node);
+done_testing();
