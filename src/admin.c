@@ -234,8 +234,14 @@ wait_for_worker(SlateDatabase *database, int64 *since)
 	int64		rests_for;
 
 	slate_breaker_look(&failures, &rests_for);
-	if (failures == 0)
+	if (failures == 0 && pg_atomic_read_u32(&database->failing) == 0)
 		*since = slate_link_now();
+	if (slate_link_now() - *since > GIVE_UP_MS && failures == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("Redis does not take what the worker tells it"),
+				 errdetail("It answers, but the worker has failed again and again."),
+				 errhint("slate_cache.events and the server's log tell why: Redis may be out of memory. The worker goes on trying; slate_cache.journal shows what waits.")));
 	if (slate_link_now() - *since > GIVE_UP_MS)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),

@@ -77,6 +77,7 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->flush, 0);
 	pg_atomic_init_u32(&database->flushed, 0);
 	pg_atomic_init_u32(&database->passes, 0);
+	pg_atomic_init_u32(&database->failing, 0);
 	slate_progress_init(&database->progress);
 	pg_atomic_init_u32(&database->current, 0);
 	for (int i = 0; i < SLATE_GENERATIONS; i++)

@@ -88,6 +88,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint32 flush;		/* empty the namespace, as asked: counts */
 	pg_atomic_uint32 flushed;	/* the last of those that is done */
 	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
+	pg_atomic_uint32 failing;	/* rounds of the worker that have failed since
+								 * one has not */
 
 	SlateProgress progress;		/* see progress.c */
 

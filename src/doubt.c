@@ -533,6 +533,21 @@ slate_doubt_end_pass(SlateDatabase *database)
 }
 
 void
+slate_doubt_repeat_pass(SlateDatabase *database)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
+	{
+		SlateRanges *fresh = &database->fresh[kind];
+
+		for (int i = 0; i < fresh->count; i++)
+			add_range(&database->active[kind], &fresh->ranges[i]);
+		fresh->count = 0;
+	}
+	LWLockRelease(slate_database_lock());
+}
+
+void
 slate_doubt_forget(SlateDatabase *database)
 {
 	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);

@@ -99,6 +99,9 @@ extern void slate_doubt_add_undecided(SlateDatabase *database, uint64 xid,
 /* Everything that the pass was about has reached Redis. */
 extern void slate_doubt_end_pass(SlateDatabase *database);
 
+/* It has not: the pass begins anew, with what has come since. */
+extern void slate_doubt_repeat_pass(SlateDatabase *database);
+
 /* The extension is gone, and with it all that was in doubt. */
 extern void slate_doubt_forget(SlateDatabase *database);
 

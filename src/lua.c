@@ -565,20 +565,26 @@ LUA_GUARD
  * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
  * A DROP without a version: a guard that is there keeps the one it has, and
  * its marks, since pushes of its key may be under way, and leases are void.
- * Without a guard there is no lease.
+ * Without a guard there is no lease.  Where Redis has no memory for that: as
+ * note() does.
  */
 static const char forget_source[] =
 LUA_GUARD
+"local failure\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
 "  redis.call('UNLINK', key)\n"
 "  if known then\n"
-"    redis.call('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55),\n"
-"               'PX', #known > 75 and " LUA_MARK_LIFE " or ARGV[1])\n"
+"    local reply = redis.pcall('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55),\n"
+"                              'PX', #known > 75 and " LUA_MARK_LIFE " or ARGV[1])\n"
+"    if reply.err then\n"
+"      redis.call('PEXPIRE', g, " LUA_MARK_LIFE ")\n"
+"      failure = failure or reply\n"
+"    end\n"
 "  end\n"
 "end\n"
-"return {0, #KEYS, 0}\n";
+"return failure or {0, #KEYS, 0}\n";
 
 /*
  * KEYS: keys.  ARGV: own mark, the transaction's number, a nonce, the epoch's

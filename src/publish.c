@@ -62,6 +62,7 @@ static struct
 	bool		sweep;			/* for keys that no index knows */
 	bool		thorough;		/* as long as the time allows */
 	int64		budget;			/* ms that the exchange may take */
+	bool		out_of_memory;	/* Redis is, and so has refused some of it */
 	bool		async;			/* left to the worker */
 	SlateRingEntry entry;		/* then; nothing of its bytes */
 } publish;
@@ -742,6 +743,7 @@ exchange_batch(int64 deadline)
 	{
 		strlcpy(refusal, outcome.error, sizeof(refusal));
 		publish.failure = refusal;
+		publish.out_of_memory = slate_script_is_out_of_memory(&outcome);
 	}
 	else if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
 		publish.failure = "this Redis is not known yet";
@@ -830,7 +832,12 @@ publish_batch(void)
 	int64		deadline = slate_link_now() + publish.budget;
 
 	if (!exchange(deadline))
+	{
+		/* what is there can still be removed */
+		if (publish.sweep && publish.out_of_memory)
+			(void) publish_sweep(deadline);
 		return LEAVE_FAILED;
+	}
 	if (!publish.sweep)
 		return LEAVE_DELIVERED;
 

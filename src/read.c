@@ -9,8 +9,7 @@
  *	  is refused, whatever the cache holds.
  * 2. GET, one exchange.  A hit is the answer.
  * 3. On a miss, LEASE; only then a snapshot, and the rule's query.
- * 4. FILL with the lease's token.  Redis refuses it if the row may have
- * changed
+ * 4. FILL with the lease's token.  Redis refuses it if the row may have changed
  *	  since the lease.
  *
  * Steps 2 to 4 are left out, and the table answers alone (a bypass), where
@@ -29,7 +28,7 @@
  * Bytes that are not JSON count as a miss; they are dropped, so that they
  * hinder nobody twice.
  *
- * All keys of a call go together: one MGET, one LEASE for the misses, one
+ * All keys of a call, up to a thousand, go together: one MGET, one LEASE for the misses, one
  * query a rule, one exchange of FILLs.  slate_cache_get() is a call with one.
  *
  *-------------------------------------------------------------------------
@@ -63,6 +62,12 @@ PG_FUNCTION_INFO_V1(slate_cache_get);
 PG_FUNCTION_INFO_V1(slate_cache_mget);
 PG_FUNCTION_INFO_V1(slate_cache_peek);
 PG_FUNCTION_INFO_V1(slate_cache_fetch);
+
+/*
+ * Keys that one exchange with Redis is about at most.  To lease as many takes
+ * Redis some ten milliseconds.
+ */
+#define KEYS_AT_ONCE 1000
 
 /* One key on its way. */
 typedef struct Lookup
@@ -594,7 +599,7 @@ make_set(int nlookups)
 }
 
 static void
-read_through(LookupSet *set)
+read_portion(LookupSet *set)
 {
 	for (int i = 0; i < set->nlookups; i++)
 	{
@@ -617,6 +622,26 @@ read_through(LookupSet *set)
 		lease_waiting(set, 0);
 	drop_bad_values(set);
 	load_and_fill(set);
+}
+
+/*
+ * So many keys that others of Redis wait for it, and time runs out, are read in
+ * portions.
+ */
+static void
+read_through(LookupSet *set)
+{
+	for (int done = 0; done < set->nlookups; done += KEYS_AT_ONCE)
+	{
+		LookupSet	portion = *set;
+
+		CHECK_FOR_INTERRUPTS();
+		portion.lookups += done;
+		portion.nlookups = Min(set->nlookups - done, KEYS_AT_ONCE);
+		portion.nwaiting = 0;
+		portion.failed = false;
+		read_portion(&portion);
+	}
 }
 
 Datum

@@ -1032,6 +1032,12 @@ slate_script_take_reply(SlateOutcome *outcome, const redisReply *reply)
 				sizeof(outcome->error));
 }
 
+bool
+slate_script_is_out_of_memory(const SlateOutcome *outcome)
+{
+	return outcome->refused > 0 && strncmp(outcome->error, "OOM ", 4) == 0;
+}
+
 void
 slate_script_count_outcome(const SlateOutcome *outcome)
 {

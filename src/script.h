@@ -368,6 +368,12 @@ extern SlateRedisStatus slate_script_run(const SlateBatch *batch,
 										 SlateReplyFn reply_fn, void *arg,
 										 int64 deadline, SlateWait wait);
 
+/*
+ * Was what was refused refused for want of memory?  Then values were removed
+ * all the same, by those scripts that found some.
+ */
+extern bool slate_script_is_out_of_memory(const SlateOutcome *outcome);
+
 /* Add what one push has answered; add an outcome to slate_cache.stats. */
 extern void slate_script_take_reply(SlateOutcome *outcome,
 									const redisReply *reply);

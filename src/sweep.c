@@ -8,6 +8,9 @@
  * sees each value and each guard that is older than the commit; what comes
  * later was leased later, and so loaded with a newer snapshot.
  *
+ * A Redis without memory refuses to note what was dropped, but drops it; so a
+ * sweep goes on then, and is not done nevertheless.
+ *
  * This runs after a commit, so all buffers are as large as they will ever be
  * before it begins, and nothing is palloc'ed.  A step whose names do not fit is
  * taken again in half the size.
@@ -229,8 +232,9 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 								  Min(deadline, now + slate_redis_timeout), wait);
 		if (status != REDIS_DONE)
 			return status;
-		if (sweep.failed || swept->outcome.refused > 0 ||
-			(sweep.overflow && sweep.count == 1))
+		if (sweep.failed || (sweep.overflow && sweep.count == 1) ||
+			(swept->outcome.refused > 0 &&
+			 !slate_script_is_out_of_memory(&swept->outcome)))
 			return REDIS_DONE;
 		if (sweep.overflow)
 		{

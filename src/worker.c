@@ -129,6 +129,9 @@ static struct
 	uint64	   *tell;			/* in which step to tell Redis of a pattern:
 								 * floor and indexes */
 	uint64		nsteps;
+	bool		out_of_memory;	/* Redis is: what it holds is removed, but
+								 * nothing noted, so it counts for nothing */
+	bool		again;			/* that was so of the one before */
 }			pass;
 
 /* What one step has read. */
@@ -356,6 +359,18 @@ is_known(void)
 	return false;
 }
 
+/* While Redis has no memory a pass goes on, but is not done at its end. */
+static bool
+may_go_on(const SlateOutcome *outcome)
+{
+	if (pass.open && slate_script_is_out_of_memory(outcome))
+	{
+		pass.out_of_memory = true;
+		return true;
+	}
+	return outcome->refused == 0;
+}
+
 static bool
 send_batch(const SlateBatch *batch)
 {
@@ -370,7 +385,7 @@ send_batch(const SlateBatch *batch)
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	return outcome.refused == 0 && is_known();
+	return may_go_on(&outcome) && is_known();
 }
 
 /* A walk over the keyspace; stamps: see slate_sweep(). */
@@ -390,7 +405,7 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 	slate_progress_end_walk(&database->progress);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, swept.outcome.dropped);
-	if (!swept.finished || swept.outcome.refused > 0 || !is_known())
+	if (!swept.finished || !may_go_on(&swept.outcome) || !is_known())
 		return false;
 	slate_database_note_keyspace(database, swept.nnames,
 								 slate_link_now() - start);
@@ -482,6 +497,7 @@ open_pass(void)
 	pass.nth = 0;
 	pass.nblocks = 0;
 	pass.nrows = 0;
+	pass.out_of_memory = false;
 	slate_progress_begin_pass(&database->progress);
 	pass.generations[0] = SLATE_PREPARED_GENERATION;
 	pass.generations[2] = pg_atomic_read_u32(&database->current);
@@ -589,9 +605,16 @@ replay(void)
 	}
 	if (!sweep_pass())
 		return PROGRESS_FAILED;
+	pass.open = false;
+	pass.again = pass.out_of_memory;
+	if (pass.out_of_memory)
+	{
+		/* others may have failed meanwhile, and have left values there */
+		slate_doubt_repeat_pass(database);
+		return PROGRESS_FAILED;
+	}
 	slate_doubt_end_pass(database);
 	slate_progress_end_pass(&database->progress);
-	pass.open = false;
 	return PROGRESS_STEP;
 }
 
@@ -1168,12 +1191,17 @@ go_round(void)
 
 	if (!can_work || progress == PROGRESS_FAILED)
 	{
+		pg_atomic_fetch_add_u32(&database->failing, 1);
 		enter_waiting();
 		retry = Min(2 * retry, MAX_RETRY_MS);
 		take_a_rest(choose_rest(retry));
 		return 0;
 	}
-	retry = MIN_RETRY_MS;
+	if (!pass.again && !(pass.open && pass.out_of_memory))
+	{
+		pg_atomic_write_u32(&database->failing, 0);
+		retry = MIN_RETRY_MS;
+	}
 	if (progress == PROGRESS_STEP)
 	{
 		take_a_rest(Min(slate_link_now() - start, MAX_REST_MS));

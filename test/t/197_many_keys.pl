@@ -1,0 +1,47 @@
+# A great many keys in one slate_cache_mget(): in portions, so that nobody else waits for Redis
+# for long, and each has its value.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SlateNode;
+use SlateRedis;
+use SlateSession;
+use Test::More;
+
+my $redis = SlateRedis->new;
+my $node = SlateNode->start('main', redis => $redis,
+    conf => { 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
+$node->safe_psql('postgres', q{
+    CREATE TABLE item (id int PRIMARY KEY, name text);
+    INSERT INTO item SELECT i, 'name ' || i FROM generate_series(1, 3500) i;
+    SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'])});
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
+my $session = SlateSession->new($node);
+my $wrong = q{SELECT count(*) FILTER (WHERE value->>'name' IS DISTINCT FROM CASE WHEN i <= 3500 THEN 'name ' || i END), count(*), count(value)
+    FROM slate_cache_mget(ARRAY(SELECT 'shop:item:' || i FROM generate_series(1, 4200) i)) WITH ORDINALITY m(key, value, i)};
+$session->query('SELECT slate_cache_stats_reset()');
+is($session->query($wrong), '0|4200|3500', 'misses: each key has its value, in its place');
+is($session->query('SELECT hits, misses, fills FROM slate_cache.stats'), '0|4200|3500', 'what there is is filled');
+my $calls = $redis->calls('mget');
+is($session->query($wrong), '0|4200|3500', 'hits: likewise');
+is($session->query('SELECT hits, misses FROM slate_cache.stats'), '3500|4900', 'from Redis');
+cmp_ok($redis->calls('mget') - $calls, '>=', 5, 'in portions');
+$redis->cli('CONFIG', 'SET', 'slowlog-log-slower-than', '0', 'slowlog-max-len', '20000');
+$redis->cli('SLOWLOG', 'RESET');
+$redis->cli('DEL', map { "shop:item:$_" } 1 .. 3500);
+$session->query($wrong);
+my $words = $redis->cli('EVAL', q{local most = 0
+    for _, entry in ipairs(redis.call('SLOWLOG', 'GET', '-1')) do
+      local name = string.upper(entry[4][1])
+      local more = name == 'EVALSHA' or name == 'MGET'
+      local last = entry[4][#entry[4]]
+      local rest = more and string.match(last, '(%d+) more arguments') or 0
+      if more then most = math.max(most, #entry[4] + rest) end
+    end
+    return most}, '0');
+cmp_ok($words, '>', 900, 'so large');
+cmp_ok($words, '<', 1100, 'and not larger');
+
+done_testing();
