@@ -210,7 +210,7 @@ RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION slate_cache_set(text, jsonb, interval) FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_set(text, jsonb, interval) IS
-'sets a key when the transaction commits; ttl defaults to slate_cache_ttl(key), then to slate_cache.default_ttl';
+'sets a key when the transaction commits; ttl defaults to slate_cache_ttl(key), then to slate_cache.default_ttl; a value larger than slate_cache.max_value drops the key';
 
 CREATE FUNCTION slate_cache_mset(entries jsonb, ttl interval DEFAULT NULL)
 RETURNS void
@@ -253,7 +253,7 @@ COMMENT ON FUNCTION slate_cache_key(text, text[]) IS
 CREATE FUNCTION slate_cache_ttl(key text) RETURNS interval
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION slate_cache_ttl(text) IS
-'the lifetime that a key''s rule gives, or SLATE''s own table of families; null if neither knows the key';
+'the lifetime that a key''s rule gives, or SLATE''s own table of families; null if neither knows the key, or its values have no end';
 
 --
 -- Looking after a table's keys
@@ -327,7 +327,7 @@ COMMENT ON COLUMN slate_cache.stats.read_failures IS 'exchanges of readers that 
 COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis something';
 COMMENT ON COLUMN slate_cache.stats.pushes_direct IS 'of those, the ones that needed no script, because nobody else was on the way with their keys';
 COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
-COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped';
+COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped, whether they had a value or not';
 COMMENT ON COLUMN slate_cache.stats.keys_outdated IS 'values not written because a newer one was there';
 COMMENT ON COLUMN slate_cache.stats.pushes_lost IS 'transactions that could not tell Redis all that they had changed, and had no journal';
 COMMENT ON COLUMN slate_cache.stats.keys_lost IS 'keys and patterns of those transactions';
