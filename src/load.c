@@ -19,6 +19,7 @@
  */
 #include "compat.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
@@ -249,27 +250,49 @@ append_from(StringInfo sql, Relation relation)
 					 ROW_ALIAS);
 }
 
-/* A list has the order of the primary key, if there is one. */
+/* The table's primary key, opened; or NULL. */
+static Relation
+open_primary_key(Relation relation)
+{
+	List	   *indexes = RelationGetIndexList(relation);
+	Relation	primary = NULL;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		primary = index_open(lfirst_oid(lc), AccessShareLock);
+		if (primary->rd_index->indisprimary)
+			break;
+		index_close(primary, AccessShareLock);
+		primary = NULL;
+	}
+	list_free(indexes);
+	return primary;
+}
+
+/*
+ * A list has the order of the primary key, if there is one: of the key's
+ * columns as it names them, which need not be as the table has them.
+ */
 static void
 append_order(StringInfo sql, Relation relation, const SlateRule *rule)
 {
-	Bitmapset  *columns;
-	int			column = -1;
-	const char *separator = " ORDER BY ";
+	Relation	primary;
 
 	if (rule->kind != RULE_LIST)
 		return;
-	columns = RelationGetIndexAttrBitmap(relation,
-										 INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	while ((column = bms_next_member(columns, column)) >= 0)
+	primary = open_primary_key(relation);
+	if (primary == NULL)
+		return;
+	for (int i = 0; i < primary->rd_index->indnkeyatts; i++)
 	{
-		AttrNumber	attnum = column + FirstLowInvalidHeapAttributeNumber;
+		AttrNumber	attnum = primary->rd_index->indkey.values[i];
 
-		appendStringInfo(sql, "%s%s.%s", separator, ROW_ALIAS,
+		appendStringInfo(sql, "%s%s.%s", i == 0 ? " ORDER BY " : ", ", ROW_ALIAS,
 						 quote_identifier(get_attname(RelationGetRelid(relation),
 													  attnum, false)));
-		separator = ", ";
 	}
+	index_close(primary, AccessShareLock);
 }
 
 static SPIPlanPtr

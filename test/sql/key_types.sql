@@ -108,6 +108,17 @@ INSERT INTO by_id VALUES (1, 'one'), (2, 'two');
 \! $redis DEL any:1 any:2 any:one any:two
 SELECT * FROM slate_cache_mget('{any:1,any:two,any:three,any:2}');
 
+-- a list has the order of the primary key's columns, not that of the table's
+CREATE TABLE backwards (x int, b int, a int, PRIMARY KEY (a, b) INCLUDE (x));
+SELECT slate_cache_attach('backwards', list_keys => ARRAY['backwards:{x}']);
+INSERT INTO backwards VALUES (1, 1, 2), (1, 3, 1), (1, 2, 1), (2, 5, 2), (2, 9, 1);
+SELECT slate_cache_get('backwards:1');
+\! $redis DEL backwards:1
+SELECT * FROM slate_cache_mget('{backwards:1,backwards:2}');
+-- ... and follows it
+ALTER TABLE backwards DROP CONSTRAINT backwards_pkey, ADD PRIMARY KEY (b, a) DEFERRABLE;
+SELECT slate_cache_get('backwards:1');
+
 -- text that is not plain
 CREATE TABLE texts (t text PRIMARY KEY);
 SELECT slate_cache_attach('texts', row_keys => ARRAY['text:{t}:end']);
