@@ -171,9 +171,45 @@ check_partitions(Relation relation)
 	}
 }
 
+/* The extension writes its own tables past all triggers. */
+static void
+check_not_ours(Relation relation)
+{
+	Oid			ours = get_extension_oid("slate_cache", false);
+
+	if (getExtensionOfObject(RelationRelationId,
+							 RelationGetRelid(relation)) == ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" belongs to extension slate_cache",
+						RelationGetRelationName(relation)),
+				 errdetail("What the extension writes there fires no triggers."),
+				 errhint("Attach tables of your own.")));
+}
+
+/* Two rules for one key would each take the other's value for its own. */
+static void
+check_is_new(List *keys, const char *key, Relation relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		if (strcmp(lfirst(lc), key) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("duplicate cache key for table \"%s\"",
+							RelationGetRelationName(relation)),
+					 errdetail("Key template \"%s\" is given more than once among row_keys and list_keys.",
+							   key),
+					 errhint("A key holds a row, a column of it, or a list: give each a template of its own.")));
+	}
+}
+
 static void
 check_sources(Relation relation, const Attachment *attachment)
 {
+	List	   *keys = NIL;		/* those that hold values */
 	int			nrules = 0;
 
 	for (int kind = RULE_ROW; kind <= RULE_DELETE_DROP; kind++)
@@ -182,8 +218,13 @@ check_sources(Relation relation, const Attachment *attachment)
 
 		foreach(lc, attachment->sources[kind])
 		{
-			slate_rules_check(relation, kind, lfirst(lc));
+			char	   *key = slate_rules_check(relation, kind, lfirst(lc));
+
 			nrules++;
+			if (kind != RULE_ROW && kind != RULE_LIST)
+				continue;
+			check_is_new(keys, key, relation);
+			keys = lappend(keys, key);
 		}
 	}
 	if (nrules == 0)
@@ -404,6 +445,7 @@ attach(Oid relid, const Attachment *attachment)
 {
 	Relation	relation = open_own_table(relid, has_rules(relid));
 
+	check_not_ours(relation);
 	check_partitions(relation);
 	check_sources(relation, attachment);
 	if (replace_triggers(relation, attachment))

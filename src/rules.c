@@ -775,7 +775,7 @@ slate_rules_get(Relation relation)
 	return entry->relation;
 }
 
-void
+char *
 slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
 {
 	SlateRelation scratch = {0};
@@ -783,6 +783,7 @@ slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
 
 	parse_rule(&scratch, &rule, kind, source);
 	bind_rule(relation, &rule);
+	return rule.template->source;
 }
 
 /* ------------------------------------------------------------------------

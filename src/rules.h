@@ -191,9 +191,12 @@ extern void slate_rules_end_of_transaction(void);
  */
 extern bool slate_rules_is_current(const SlateRelation *relation);
 
-/* Parsing for attach: checks one template against a table; ERRORs. */
-extern void slate_rules_check(Relation relation, SlateRuleKind kind,
-							  const char *source);
+/*
+ * Parsing for attach: checks one template against a table; ERRORs.  Returns
+ * the key's part of it, without a column that is kept.
+ */
+extern char *slate_rules_check(Relation relation, SlateRuleKind kind,
+							   const char *source);
 
 extern const char *slate_rules_kind_name(SlateRuleKind kind);
 

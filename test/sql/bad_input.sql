@@ -68,6 +68,17 @@ SELECT try_drop('shop:[a{id}]:*');
 SELECT try_drop('shop:*\{id}');
 SELECT try_drop('shop:*\');
 
+-- one key twice: who would be right?
+SELECT try('SELECT slate_cache_attach(''items'', row_keys => ARRAY[''a:{id}'', ''a:{id}''])');
+SELECT try('SELECT slate_cache_attach(''items'', row_keys => ARRAY[''a:{id}'', ''a:{name}'', ''a:{id} -> note''])');
+SELECT try('SELECT slate_cache_attach(''items'', list_keys => ARRAY[''a:{id}'', ''a:{id}''])');
+SELECT try('SELECT slate_cache_attach(''items'', row_keys => ARRAY[''a:{id} -> note''], list_keys => ARRAY[''a:{id}''])');
+-- ... but it may be dropped twice
+BEGIN;
+SELECT slate_cache_attach('items', row_keys => ARRAY['a:{id}', 'a:{name}'], drop_keys => ARRAY['a:{id}', 'b', 'b'],
+                          delete_drop_keys => ARRAY['a:{id}', 'b']);
+ROLLBACK;
+
 -- no template at all, and a NULL for one
 SELECT try('SELECT slate_cache_attach(''items'')');
 SELECT try('SELECT slate_cache_attach(''items'', row_keys => ''{}'')');
@@ -93,6 +104,9 @@ CREATE FOREIGN TABLE items_foreign (id int) SERVER nowhere;
 SELECT try(format('SELECT slate_cache_attach(%L, ARRAY[''a:{id}''])', rel))
 FROM unnest('{items_view,items_matview,items_temp,items_sequence,items_type,items_foreign,items_pkey}'::text[]) AS rel;
 SELECT try('SELECT slate_cache_attach(''pg_class'', ARRAY[''a:{relname}''])');
+SELECT rel, try(format('SELECT slate_cache_attach(%L, drop_keys => ARRAY[''a''])', rel))
+FROM (SELECT objid::regclass AS rel FROM pg_depend JOIN pg_class ON pg_class.oid = objid
+      WHERE classid = 'pg_class'::regclass AND deptype = 'e' AND relkind = 'r') AS members ORDER BY rel::text COLLATE "C";
 SELECT try('SELECT slate_cache_attach(NULL, ARRAY[''a:{id}''])');
 SELECT try('SELECT slate_cache_detach(NULL)');
 SELECT regexp_replace(try('SELECT slate_cache_attach(4294967295::oid, ARRAY[''a:{id}''])'), '\d{10}', 'N');
