@@ -92,7 +92,7 @@ CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
-'refuses to rename or drop a column that a cache rule uses; drops cached rows of the old shape, and what a restored table''s rules find';
+'refuses to rename or drop a column that a cache rule uses, or a type that its key cannot have; drops cached rows of the old shape, and what a restored table''s rules find';
 
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 

@@ -661,13 +661,13 @@ bind_if_unlocked(const SlateRule *rule)
 	SlateRule  *bound = NULL;
 	Relation	relation;
 
-	if (!slate_rules_fits(rule->relation) ||
-		!ConditionalLockRelationOid(rule->relation->relid, AccessShareLock))
+	if (!ConditionalLockRelationOid(rule->relation->relid, AccessShareLock))
 		return NULL;
 	relation = try_relation_open(rule->relation->relid, NoLock);
 	if (relation)
 	{
-		bound = slate_rules_bind(relation, rule);
+		if (slate_rules_fits(rule->relation))
+			bound = slate_rules_bind(relation, rule);
 		relation_close(relation, NoLock);
 	}
 	UnlockRelationOid(rule->relation->relid, AccessShareLock);

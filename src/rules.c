@@ -44,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #define TEN_YEARS_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
 
@@ -264,6 +265,71 @@ slate_rules_functions(Oid functions[2])
 }
 
 /* ------------------------------------------------------------------------
+ * Looking into types
+ * ------------------------------------------------------------------------
+ */
+
+/* What to look for in a type, and what has been looked into. */
+typedef struct TypeSearch
+{
+	bool		(*wanted) (Oid type, Oid argument);
+	Oid			argument;
+	List	   *seen;			/* OIDs: a type may hold another many times */
+} TypeSearch;
+
+static Oid	find_in_columns(Oid relid, TypeSearch *search);
+
+/*
+ * The type itself, or the first one in it, that is wanted, or InvalidOid: an
+ * array has its elements in it, a domain its base, a range its bounds, a row
+ * its columns.
+ */
+static Oid
+find_in_type(Oid type, TypeSearch *search)
+{
+	check_stack_depth();
+	if (!OidIsValid(type) || list_member_oid(search->seen, type))
+		return InvalidOid;
+	search->seen = lappend_oid(search->seen, type);
+	if (search->wanted(type, search->argument))
+		return type;
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return find_in_type(getBaseType(type), search);
+		case TYPTYPE_RANGE:
+			return find_in_type(get_range_subtype(type), search);
+		case TYPTYPE_MULTIRANGE:
+			return find_in_type(get_multirange_range(type), search);
+		case TYPTYPE_COMPOSITE:
+			return find_in_columns(get_typ_typrelid(type), search);
+		default:
+			return find_in_type(get_element_type(type), search);
+	}
+}
+
+/* By the catalog alone: a row type's own descriptor would come with a lock. */
+static Oid
+find_in_columns(Oid relid, TypeSearch *search)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			found = InvalidOid;
+	int			natts = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+		ReleaseSysCache(tuple);
+	}
+	for (AttrNumber attnum = 1; attnum <= natts && !OidIsValid(found); attnum++)
+	{
+		/* of a dropped column it is InvalidOid */
+		found = find_in_type(get_atttype(relid, attnum), search);
+	}
+	return found;
+}
+
+/* ------------------------------------------------------------------------
  * Compiling
  * ------------------------------------------------------------------------
  */
@@ -389,7 +455,7 @@ has_plain_text(Oid type)
 
 /* Types whose text depends on lc_monetary or search_path. */
 static bool
-has_session_text(Oid type)
+has_session_text(Oid type, Oid argument pg_attribute_unused())
 {
 	switch (type)
 	{
@@ -548,27 +614,60 @@ parse_rule(SlateRelation *into, SlateRule *rule, SlateRuleKind kind,
 }
 
 /* Keys must be the same in every session, and seen by triggers. */
-static void
-check_key_column(Relation relation, const SlateRule *rule, AttrNumber attnum)
+static const char *
+attribute_error(Form_pg_attribute attribute, const char **hint)
 {
-	Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation),
-												attnum - 1);
+	TypeSearch	search = {.wanted = has_session_text};
+	Oid			type = attribute->atttypid;
+	Oid			culprit = find_in_type(type, &search);
 
-	if (has_session_text(getBaseType(attribute->atttypid)))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("column \"%s\" cannot be part of cache key \"%s\"",
-						NameStr(attribute->attname), rule->source),
-				 errdetail("The text of type %s depends on settings of the session.",
-						   format_type_be(attribute->atttypid)),
-				 errhint("Use a column of another type.")));
+	list_free(search.seen);
+	*hint = "Use a column of another type; to alter an attached table, detach it first with slate_cache_detach().";
+	if (culprit == type)
+		return psprintf("The text of type %s depends on settings of the session.",
+						format_type_be(type));
+	if (OidIsValid(culprit))
+		return psprintf("Type %s holds type %s, whose text depends on settings of the session.",
+						format_type_be(type), format_type_be(culprit));
+	*hint = "Use a stored generated column.";
 	if (compat_is_virtual(attribute))
+		return "It is a virtual generated column, which triggers do not see.";
+	return NULL;
+}
+
+/* Why a column cannot be part of keys, and what to do; NULL if it can. */
+static const char *
+key_column_error(Oid relid, AttrNumber attnum, const char **hint)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
+										Int16GetDatum(attnum));
+	const char *error;
+
+	*hint = "Name an existing column.";
+	if (!HeapTupleIsValid(tuple))
+		return "It has been dropped a moment ago.";
+	error = attribute_error((Form_pg_attribute) GETSTRUCT(tuple), hint);
+	ReleaseSysCache(tuple);
+	return error;
+}
+
+/* The column of the table that is the template's ith. */
+static AttrNumber
+key_attnum(Oid relid, const SlateRule *rule, int i)
+{
+	const char *column = rule->template->parts[i].column;
+	AttrNumber	attnum = column_attnum(relid, rule->source, column);
+	const char *hint;
+	const char *error = key_column_error(relid, attnum, &hint);
+
+	if (error)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" cannot be part of cache key \"%s\"",
-						NameStr(attribute->attname), rule->source),
-				 errdetail("It is a virtual generated column, which triggers do not see."),
-				 errhint("Use a stored generated column.")));
+						column, rule->source),
+				 errdetail("%s", error),
+				 errhint("%s", hint)));
+	return attnum;
 }
 
 /* What it means for the table. */
@@ -579,12 +678,7 @@ bind_rule(Relation relation, SlateRule *rule)
 
 	rule->attnums = palloc_array(AttrNumber, ncolumns + 1);
 	for (int i = 0; i < ncolumns; i++)
-	{
-		rule->attnums[i] = column_attnum(RelationGetRelid(relation),
-										 rule->source,
-										 rule->template->parts[i].column);
-		check_key_column(relation, rule, rule->attnums[i]);
-	}
+		rule->attnums[i] = key_attnum(RelationGetRelid(relation), rule, i);
 	if (rule->value_column)
 		rule->value_attnum = column_attnum(RelationGetRelid(relation), rule->source,
 										   rule->value_column);
@@ -631,16 +725,20 @@ look_at_columns(SlateRelation *into)
 	}
 }
 
-/* Does a template parse at all?  For triggers that somebody made by hand. */
+/* Would parse_template() take it?  For triggers that somebody made by hand. */
 static bool
 is_sound(SlateRuleKind kind, const char *source)
 {
-	const char *error;
+	SlateTemplateDialect dialect = kind_dialect(kind);
 	char	   *column;
+	char	   *key = split_value_column(kind, source, &column);
+	const char *error;
 	int			position;
+	SlateTemplate *template = slate_template_parse(key, dialect, &error,
+												   &position);
 
-	return slate_template_parse(split_value_column(kind, source, &column),
-								kind_dialect(kind), &error, &position) != NULL;
+	return template != NULL && !slate_script_is_internal(key, strlen(key)) &&
+		(dialect != TEMPLATE_KEY || template->ncolumns > 0);
 }
 
 /*
@@ -662,13 +760,12 @@ parse_arguments(SlateRelation *into, int nargs, char **args, bool quiet)
 			ttl = strtoll(args[i + 1], NULL, 10);
 		else if (strcmp(args[i], "list_ttl_ms") == 0)
 			list_ttl = strtoll(args[i + 1], NULL, 10);
-		else if (kind_by_name(args[i], &kind))
-		{
-			if (!quiet || is_sound(kind, args[i + 1]))
-				parse_rule(into, &into->rules[into->nrules++], kind,
-						   args[i + 1]);
-		}
-		else if (!quiet)
+		else if (kind_by_name(args[i], &kind) &&
+				 (!quiet || is_sound(kind, args[i + 1])))
+			parse_rule(into, &into->rules[into->nrules++], kind, args[i + 1]);
+		else if (quiet)
+			into->incomplete = true;
+		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unrecognized argument \"%s\" of a cache trigger",
@@ -775,6 +872,42 @@ slate_rules_get(Relation relation)
 	return entry->relation;
 }
 
+/*
+ * A key's rows are looked for by its columns.  That is a reader's need: rules
+ * that are there already serve their writers without it.
+ */
+static void
+check_equality(Oid relid, const SlateRule *rule, AttrNumber attnum)
+{
+	Oid			type = get_atttype(relid, attnum);
+
+	if (OidIsValid(lookup_type_cache(getBaseType(type),
+									 TYPECACHE_EQ_OPR)->eq_opr))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("column \"%s\" cannot be part of cache key \"%s\"",
+					get_attname(relid, attnum, false), rule->source),
+			 errdetail("Type %s has no equality operator, by which a key's rows are found.",
+					   format_type_be(type)),
+			 errhint("Use a column of another type, or drop_keys; to alter an attached table, detach it first with slate_cache_detach().")));
+}
+
+/* Is a rule good enough for new keys?  Its table need not be open. */
+static void
+check_rule(Oid relid, const SlateRule *rule)
+{
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		AttrNumber	attnum = key_attnum(relid, rule, i);
+
+		if (kind_dialect(rule->kind) == TEMPLATE_KEY)
+			check_equality(relid, rule, attnum);
+	}
+	if (rule->value_column)
+		(void) column_attnum(relid, rule->source, rule->value_column);
+}
+
 char *
 slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
 {
@@ -782,7 +915,7 @@ slate_rules_check(Relation relation, SlateRuleKind kind, const char *source)
 	SlateRule	rule = {0};
 
 	parse_rule(&scratch, &rule, kind, source);
-	bind_rule(relation, &rule);
+	check_rule(RelationGetRelid(relation), &rule);
 	return rule.template->source;
 }
 
@@ -982,34 +1115,32 @@ slate_rules_bind(Relation relation, const SlateRule *rule)
 	return &bound->rules[position];
 }
 
-/* ERROR if a rule's columns are not there; or, with quiet, false. */
+/* Would it be bound without an error? */
 static bool
-check_columns(const SlateRule *rule, bool quiet)
+rule_fits(const SlateRule *rule)
 {
 	Oid			relid = rule->relation->relid;
 
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
-		const char *column = rule->template->parts[i].column;
+		AttrNumber	attnum = get_attnum(relid, rule->template->parts[i].column);
+		const char *hint;
 
-		if (quiet && get_attnum(relid, column) <= 0)
+		if (attnum <= 0 || key_column_error(relid, attnum, &hint) != NULL)
 			return false;
-		(void) column_attnum(relid, rule->source, column);
 	}
-	if (rule->value_column == NULL)
-		return true;
-	if (quiet && get_attnum(relid, rule->value_column) <= 0)
-		return false;
-	(void) column_attnum(relid, rule->source, rule->value_column);
-	return true;
+	return rule->value_column == NULL ||
+		get_attnum(relid, rule->value_column) > 0;
 }
 
 bool
 slate_rules_fits(const SlateRelation *relation)
 {
+	if (relation->incomplete)
+		return false;
 	for (int i = 0; i < relation->nrules; i++)
 	{
-		if (!check_columns(&relation->rules[i], true))
+		if (!rule_fits(&relation->rules[i]))
 			return false;
 	}
 	return true;
@@ -1025,37 +1156,31 @@ slate_rules_check_columns(Oid relid)
 		SlateRelation *relation = lfirst(lc);
 
 		for (int i = 0; relation->relid == relid && i < relation->nrules; i++)
-			(void) check_columns(&relation->rules[i], false);
+			check_rule(relid, &relation->rules[i]);
 	}
+}
+
+static bool
+is_type(Oid type, Oid wanted)
+{
+	return type == wanted;
 }
 
 bool
 slate_rules_use_type(const SlateRelation *relation, Oid type)
 {
+	TypeSearch	search = {.wanted = is_type,.argument = type};
 	HeapTuple	tuple = SearchSysCache1(RELOID,
 										ObjectIdGetDatum(relation->relid));
 	Oid			table_type = InvalidOid;
-	int			natts = 0;
 
 	if (HeapTupleIsValid(tuple))
 	{
-		natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
 		table_type = ((Form_pg_class) GETSTRUCT(tuple))->reloftype;
 		ReleaseSysCache(tuple);
 	}
-	if (table_type == type)
-		return true;
-	for (AttrNumber attnum = 1; attnum <= natts; attnum++)
-	{
-		Oid			column = get_atttype(relation->relid, attnum);
-
-		if (!OidIsValid(column))
-			continue;			/* dropped */
-		column = getBaseType(column);
-		if (column == type || get_element_type(column) == type)
-			return true;
-	}
-	return false;
+	return table_type == type ||
+		OidIsValid(find_in_columns(relation->relid, &search));
 }
 
 List *

@@ -62,6 +62,7 @@ struct SlateRelation
 {
 	Oid			relid;
 	bool		enabled;		/* the trigger fires */
+	bool		incomplete;		/* it has arguments that make no sense */
 	int			nrules;
 	SlateRule  *rules;
 
@@ -162,17 +163,20 @@ extern void slate_rules_end_settings(int nestlevel);
 extern List *slate_rules_wildcards(Oid relid);
 
 /*
- * ERROR if a rule of the table names a column that it does not have.  Locks
- * nothing.
+ * ERROR if a rule of the table names a column that it does not have, or one
+ * whose type no key can have.  Does not lock the table.
  */
 extern void slate_rules_check_columns(Oid relid);
 
-/* Are all columns there that the rules of this table name? */
+/*
+ * Can the rules of this table be bound to it: has it all columns that they
+ * name, of types that keys can have?  Locks nothing.
+ */
 extern bool slate_rules_fits(const SlateRelation *relation);
 
 /*
- * Does a column have this type, as such, as the type of its elements, or
- * behind a domain?  Or is it a table of this type?
+ * Does a column have this type, or one that holds it: an array, a domain, a
+ * range, a row?  Or is it a table of this type?
  */
 extern bool slate_rules_use_type(const SlateRelation *relation, Oid type);
 

@@ -68,6 +68,37 @@ SELECT try_drop('shop:[a{id}]:*');
 SELECT try_drop('shop:*\{id}');
 SELECT try_drop('shop:*\');
 
+-- columns whose text depends on the session, however deep the cause is
+CREATE DOMAIN price AS money;
+CREATE TYPE amount AS (id int, sum price);
+CREATE TYPE moneyrange AS RANGE (subtype = money);
+CREATE DOMAIN tables AS regclass[];
+CREATE TYPE deep AS (id int, amounts amount[]);
+CREATE TABLE texts (id int PRIMARY KEY, a money, b price, c regclass[], d money[], e amount, f amount[],
+                    g moneyrange, h moneymultirange, i tables, j deep, k regrole);
+SELECT attname, try(format('SELECT slate_cache_attach(''texts'', drop_keys => ARRAY[''a:{%s}''])', attname))
+FROM pg_attribute WHERE attrelid = 'texts'::regclass AND attnum > 1 ORDER BY attnum;
+-- ... but they may be kept, and types of the same kinds be keys
+CREATE TYPE plain AS (id int, texts text[]);
+CREATE DOMAIN numbers AS int[];
+CREATE TABLE plains (id int PRIMARY KEY, a plain, b plain[], c numbers, d int4range, e int4multirange, f money, g oidvector);
+BEGIN;
+SELECT slate_cache_attach('plains', row_keys => ARRAY['a:{a}', 'b:{b}', 'c:{c}', 'd:{d}', 'e:{e}', 'g:{g}', 'f:{id} -> f']);
+ROLLBACK;
+
+-- columns by which no row can be found
+CREATE DOMAIN document AS json;
+CREATE TYPE place AS (id int, at point);
+CREATE TABLE unequal (id int PRIMARY KEY, a json, b point, c xml, d json[], e document, f place);
+SELECT attname, kind, try(format('SELECT slate_cache_attach(''unequal'', %s => ARRAY[''a:{id}:{%s}''])', kind, attname))
+FROM pg_attribute, unnest('{row_keys,list_keys}'::text[]) AS kind
+WHERE attrelid = 'unequal'::regclass AND attnum > 1 ORDER BY attnum, kind DESC;
+-- ... are good enough for keys to drop, and to be kept
+BEGIN;
+SELECT slate_cache_attach('unequal', row_keys => ARRAY['a:{id} -> b'],
+                          drop_keys => ARRAY['a:{a}', 'b:{b}', 'd:{d}:*'], delete_drop_keys => ARRAY['e:{e}', 'f:{f}']);
+ROLLBACK;
+
 -- one key twice: who would be right?
 SELECT try('SELECT slate_cache_attach(''items'', row_keys => ARRAY[''a:{id}'', ''a:{id}''])');
 SELECT try('SELECT slate_cache_attach(''items'', row_keys => ARRAY[''a:{id}'', ''a:{name}'', ''a:{id} -> note''])');
