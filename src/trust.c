@@ -340,14 +340,18 @@ await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
 		(void) poll(NULL, 0, AWAIT_STEP_MS);
 }
 
-/* The epoch that is noted, after a look whether Redis has it, too. */
+/*
+ * The epoch that is noted, after a look whether Redis has it, too.  Who WATCHes
+ * it finds out when he pushes, and is spared the round trip.
+ */
 static void
 note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
 {
 	uint64		epoch = pg_atomic_read_u64(&database->epoch);
 
 	write_epoch(stamp->epoch, epoch);
-	if (confirm(database, stamp->epoch, deadline))
+	if (slate_direct_is_watching(stamp) ||
+		confirm(database, stamp->epoch, deadline))
 		return;
 	await_other_epoch(database, epoch, deadline);
 	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));

@@ -108,6 +108,19 @@ ok(!is_direct($fast, q{UPDATE item SET name = 'off' WHERE id = 2}), 'it can be s
 $fast->query('RESET slate_cache.direct');
 ok(is_direct($fast, q{UPDATE item SET name = 'on' WHERE id = 2}), 'and on');
 
+# Who WATCHes need not ask before a commit whether Redis is the one that it was.  The worker
+# asks once a second, so it is stopped.
+my $worker = $watcher->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'postgres'});
+kill 'STOP', $worker;
+my $gets = $redis->calls('get');
+foreach (1 .. 5)
+{
+    select undef, undef, undef, 0.02;    # nobody has heard of Redis for some time
+    $fast->query(q{UPDATE item SET name = name || '.' WHERE id = 3});
+}
+is($redis->calls('get') - $gets, 5, 'a commit after a pause is one exchange, which ends with a GET');
+kill 'CONT', $worker;
+
 #
 # The older comes late
 #
