@@ -341,7 +341,14 @@ slate_pending_put(const char *key, int keylen, const char *value, int valuelen,
 	refuse_more();
 	op = begin_op(key, keylen);
 	if (valuelen > (int64) slate_publish_max_value * 1024)
+	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
+		ereport(WARNING,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("value is too large to be cached"),
+				 errdetail("The value of \"%.*s\" has %d bytes, more than slate_cache.max_value (%d kB); the key is dropped instead.",
+						   keylen, key, valuelen, slate_publish_max_value)));
+	}
 	else if (pending.given_up == KEEP_ALL)
 	{
 		op->value = slate_ops_keep_value(current_list(), value, valuelen);

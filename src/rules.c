@@ -1419,7 +1419,7 @@ slate_rules_interval_ttl(const Interval *interval)
 				 errmsg("invalid TTL: \"%s\"",
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															IntervalPGetDatum(interval)))),
-				 errdetail("A TTL is at least one millisecond and at most ten years."),
+				 errdetail("A TTL is at least one millisecond and at most 3660 days."),
 				 errhint("Use an interval such as '1 hour', or NULL for the default.")));
 	return ms;
 }

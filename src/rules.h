@@ -209,7 +209,7 @@ extern int	slate_rules_default_ttl;
 
 /*
  * An interval as a TTL in ms: months have 30 days.  ERROR if it is not
- * positive or longer than ten years.
+ * positive or longer than 3660 days.
  */
 extern int64 slate_rules_interval_ttl(const Interval *interval);
 

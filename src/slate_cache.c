@@ -107,7 +107,7 @@ define_connection_settings(void)
 {
 	DefineCustomStringVariable("slate_cache.url",
 							   "Where Redis is.",
-							   "redis://[user[:password]@]host[:port][/db] or unix:///path[?db=n].",
+							   "redis://[user[:password]@]host[:port][/db], unix:///path[?db=n] or sentinel://host[:port],.../master[/db].",
 							   &slate_redis_url, "redis://localhost:6379/0",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   check_url, assign_connection, NULL);
@@ -184,7 +184,7 @@ define_cache_settings(void)
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.ring_size",
 							"Shared memory of a database for pushes in mode async.",
-							"It is allocated when a session first uses that mode. When it is full, keys are dropped instead of being set.",
+							"It is allocated when a session first uses that mode, and keeps its size; without room for it sessions wait as in mode commit. When it is full, keys are dropped instead of being set.",
 							&slate_ring_size, 4096, 64, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.journal",

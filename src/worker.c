@@ -36,8 +36,12 @@
  */
 #include "compat.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_db_role_setting.h"
 #include "commands/extension.h"
 #include "drain.h"
 #include "events.h"
@@ -59,6 +63,7 @@
 #include "tcop/tcopprot.h"
 #include "trust.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -110,6 +115,10 @@
 
 static SlateDatabase *database = NULL;
 static Oid	extension_oid = InvalidOid;
+
+/* What was set for this worker when it began; that has been changed. */
+static char *own_settings = NULL;
+static bool is_outdated = false;
 
 /* The pass that is under way. */
 static struct
@@ -907,6 +916,52 @@ look_for_extension(void)
 	return oid;
 }
 
+/*
+ * What ALTER DATABASE and ALTER ROLE have set for us, in the current context.
+ * Who is connected keeps what he began with; so a worker that was to have other
+ * settings, of which the url is one, makes room for another.
+ */
+static char *
+read_own_settings(void)
+{
+	Relation	relation = table_open(DbRoleSettingRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, NULL, 0,
+										  NULL);
+	StringInfoData text;
+	HeapTuple	tuple;
+
+	initStringInfo(&text);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_db_role_setting form = (Form_pg_db_role_setting) GETSTRUCT(tuple);
+		Datum		array;
+		bool		isnull;
+
+		if ((OidIsValid(form->setdatabase) && form->setdatabase != MyDatabaseId) ||
+			(OidIsValid(form->setrole) && form->setrole != GetUserId()))
+			continue;
+		array = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
+							 RelationGetDescr(relation), &isnull);
+		if (!isnull)
+			appendStringInfo(&text, "%u %u %s\n", form->setdatabase, form->setrole,
+							 OidOutputFunctionCall(F_ARRAY_OUT, array));
+	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return text.data;
+}
+
+static bool
+has_other_settings(void)
+{
+	bool		differ;
+
+	slate_database_begin();
+	differ = strcmp(read_own_settings(), own_settings) != 0;
+	slate_database_commit();
+	return differ;
+}
+
 /* By the postmaster or an administrator; die() forgets it when it is obeyed. */
 static volatile sig_atomic_t is_terminated = false;
 
@@ -924,6 +979,8 @@ reason_to_leave(void)
 		return "a command wants the database for itself";
 	if (!OidIsValid(extension_oid))
 		return "the extension was dropped";
+	if (is_outdated)
+		return "its settings were changed";
 	return is_terminated ? "terminated" : "failed; the server log says why";
 }
 
@@ -1005,6 +1062,7 @@ enter(void)
 							Max(pg_atomic_read_u64(&database->bytes[i]),
 								slate_journal_size(i)));
 	choose_generation();
+	own_settings = MemoryContextStrdup(TopMemoryContext, read_own_settings());
 	slate_database_commit();
 	return true;
 }
@@ -1015,6 +1073,9 @@ reload(void)
 {
 	uint64		server;
 
+	is_outdated = has_other_settings();
+	if (is_outdated)
+		proc_exit(0);
 	ProcessConfigFile(PGC_SIGHUP);
 	server = slate_redis_server_key();
 	if (server == pg_atomic_read_u64(&database->server))

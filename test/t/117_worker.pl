@@ -237,6 +237,20 @@ pass('another database: a pattern is dropped in its Redis');
 wait_for_pass();
 is($redis->cli('EXISTS', 'shop:search:1:mine'), '1', 'another database: keys of this one stay');
 
+# What is set for a database is what sessions begin with, and workers.
+sub worker_elsewhere { return $elsewhere->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'elsewhere'}) }
+my $former = worker_elsewhere();
+$node->safe_psql('postgres', "ALTER DATABASE elsewhere SET slate_cache.url = '" . $redis->url(db => 5) . "'");
+$elsewhere = SlateSession->new($node, database => 'elsewhere');
+is($elsewhere->query(q{SELECT ok FROM slate_cache.health WHERE "check" = 'worker'}), 'f', 'another url for a database: the worker has the former one');
+$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+SlateRedis::wait_until(
+    sub { $elsewhere->query(q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" IN ('worker', 'history')}) eq 't' },
+    'another one has begun');
+isnt(worker_elsewhere(), $former, 'after a reload another worker has it');
+like($elsewhere->query(q{SELECT string_agg(detail, ';') FROM slate_cache.events WHERE kind = 'worker ended'}), qr/its settings were changed/,
+    'events tell why');
+
 # A session that goes elsewhere looks there for itself.
 my $left = SlateSession->new($node);
 $redis->cli('-n', 3, 'SET', 'shop:search:1:mine', '1');

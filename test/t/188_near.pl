@@ -205,7 +205,7 @@ is(name_of(7), 'new', 'which nobody finds again');
 #
 wait_until_near(8);
 $writer->query('SET slate_cache.direct = off');
-$proxy->answer(qr/\r\nEVALSHA\r\n.*\r\nshop:item:8\r\n/s => "-OOM command not allowed\r\n");
+$proxy->answer(qr/\r\nEVALSHA\r\n.*\r\nshop:item:8\r\n/s => "-MISCONF Redis is not able to write\r\n");
 $writer->query(q{UPDATE item SET name = 'new' WHERE id = 8});
 is(name_of(8), 'old', 'a push was refused: Redis has the old value');
 ok(is_near(8), 'which is near then');
