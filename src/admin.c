@@ -418,6 +418,7 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 {
 	Backlog		backlog = {0};
 	uint64		bytes = 0;
+	bool		is_failing;
 
 	if (database == NULL || !slate_journal_enabled)
 	{
@@ -436,16 +437,20 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 		(void) slate_journal_read(i, &block, MaxBlockNumber, count_row,
 								  &backlog);
 	}
+	is_failing = backlog.nrows > 0 &&
+		pg_atomic_read_u32(&database->failing) > 0;
 	if (pg_atomic_read_u32(&database->full) != SLATE_JOURNAL_ROOM)
 		put_check(result, "journal", false,
 				  "full: when Redis is back, the namespace is emptied");
 	else
 		put_check(result, "journal", backlog.nrows == 0 ||
-				  !TimestampDifferenceExceeds(backlog.since,
-											  GetCurrentTimestamp(),
-											  OLD_DOUBT_MS),
-				  psprintf(INT64_FORMAT " rows wait for Redis; " UINT64_FORMAT " kB on disk",
-						   backlog.nrows, bytes / 1024));
+				  (!is_failing &&
+				   !TimestampDifferenceExceeds(backlog.since,
+											   GetCurrentTimestamp(),
+											   OLD_DOUBT_MS)),
+				  psprintf(INT64_FORMAT " rows wait for Redis%s; " UINT64_FORMAT " kB on disk",
+						   backlog.nrows, is_failing ? ", which does not take them" : "",
+						   bytes / 1024));
 }
 
 static void

@@ -436,8 +436,12 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 	int			generation = SLATE_PREPARED_GENERATION;
 	Relation	relation;
 
-	/* the worker replays to its own Redis only */
-	if (database == NULL || !slate_database_has_our_redis(database))
+	if (database == NULL)
+		return false;
+
+	/* marks are for the worker to take away, and what is prepared to push */
+	if ((prepared || stamp->mark[0] != '\0') &&
+		!slate_database_has_our_redis(database))
 		return false;
 	if (prepared)
 		slate_doubt_enter_prepared(database);
@@ -463,9 +467,24 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 	return true;
 }
 
+/* The worker's database, if this transaction is in the journal. */
+static SlateDatabase *
+replayer(void)
+{
+	SlateDatabase *database = slate_doubt_entered();
+
+	return database && slate_database_has_our_redis(database) ? database : NULL;
+}
+
+/*
+ * The worker replays to its own Redis.  By another url that may be ours: while
+ * a reload changes it, sessions and worker do not have the new one at once.
+ */
 bool
 slate_journal_leave(SlateOutcomeKind kind, bool committed)
 {
+	bool		is_replayed = replayer() != NULL;
+
 	if (filling)
 	{
 		pg_atomic_write_u32(&filling->full, committed ? SLATE_JOURNAL_FULL
@@ -479,13 +498,13 @@ slate_journal_leave(SlateOutcomeKind kind, bool committed)
 		}
 		filling = NULL;
 	}
-	return slate_doubt_leave(kind);
+	return slate_doubt_leave(kind) && is_replayed;
 }
 
 bool
 slate_journal_has_worker(void)
 {
-	SlateDatabase *database = slate_doubt_entered();
+	SlateDatabase *database = replayer();
 
 	return database && pg_atomic_read_u32(&database->worker) != 0;
 }
@@ -493,7 +512,7 @@ slate_journal_has_worker(void)
 bool
 slate_journal_keyspace_is_large(void)
 {
-	SlateDatabase *database = slate_doubt_entered();
+	SlateDatabase *database = replayer();
 
 	return database && slate_database_keyspace_is_large(database);
 }
@@ -501,7 +520,7 @@ slate_journal_keyspace_is_large(void)
 void
 slate_journal_note_keyspace(uint64 nnames)
 {
-	SlateDatabase *database = slate_doubt_entered();
+	SlateDatabase *database = replayer();
 
 	if (database)
 		slate_database_note_keyspace(database, nnames, 0);

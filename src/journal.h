@@ -23,19 +23,21 @@ extern int	slate_journal_max;
  * At PRE_COMMIT or PRE_PREPARE: write down the keys and patterns of the list.
  * From then on slate_journal_leave() must be called at the transaction's end.
  * False if there is no journal here: no shared memory, too many databases,
- * switched off, or another Redis than the worker's.
+ * switched off; for marks and what is prepared also another Redis than the
+ * worker's.
  */
 extern bool slate_journal_append(const SlateOpList *list,
 								 const SlateStamp *stamp, bool prepared);
 
 /*
- * The transaction has ended.  False if it is not in the journal: what has
- * failed is lost.  Does not throw.
+ * The transaction has ended.  False if it is not in the journal, or the worker
+ * has another Redis: what has failed is lost.  Does not throw.
  */
 extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
 
 /*
- * Is this transaction in the journal, and a worker there to go on with it?
+ * Is this transaction in the journal, and a worker there to go on with it in
+ * our Redis?
  * Is the keyspace larger than a commit should walk over, as far as is known?
  * This one has met so many names in it.
  */

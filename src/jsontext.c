@@ -93,6 +93,7 @@ take_string(Building *building, const char *start, const char *end,
 	size_t		len = end - start - 2;
 
 	string->type = jbvString;
+	building->is_strange |= len > JENTRY_OFFLENMASK;
 	if (memchr(start + 1, '\\', len) != NULL)
 		take_escapes_out(building, start, end - start, string);
 	else

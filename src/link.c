@@ -158,7 +158,7 @@ wait_for(int fd, short events, short *ready, int64 until, SlateWait wait)
 			CHECK_FOR_INTERRUPTS();
 
 			/* a session's client would notice; a worker has none */
-			if (IsBackgroundWorker && !PostmasterIsAlive())
+			if (MyBackendType == B_BG_WORKER && !PostmasterIsAlive())
 				proc_exit(1);
 		}
 

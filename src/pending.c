@@ -347,7 +347,8 @@ slate_pending_put(const char *key, int keylen, const char *value, int valuelen,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("value is too large to be cached"),
 				 errdetail("The value of \"%.*s\" has %d bytes, more than slate_cache.max_value (%d kB); the key is dropped instead.",
-						   keylen, key, valuelen, slate_publish_max_value)));
+						   keylen, key, valuelen, slate_publish_max_value),
+				 errhint("Raise slate_cache.max_value, or keep less under one key.")));
 	}
 	else if (pending.given_up == KEEP_ALL)
 	{

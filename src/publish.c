@@ -699,9 +699,8 @@ sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 /*
  * Look for keys that no index knows.  A rule's pattern over keys that apps may
  * have SET: a small keyspace is walked at once, one that is known to be large is
- * the worker's.
- * Anything else, or without a worker: for as long as there is time; the worker
- * has the rest.
+ * the worker's.  Anything else, or without a worker: for as long as there is
+ * time; the worker has the rest.
  */
 static SlateOutcomeKind
 publish_sweep(int64 deadline)
@@ -833,9 +832,12 @@ publish_batch(void)
 
 	if (!exchange(deadline))
 	{
+		const char *failure = publish.failure;
+
 		/* what is there can still be removed */
 		if (publish.sweep && publish.out_of_memory)
 			(void) publish_sweep(deadline);
+		publish.failure = failure;
 		return LEAVE_FAILED;
 	}
 	if (!publish.sweep)

@@ -28,8 +28,9 @@
  * Bytes that are not JSON count as a miss; they are dropped, so that they
  * hinder nobody twice.
  *
- * All keys of a call, up to a thousand, go together: one MGET, one LEASE for the misses, one
- * query a rule, one exchange of FILLs.  slate_cache_get() is a call with one.
+ * All keys of a call, up to a thousand, go together: one MGET, one LEASE for
+ * the misses, one query a rule, one exchange of FILLs.  slate_cache_get() is a
+ * call with one.
  *
  *-------------------------------------------------------------------------
  */
@@ -598,6 +599,7 @@ make_set(int nlookups)
 	return set;
 }
 
+/* Keys that go together. */
 static void
 read_portion(LookupSet *set)
 {

@@ -17,9 +17,10 @@
  * none.
  *
  * The ring is a dynamic segment, made by the worker when somebody wants it,
- * and stays when the worker dies.  Where it cannot be made, since /dev/shm is
- * full, say, sessions push by themselves, as in mode commit.  A session keeps it mapped.  After a crash
- * of the server it is gone, and everything in the journal in doubt.
+ * and stays when the worker dies.  A session keeps it mapped.  After a crash of
+ * the server it is gone, and everything in the journal in doubt.  Where it
+ * cannot be made, since /dev/shm is full, say, sessions push by themselves, as
+ * in mode commit.
  *
  *-------------------------------------------------------------------------
  */

@@ -33,6 +33,7 @@
 #include "funcapi.h"
 #include "pgtime.h"
 #include "rules.h"
+#include "types.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
@@ -265,71 +266,6 @@ slate_rules_functions(Oid functions[2])
 }
 
 /* ------------------------------------------------------------------------
- * Looking into types
- * ------------------------------------------------------------------------
- */
-
-/* What to look for in a type, and what has been looked into. */
-typedef struct TypeSearch
-{
-	bool		(*wanted) (Oid type, Oid argument);
-	Oid			argument;
-	List	   *seen;			/* OIDs: a type may hold another many times */
-} TypeSearch;
-
-static Oid	find_in_columns(Oid relid, TypeSearch *search);
-
-/*
- * The type itself, or the first one in it, that is wanted, or InvalidOid: an
- * array has its elements in it, a domain its base, a range its bounds, a row
- * its columns.
- */
-static Oid
-find_in_type(Oid type, TypeSearch *search)
-{
-	check_stack_depth();
-	if (!OidIsValid(type) || list_member_oid(search->seen, type))
-		return InvalidOid;
-	search->seen = lappend_oid(search->seen, type);
-	if (search->wanted(type, search->argument))
-		return type;
-	switch (get_typtype(type))
-	{
-		case TYPTYPE_DOMAIN:
-			return find_in_type(getBaseType(type), search);
-		case TYPTYPE_RANGE:
-			return find_in_type(get_range_subtype(type), search);
-		case TYPTYPE_MULTIRANGE:
-			return find_in_type(get_multirange_range(type), search);
-		case TYPTYPE_COMPOSITE:
-			return find_in_columns(get_typ_typrelid(type), search);
-		default:
-			return find_in_type(get_element_type(type), search);
-	}
-}
-
-/* By the catalog alone: a row type's own descriptor would come with a lock. */
-static Oid
-find_in_columns(Oid relid, TypeSearch *search)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			found = InvalidOid;
-	int			natts = 0;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
-		ReleaseSysCache(tuple);
-	}
-	for (AttrNumber attnum = 1; attnum <= natts && !OidIsValid(found); attnum++)
-	{
-		/* of a dropped column it is InvalidOid */
-		found = find_in_type(get_atttype(relid, attnum), search);
-	}
-	return found;
-}
-
-/* ------------------------------------------------------------------------
  * Compiling
  * ------------------------------------------------------------------------
  */
@@ -434,69 +370,6 @@ parse_template(SlateRuleKind kind, const char *source)
 	return template;
 }
 
-/* Types whose text holds nothing but letters, digits, '.', '+' and '-'. */
-static bool
-has_plain_text(Oid type)
-{
-	switch (type)
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case OIDOID:
-		case NUMERICOID:
-		case UUIDOID:
-			return true;
-		default:
-			return false;
-	}
-}
-
-/* Types whose text depends on lc_monetary or search_path. */
-static bool
-has_session_text(Oid type, Oid argument pg_attribute_unused())
-{
-	switch (type)
-	{
-		case CASHOID:
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGROLEOID:
-		case REGNAMESPACEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-		case REGCOLLATIONOID:
-			return true;
-		default:
-			return false;
-	}
-}
-
-/* Types whose text, or JSON, is the same in every session. */
-static bool
-has_stable_text(Oid type)
-{
-	switch (type)
-	{
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case CHAROID:
-		case NAMEOID:
-		case JSONOID:
-		case JSONBOID:
-			return true;
-		default:
-			return has_plain_text(type) ||
-				get_typtype(type) == TYPTYPE_ENUM;
-	}
-}
-
 /*
  * Does a key tell its columns' texts?  "{a}:{b}" does if a is a number, not if
  * it is text, which may hold a colon.
@@ -509,7 +382,7 @@ key_is_unambiguous(const SlateRule *rule, TupleDesc desc)
 		Oid			type = TupleDescAttr(desc, rule->attnums[i] - 1)->atttypid;
 		char		next = rule->template->parts[i + 1].literal[0];
 
-		if (!has_plain_text(type) || isalnum((unsigned char) next) ||
+		if (!slate_types_has_plain_text(type) || isalnum((unsigned char) next) ||
 			strchr(".+-", next) != NULL)
 			return false;
 	}
@@ -617,11 +490,9 @@ parse_rule(SlateRelation *into, SlateRule *rule, SlateRuleKind kind,
 static const char *
 attribute_error(Form_pg_attribute attribute, const char **hint)
 {
-	TypeSearch	search = {.wanted = has_session_text};
 	Oid			type = attribute->atttypid;
-	Oid			culprit = find_in_type(type, &search);
+	Oid			culprit = slate_types_session_text(type);
 
-	list_free(search.seen);
 	*hint = "Use a column of another type; to alter an attached table, detach it first with slate_cache_detach().";
 	if (culprit == type)
 		return psprintf("The text of type %s depends on settings of the session.",
@@ -701,7 +572,7 @@ compile_outputs(SlateRelation *into)
 
 			getTypeOutputInfo(type, &output, &is_varlena);
 			fmgr_info(output, &into->outputs[attnum - 1]);
-			if (!has_stable_text(type))
+			if (!slate_types_has_stable_text(type))
 				into->key_needs_settings = true;
 		}
 	}
@@ -718,7 +589,7 @@ look_at_columns(SlateRelation *into)
 
 		if (attribute->attisdropped)
 			continue;
-		if (!has_stable_text(attribute->atttypid))
+		if (!slate_types_has_stable_text(attribute->atttypid))
 			into->needs_settings = true;
 		if (compat_is_virtual(attribute))
 			into->sets_values = false;
@@ -1079,7 +950,7 @@ current_rules(void)
 	set->context = context;
 	set->generation = ++generation;
 
-	/* a message that comes in from here on makes it stale, and so does an error */
+	/* from here on a message makes it stale, and so does an error */
 	all_current = true;
 	PG_TRY();
 	{
@@ -1160,16 +1031,9 @@ slate_rules_check_columns(Oid relid)
 	}
 }
 
-static bool
-is_type(Oid type, Oid wanted)
-{
-	return type == wanted;
-}
-
 bool
 slate_rules_use_type(const SlateRelation *relation, Oid type)
 {
-	TypeSearch	search = {.wanted = is_type,.argument = type};
 	HeapTuple	tuple = SearchSysCache1(RELOID,
 										ObjectIdGetDatum(relation->relid));
 	Oid			table_type = InvalidOid;
@@ -1180,7 +1044,7 @@ slate_rules_use_type(const SlateRelation *relation, Oid type)
 		ReleaseSysCache(tuple);
 	}
 	return table_type == type ||
-		OidIsValid(find_in_columns(relation->relid, &search));
+		slate_types_column_holds(relation->relid, type);
 }
 
 List *

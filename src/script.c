@@ -717,6 +717,18 @@ slate_script_add_scan_all(SlateBatch *batch, const char *cursor, int count)
 	append_number(batch, count);
 }
 
+const redisReply *
+slate_script_take_scan(const redisReply *reply, char cursor[SLATE_CURSOR_SIZE])
+{
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
+		reply->element[0]->type != REDIS_REPLY_STRING ||
+		reply->element[0]->len >= SLATE_CURSOR_SIZE ||
+		reply->element[1]->type != REDIS_REPLY_ARRAY)
+		return NULL;
+	strlcpy(cursor, reply->element[0]->str, SLATE_CURSOR_SIZE);
+	return reply->element[1];
+}
+
 /* The keys are bulk strings. */
 static void
 append_swept(SlateBatch *batch, const SlateLua *script, StringInfo keys,

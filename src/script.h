@@ -290,6 +290,15 @@ extern void slate_script_add_scan_all(SlateBatch *batch, const char *cursor,
 									  int count);
 
 /*
+ * The names in SCAN's answer, an array, and where the next step begins; "0":
+ * nowhere.  NULL if it is no such answer; then the cursor stays.
+ */
+#define SLATE_CURSOR_SIZE 24
+
+extern const redisReply *slate_script_take_scan(const redisReply *reply,
+												char cursor[SLATE_CURSOR_SIZE]);
+
+/*
  * DROP keys that a SCAN has found: each with the stamp of its glob, all of one
  * owner; "only one" says that all globs that match it are of one transaction,
  * what that has PUT stays.  To forget them is to DROP them without a version.

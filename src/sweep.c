@@ -35,7 +35,7 @@ typedef struct Sweep
 										 * forget what matches */
 	SlateSwept *swept;
 	SlateOutcome before;		/* the outcome when the step began */
-	char		cursor[24];		/* where the next SCAN begins */
+	char		cursor[SLATE_CURSOR_SIZE];	/* where the next SCAN begins */
 	int			count;			/* its COUNT */
 	int			scan_reply;		/* which reply of the exchange is SCAN's */
 	int			nfound;			/* names in names_found */
@@ -106,8 +106,7 @@ note_stamp(int position, void *arg)
 }
 
 static void
-remember(Sweep *sweep, const SlateSlice *key,
-		 const MatchedStamps *matched)
+remember(Sweep *sweep, const SlateSlice *key, const MatchedStamps *matched)
 {
 	if (names_found.len + key->len + 24 > STEP_BYTES ||
 		stamps_found.len + SLATE_SWEPT_STAMP_LEN + 24 > STEP_BYTES)
@@ -137,32 +136,23 @@ look_at(Sweep *sweep, const redisReply *name)
 		remember(sweep, &key, &matched);
 }
 
-static bool
-is_scan_reply(const redisReply *reply)
-{
-	return reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-		reply->element[0]->type == REDIS_REPLY_STRING &&
-		reply->element[0]->len < sizeof(((Sweep *) NULL)->cursor) &&
-		reply->element[1]->type == REDIS_REPLY_ARRAY;
-}
-
 static void
 on_scan_reply(Sweep *sweep, const redisReply *reply)
 {
-	const redisReply *names;
+	char		next[SLATE_CURSOR_SIZE];
+	const redisReply *names = slate_script_take_scan(reply, next);
 
-	if (!is_scan_reply(reply))
+	if (names == NULL)
 	{
 		sweep->failed = true;
 		slate_script_take_reply(&sweep->swept->outcome, reply);
 		return;
 	}
-	names = reply->element[1];
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
 		look_at(sweep, names->element[i]);
 	if (sweep->overflow)
 		return;
-	strlcpy(sweep->cursor, reply->element[0]->str, sizeof(sweep->cursor));
+	strlcpy(sweep->cursor, next, sizeof(sweep->cursor));
 	sweep->swept->nnames += names->elements;
 	if (names_swept)
 		pg_atomic_fetch_add_u64(names_swept, names->elements);
@@ -233,8 +223,7 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep.failed || (sweep.overflow && sweep.count == 1) ||
-			(swept->outcome.refused > 0 &&
-			 !slate_script_is_out_of_memory(&swept->outcome)))
+			swept->outcome.refused > 0)
 			return REDIS_DONE;
 		if (sweep.overflow)
 		{

@@ -11,6 +11,20 @@
 #include "port/atomics.h"
 #include "script.h"
 
+/* What became of a walk. */
+typedef struct SlateSwept
+{
+	SlateOutcome outcome;		/* of what it has dropped */
+	uint64		nnames;			/* that it has looked at */
+	bool		finished;		/* it has got through */
+} SlateSwept;
+
+/* Before the commit after which one may run; palloc. */
+extern void slate_sweep_init(void);
+
+/* From now on this process counts there the names that its sweeps look at. */
+extern void slate_sweep_count(pg_atomic_uint64 *names);
+
 /*
  * Walk the whole keyspace with SCAN and DROP what matches one of the globs:
  * values that apps have SET themselves, and guards of keys without a value.
@@ -25,18 +39,6 @@
  * sweep may throw between two steps.  May run after a commit, if
  * slate_sweep_init() was called before it.
  */
-typedef struct SlateSwept
-{
-	SlateOutcome outcome;		/* of what it has dropped */
-	uint64		nnames;			/* that it has looked at */
-	bool		finished;		/* it has got through */
-} SlateSwept;
-
-extern void slate_sweep_init(void);
-
-/* From now on this process counts there the names that its sweeps look at. */
-extern void slate_sweep_count(pg_atomic_uint64 *names);
-
 extern SlateRedisStatus slate_sweep(const SlateGlobSet *globs,
 									const SlateStamp *const *stamps,
 									SlateSwept *swept, int64 stop_at,

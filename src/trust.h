@@ -53,7 +53,7 @@ extern bool slate_trust_meet(SlateStamp *stamp, int64 deadline);
 extern bool slate_trust_is_marked(bool strange);
 
 /*
- * Have what was pushed directly, and is not done, never be done: by a write to
+ * Have what was pushed directly, and is not done, never be done: by touching
  * the epoch's key, see direct.c.  Prepared before a commit; after it does not
  * throw.  False if Redis has not done it.
  */

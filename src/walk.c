@@ -544,37 +544,26 @@ slate_walk_sample(SlateWalk *walk, int nrows)
 typedef struct ScanStep
 {
 	SlateWalk  *walk;
-	char		cursor[24];
+	char		cursor[SLATE_CURSOR_SIZE];
 } ScanStep;
-
-static bool
-is_scan_reply(const redisReply *reply)
-{
-	return reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-		reply->element[0]->type == REDIS_REPLY_STRING &&
-		reply->element[0]->len < sizeof(((ScanStep *) NULL)->cursor) &&
-		reply->element[1]->type == REDIS_REPLY_ARRAY;
-}
 
 static void
 on_scan_reply(int index pg_attribute_unused(), const redisReply *reply,
 			  void *arg)
 {
 	ScanStep   *step = arg;
-	const redisReply *names;
+	const redisReply *names = slate_script_take_scan(reply, step->cursor);
 
-	if (!is_scan_reply(reply))
+	if (names == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("unexpected reply of Redis to SCAN")));
-	names = reply->element[1];
 	for (size_t i = 0; i < names->elements; i++)
 	{
 		if (names->element[i]->type == REDIS_REPLY_STRING)
 			add_key(step->walk, names->element[i]->str,
 					names->element[i]->len);
 	}
-	strlcpy(step->cursor, reply->element[0]->str, sizeof(step->cursor));
 }
 
 /* A glob that all keys of the table match: the text that they begin with. */

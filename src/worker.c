@@ -368,20 +368,13 @@ is_known(void)
 	return false;
 }
 
-/* While Redis has no memory a pass goes on, but is not done at its end. */
+/*
+ * While Redis has no memory a pass goes on, but is not done at its end: what
+ * is refused is to note patterns, and to walk over what they match is not.
+ * Others do not want to know: NULL.
+ */
 static bool
-may_go_on(const SlateOutcome *outcome)
-{
-	if (pass.open && slate_script_is_out_of_memory(outcome))
-	{
-		pass.out_of_memory = true;
-		return true;
-	}
-	return outcome->refused == 0;
-}
-
-static bool
-send_batch(const SlateBatch *batch)
+send_batch(const SlateBatch *batch, bool *out_of_memory)
 {
 	SlateOutcome outcome = {0};
 
@@ -394,7 +387,11 @@ send_batch(const SlateBatch *batch)
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	return may_go_on(&outcome) && is_known();
+	if (out_of_memory && slate_script_is_out_of_memory(&outcome))
+		*out_of_memory = true;
+	else if (outcome.refused > 0)
+		return false;
+	return is_known();
 }
 
 /* A walk over the keyspace; stamps: see slate_sweep(). */
@@ -414,7 +411,7 @@ walk(const SlateSlice *globs, int nglobs, const SlateStamp *const *stamps)
 	slate_progress_end_walk(&database->progress);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_stats_add(STAT_KEYS_DROPPED, swept.outcome.dropped);
-	if (!swept.finished || !may_go_on(&swept.outcome) || !is_known())
+	if (!swept.finished || swept.outcome.refused > 0 || !is_known())
 		return false;
 	slate_database_note_keyspace(database, swept.nnames,
 								 slate_link_now() - start);
@@ -563,7 +560,7 @@ send_step(const Step *step, const SlateBatch *batch)
 	done = is_connected() && is_known() &&
 		slate_traffic_fence(slate_link_now() + slate_redis_timeout,
 							LINK_WAIT_INTERRUPTIBLE) &&
-		send_batch(batch);
+		send_batch(batch, &pass.out_of_memory);
 	slate_traffic_leave();
 	return done;
 }
@@ -662,7 +659,7 @@ drop_loose_keys(void)
 	slate_script_stamp(&stamp);
 	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
 								 strlen(SLATE_LOOSE_FAMILY), "*", 1);
-	return send_batch(&batch);
+	return send_batch(&batch, NULL);
 }
 
 static bool
@@ -679,7 +676,8 @@ forget_namespace(void)
 		globs[nglobs].len = strlen(lfirst(lc));
 		nglobs++;
 	}
-	return drop_loose_keys() && (nglobs == 0 || walk(globs, nglobs, NULL));
+	return drop_loose_keys() &&
+		(nglobs == 0 || walk(globs, nglobs, NULL));
 }
 
 /*
@@ -1258,6 +1256,8 @@ go_round(void)
 		take_a_rest(choose_rest(retry));
 		return 0;
 	}
+
+	/* a step is no success if a pass before or in it must be repeated */
 	if (!pass.again && !(pass.open && pass.out_of_memory))
 	{
 		pg_atomic_write_u32(&database->failing, 0);

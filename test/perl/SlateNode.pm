@@ -14,6 +14,8 @@
 #
 #   SlateNode::set($node, 'slate_cache.timeout' => 50, ...);   # and reload
 #   SlateNode::wait_for($node, 'SELECT ...', 'expected');      # polls, croaks
+#   SlateNode::stop_worker($node);                             # SIGSTOP
+#   SlateNode::continue_worker;
 #-------------------------------------------------------------------------
 package SlateNode;
 
@@ -22,7 +24,11 @@ use warnings;
 use Carp;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils ();
+use SlateRedis;
 use Test::More;
+
+my $stopped;
+END { continue_worker() }
 
 sub start
 {
@@ -92,6 +98,26 @@ sub counter
 {
     my ($node, $name) = @_;
     return $node->safe_psql('postgres', "SELECT $name FROM slate_cache.stats");
+}
+
+# From here on nothing is done in the background of the database "postgres".
+sub stop_worker
+{
+    my ($node) = @_;
+    my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity
+        WHERE backend_type = 'slate_cache worker' AND datname = 'postgres'});
+    croak 'there is no worker' unless $pid;
+    $stopped = $pid;
+    kill 'STOP', $pid;
+    SlateRedis::wait_until(sub { PostgreSQL::Test::Utils::slurp_file("/proc/$pid/stat") =~ /\) T / }, 'the worker has stopped');
+    return;
+}
+
+sub continue_worker
+{
+    kill 'CONT', $stopped if $stopped;
+    $stopped = undef;
+    return;
 }
 
 sub log_size { return -s $_[0]->logfile }

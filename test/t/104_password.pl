@@ -39,6 +39,21 @@ sub journal_empties
 
 sub redis_detail { $session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'redis'}) }
 
+# What fails while a session and the worker have two urls counts as lost: until neither has.
+sub reload
+{
+    my ($url) = split /\n/, $node->safe_psql('postgres', q{
+        SELECT setting FROM pg_file_settings WHERE name = 'slate_cache.url' ORDER BY seqno DESC LIMIT 1});
+    $node->reload;
+    SlateRedis::wait_until(
+        sub {
+            $session->query('SHOW slate_cache.url') eq $url
+                && $session->query(q{SELECT ok FROM slate_cache.health WHERE "check" = 'worker'}) eq 't';
+        },
+        'all have the new url');
+    return;
+}
+
 ok(!delivered('wrong in the url'), 'wrong password in the url: a change is not delivered');
 is($session->error, '', 'the commit succeeds');
 is($session->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'old', 'get loads from the table');
@@ -64,7 +79,7 @@ like($plain->error, qr/must be superuser/, 'which is refused');
 # Its spaces are encoded in a url.
 my $right = $redis->url(tcp => 1) =~ s/ /%20/gr;
 $node->safe_psql('postgres', "ALTER SYSTEM SET slate_cache.url = '$right'");
-$node->reload;
+reload();
 SlateRedis::wait_until(sub { delivered('right in the url') }, 'a change arrives');
 pass('ALTER SYSTEM and reload: the open session delivers');
 journal_empties('the password is right');
@@ -76,7 +91,7 @@ my $file = $node->data_dir . '/redis_password';
 append_to_file($file, "wr0ng-secret\n");
 $node->safe_psql('postgres', "ALTER SYSTEM SET slate_cache.password_file = '$file'");
 $node->safe_psql('postgres', q{ALTER SYSTEM SET slate_cache.url = '} . $redis->url . q{'});
-$node->reload;
+reload();
 SlateRedis::wait_until(sub { !delivered('wrong in the file') }, 'the settings are read');
 is($session->error, '', 'wrong password in the file: the commit succeeds');
 unlink $file;
@@ -91,6 +106,22 @@ journal_empties('the file is right');
 is(SlateNode::counter($node, 'pushes_lost'), '0', 'nothing was lost');
 is($session->query("SELECT slate_cache_peek('shop:item:1')->>'name' LIKE 'the file is right%'"), 't',
     'and reads');
+
+# The same Redis by another url, which the worker does not know yet: what a session cannot tell it
+# then, the worker does, once it has read the settings.
+SlateNode::stop_worker($node);
+$node->safe_psql('postgres', "ALTER SYSTEM SET slate_cache.url = '" . $redis->url(tcp => 1, password => undef) . "'");
+unlink $file;
+append_to_file($file, "wr0ng-secret\n");
+$node->reload;
+SlateRedis::wait_until(sub { $session->query('SHOW slate_cache.url') =~ /^redis:/ }, 'the session has the url');
+ok(!delivered('another url'), 'the session has another url than the worker: a change is not delivered');
+isnt($redis->field('shop:item:1', 'name'), '', 'an old copy is there');
+unlink $file;
+append_to_file($file, "open sesame\n");
+SlateNode::continue_worker();
+SlateRedis::wait_until(sub { $redis->cli('EXISTS', 'shop:item:1') eq '0' }, 'the old copy has gone');
+pass('the worker has taken it away');
 
 SlateNode::unharmed($node);
 done_testing();

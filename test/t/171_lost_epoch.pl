@@ -60,4 +60,28 @@ SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = '
 is(SlateHistory::wrong_gets($session), '', 'back again: a session that was there gets what is right');
 is(SlateHistory::wrong($node, $redis), '', 'back again: no key is wrong');
 $session->quit;
+
+# Redis loses the epoch, and there is no worker to mend that: a commit waits for it once, and no
+# longer than for anything else.
+SlateNode::stop_worker($node);
+my ($key) = split /\n/, $redis->all_keys('slate_cache:epoch:*');
+$redis->cli('DEL', $key);
+my $waits = sub {
+    my ($one) = @_;
+    $one->query('SELECT pg_sleep(0.01)');    # nobody has heard of Redis for some time
+    $one->query("UPDATE item SET name = name || '.' WHERE id = 3");
+    return $one->seconds;
+};
+my $again = SlateSession->new($node);
+$again->query("UPDATE item SET name = 'first' WHERE id = 3");
+my ($least) = sort { $a <=> $b } map { $waits->($again) } 1 .. 5;
+cmp_ok($least, '<', 0.15, 'no worker: only the first commit waits for another epoch');
+my ($hurried) = sort { $a <=> $b } map {
+    my $session = SlateSession->new($node);
+    $session->query("SET slate_cache.timeout = 50; SELECT slate_cache_peek('shop:item:3')");
+    $waits->($session);
+} 1 .. 3;
+cmp_ok($hurried, '<', 0.15, 'no worker: nor does that wait longer than slate_cache.timeout');
+SlateNode::continue_worker();
+
 done_testing();

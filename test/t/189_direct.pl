@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SlateDirect;
 use SlateJournal;
 use SlateNode;
 use SlateProxy;
@@ -24,68 +25,21 @@ $node->safe_psql('postgres', q{
     INSERT INTO note SELECT i, 'tag ' || i, 'old' FROM generate_series(1, 9) i;
     CREATE TABLE crowd (id int PRIMARY KEY, name text);
     SELECT slate_cache_attach('crowd', row_keys => ARRAY['shop:crowd:{id}']);
-    INSERT INTO crowd SELECT i, 'old' FROM generate_series(1, 2000) i;
-    CREATE TABLE filler (t text)});
+    INSERT INTO crowd SELECT i, 'old' FROM generate_series(1, 2000) i});
 
-my $direct = qr/\r\nMULTI\r\n.*\r\nshop:/s;
 my ($slow, $fast, $watcher) = map { SlateSession->new($node) } 1 .. 3;
+my $way = SlateDirect->new(proxy => $proxy, slow => $slow, watcher => $watcher);
 
-sub counter { return $watcher->query("SELECT $_[0] FROM slate_cache.stats") }
 sub name { return $redis->field("shop:item:$_[0]", 'name') }
-
-# Does the session push this directly?
-sub is_direct
-{
-    my ($session, $sql) = @_;
-    my $before = counter('pushes_direct');
-    $session->query($sql);
-    return counter('pushes_direct') == $before + 1;
-}
-
-# Far in the WAL, so that a place where somebody was fenced off is free again.
-sub fill { $watcher->query(q{INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 400)}); return }
-
-# The worker has looked, and the session has pushed often enough to WATCH.
-sub warm_up
-{
-    my ($session) = @_;
-    fill();
-    SlateRedis::wait_until(
-        sub { is_direct($session, q{UPDATE item SET name = name || '.' WHERE id = 99}) },
-        'a session pushes directly');
-    return;
-}
-
-# What the slow session sends directly is held, the commit waits; others pass.
-sub commit_slowly
-{
-    my ($sql) = @_;
-    warm_up($slow);
-    $proxy->hold($direct);
-    $slow->send($sql);
-    $proxy->wait_until_held;
-    $proxy->pass;
-    return;
-}
-
-sub push_arrives
-{
-    my ($what) = @_;
-    my $before = counter('pushes_direct');
-    $proxy->release;
-    $slow->finish;
-    is($slow->error, '', "$what: the slow commit ends well");
-    return counter('pushes_direct') - $before;
-}
 
 #
 # What it does
 #
 is($fast->query('SELECT pushes_direct FROM slate_cache.stats'), '0', 'none at first');
-ok(!is_direct($fast, q{UPDATE item SET name = 'script' WHERE id = 1}), 'a session that has hardly pushed uses the script');
+ok(!$way->is_direct($fast, q{UPDATE item SET name = 'script' WHERE id = 1}), 'a session that has hardly pushed uses the script');
 my $guard_by_script = $redis->cli('GET', 'slate_cache:guard:{shop:item:1}');
-warm_up($fast);
-ok(is_direct($fast, q{UPDATE item SET name = 'direct' WHERE id = 1}), 'one that pushes often does not');
+$way->warm_up($fast);
+ok($way->is_direct($fast, q{UPDATE item SET name = 'direct' WHERE id = 1}), 'one that pushes often does not');
 is(name(1), 'direct', 'the value is there');
 cmp_ok($redis->cli('PTTL', 'shop:item:1'), '>', 3_500_000, 'with its TTL');
 my $guard = $redis->cli('GET', 'slate_cache:guard:{shop:item:1}');
@@ -95,23 +49,22 @@ isnt(substr($guard, 38, 16), substr($guard_by_script, 38, 16), 'and another nonc
 my $life = $redis->cli('PTTL', 'slate_cache:guard:{shop:item:1}');
 cmp_ok($life, '>', 50_000, 'and lives');
 cmp_ok($life, '<=', 61_000, 'no longer than others');
-ok(is_direct($fast, q{DELETE FROM item WHERE id = 1}), 'a DELETE');
+ok($way->is_direct($fast, q{DELETE FROM item WHERE id = 1}), 'a DELETE');
 is($redis->cli('EXISTS', 'shop:item:1', 'slate_cache:guard:{shop:item:1}'), '1', 'drops the value, and leaves a guard');
-ok(is_direct($fast, q{UPDATE note SET tag = 'tag {7}' WHERE id = 1}), 'several keys, one with braces');
+ok($way->is_direct($fast, q{UPDATE note SET tag = 'tag {7}' WHERE id = 1}), 'several keys, one with braces');
 is($redis->cli('EXISTS', 'shop:note:1', 'shop:note:tag:tag 1', 'shop:note:tag:tag {7}', 'slate_cache:tagged:shop:note:tag:tag {7}'),
     '3', 'the old key has gone, the others are there');
-ok(!is_direct($fast, q{UPDATE crowd SET name = 'many' WHERE id <= 100}), 'many keys are pushed by script');
-ok(!is_direct($fast, q{SELECT slate_cache_set('shop:free', '1')}), 'so are keys that an index must know');
-ok(!is_direct($fast, q{SELECT slate_cache_invalidate('shop:nothing:*')}), 'and patterns');
+ok(!$way->is_direct($fast, q{UPDATE crowd SET name = 'many' WHERE id <= 100}), 'many keys are pushed by script');
+ok(!$way->is_direct($fast, q{SELECT slate_cache_set('shop:free', '1')}), 'so are keys that an index must know');
+ok(!$way->is_direct($fast, q{SELECT slate_cache_invalidate('shop:nothing:*')}), 'and patterns');
 $fast->query('SET slate_cache.direct = off');
-ok(!is_direct($fast, q{UPDATE item SET name = 'off' WHERE id = 2}), 'it can be switched off');
+ok(!$way->is_direct($fast, q{UPDATE item SET name = 'off' WHERE id = 2}), 'it can be switched off');
 $fast->query('RESET slate_cache.direct');
-ok(is_direct($fast, q{UPDATE item SET name = 'on' WHERE id = 2}), 'and on');
+ok($way->is_direct($fast, q{UPDATE item SET name = 'on' WHERE id = 2}), 'and on');
 
 # Who WATCHes need not ask before a commit whether Redis is the one that it was.  The worker
 # asks once a second, so it is stopped.
-my $worker = $watcher->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'postgres'});
-kill 'STOP', $worker;
+SlateNode::stop_worker($node);
 my $gets = $redis->calls('get');
 foreach (1 .. 5)
 {
@@ -119,77 +72,77 @@ foreach (1 .. 5)
     $fast->query(q{UPDATE item SET name = name || '.' WHERE id = 3});
 }
 is($redis->calls('get') - $gets, 5, 'a commit after a pause is one exchange, which ends with a GET');
-kill 'CONT', $worker;
+SlateNode::continue_worker();
 
 #
 # The older comes late
 #
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 10});
-ok(!is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 10}), 'put, put: the newer fences, and uses the script');
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 10});
+ok(!$way->is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 10}), 'put, put: the newer fences, and uses the script');
 is(name(10), 'newer', 'put, put: it is there');
-is(push_arrives('put, put'), 0, 'put, put: the older was fenced off');
+is($way->push_arrives('put, put'), 0, 'put, put: the older was fenced off');
 is(name(10), 'newer', 'put, put: and does not win');
-ok(!is_direct($fast, q{UPDATE item SET name = 'crowd' WHERE id = 10}), 'for a while the key is pushed by script');
-ok(is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 11}), 'but not others');
-fill();
-ok(is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 10}), 'then it is not any more');
+ok(!$way->is_direct($fast, q{UPDATE item SET name = 'crowd' WHERE id = 10}), 'for a while the key is pushed by script');
+ok($way->is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 11}), 'but not others');
+$way->fill;
+ok($way->is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 10}), 'then it is not any more');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 12});
-ok(is_direct($fast, q{UPDATE item SET name = 'other' WHERE id = 13}), 'another key: nobody is in the way');
-is(push_arrives('another key'), 1, 'another key: not of each other');
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 12});
+ok($way->is_direct($fast, q{UPDATE item SET name = 'other' WHERE id = 13}), 'another key: nobody is in the way');
+is($way->push_arrives('another key'), 1, 'another key: not of each other');
 is(name(12) . name(13), 'olderother', 'another key: both are there');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 14});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 14});
 $fast->query('DELETE FROM item WHERE id = 14');
-is(push_arrives('put, delete'), 0, 'put, delete: fenced off');
+is($way->push_arrives('put, delete'), 0, 'put, delete: fenced off');
 is($redis->cli('EXISTS', 'shop:item:14'), '0', 'put, delete: the row does not come back');
 
-commit_slowly(q{DELETE FROM item WHERE id = 15});
+$way->commit_slowly(q{DELETE FROM item WHERE id = 15});
 $fast->query(q{INSERT INTO item (id, name) VALUES (15, 'again')});
-push_arrives('delete, put');
+$way->push_arrives('delete, put');
 like(name(15), qr/^(again|)$/, 'delete, put: a late DROP removes, which is never wrong');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 16});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 16});
 $fast->query(q{SELECT slate_cache_invalidate('shop:item:*')});
-push_arrives('put, pattern');
+$way->push_arrives('put, pattern');
 is($redis->all_keys('shop:item:*'), '', 'put, pattern: nothing comes back');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 17});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 17});
 $fast->query(q{SELECT slate_cache_invalidate('s*')});
-push_arrives('put, short pattern');
+$way->push_arrives('put, short pattern');
 is($redis->all_keys('shop:*'), '', 'put, short pattern: nothing comes back');
 
-commit_slowly(q{UPDATE crowd SET name = 'older' WHERE id = 1});
+$way->commit_slowly(q{UPDATE crowd SET name = 'older' WHERE id = 1});
 $fast->query(q{TRUNCATE crowd});
-push_arrives('put, truncate');
+$way->push_arrives('put, truncate');
 is($redis->cli('EXISTS', 'shop:crowd:1'), '0', 'put, truncate: the row does not come back');
 $fast->query(q{INSERT INTO crowd SELECT i, 'old' FROM generate_series(1, 2000) i});
 
-commit_slowly(q{UPDATE crowd SET name = 'older' WHERE id = 1});
+$way->commit_slowly(q{UPDATE crowd SET name = 'older' WHERE id = 1});
 $fast->query(q{UPDATE crowd SET name = 'newer'});
-push_arrives('put, two thousand puts');
+$way->push_arrives('put, two thousand puts');
 is($redis->field('shop:crowd:1', 'name'), 'newer', 'put, two thousand puts: the older does not win');
 
 # Who first wants a ring does without.
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'ring' WHERE id = 18; RESET slate_cache.mode});
 SlateNode::wait_for($node, q{SELECT ring_size > 0 FROM slate_cache.progress WHERE datname = 'postgres'});
 # As many keys, and bytes, as go directly: by script there must be room for them, too.
-commit_slowly(q{UPDATE crowd SET name = repeat('older ', 2000) WHERE id <= 16});
+$way->commit_slowly(q{UPDATE crowd SET name = repeat('older ', 2000) WHERE id <= 16});
 $fast->query(q{UPDATE crowd SET name = 'newer' WHERE id <= 3});
-is(push_arrives('many keys'), 0, 'many keys: fenced off');
+is($way->push_arrives('many keys'), 0, 'many keys: fenced off');
 is($redis->field('shop:crowd:3', 'name'), 'newer', 'many keys: the older ones do not win');
 is(length $redis->field('shop:crowd:16', 'name'), 12000, 'many keys: the others are there');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 18});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 18});
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'newer' WHERE id = 18; RESET slate_cache.mode});
 SlateRedis::wait_until(sub { name(18) eq 'newer' }, 'the worker pushes');
-push_arrives('put, async put');
+$way->push_arrives('put, async put');
 is(name(18), 'newer', 'put, async put: the older does not win');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 19});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 19});
 $fast->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'newer' WHERE id = 19; RESET slate_cache.mode});
 is(name(19), 'newer', 'put, strict put: the newer is there');
-push_arrives('put, strict put');
+$way->push_arrives('put, strict put');
 is(name(19), 'newer', 'put, strict put: the older does not win');
 
 # What a reader has loaded before does not win either.
@@ -200,7 +153,7 @@ $proxy->hold(qr/\r\nEVALSHA\r\n.*\r\nshop:item:20\r\n.*"old"/s);
 $reader->send(q{SELECT slate_cache_get('shop:item:20')->>'name'});
 $proxy->wait_until_held;
 $proxy->pass;
-ok(is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 20}), 'a put while a reader fills');
+ok($way->is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 20}), 'a put while a reader fills');
 $proxy->release;
 is($reader->finish, 'old', 'the reader has the old row');
 is(name(20), 'newer', 'and does not leave it there');
@@ -209,21 +162,21 @@ is(name(20), 'newer', 'and does not leave it there');
 # The older comes when nobody waits for it any more
 #
 $slow->query('SET slate_cache.timeout = 1000');
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 30});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 30});
 $slow->finish;
 is($slow->error, '', 'timed out: the commit does not fail');
 SlateJournal::wait_until_told($node);
 is($redis->cli('EXISTS', 'shop:item:30'), '0', 'timed out: the worker has had it forgotten');
 $proxy->release;
 is($redis->cli('EXISTS', 'shop:item:30'), '0', 'timed out: what comes then is not done');
-warm_up($slow);
-ok(is_direct($slow, q{UPDATE item SET name = 'again' WHERE id = 30}), 'timed out: then all is as before');
+$way->warm_up($slow);
+ok($way->is_direct($slow, q{UPDATE item SET name = 'again' WHERE id = 30}), 'timed out: then all is as before');
 
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 31});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 31});
 $slow->finish;
 SlateJournal::wait_until_told($node);
-warm_up($fast);
-ok(is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 31}), 'timed out: others push directly');
+$way->warm_up($fast);
+ok($way->is_direct($fast, q{UPDATE item SET name = 'newer' WHERE id = 31}), 'timed out: others push directly');
 $proxy->release;
 is(name(31), 'newer', 'timed out: what comes then does not win');
 # So does the session's first look at what it is going to WATCH.
@@ -242,12 +195,10 @@ isnt(name(33), 'old' . '.' x 32, 'WATCH is not answered: the old value is gone')
 # What a commit has waited for is not there for its push: here 1.7 s of its four
 # for the epoch, which it asks for when that has not been heard of for 2 ms, and
 # with the worker stopped nobody else asks.
-my $worker = $watcher->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'postgres'});
-kill 'STOP', $worker;
-SlateRedis::wait_until(sub { slurp_file("/proc/$worker/stat") =~ /\) T / }, 'the worker has stopped');
+SlateNode::stop_worker($node);
 $patient->query(q{SET slate_cache.timeout = 4000; SET slate_cache.direct = off; UPDATE item SET name = 'patient' WHERE id = 35});
 is(name(35), 'patient', 'slow answers: there is a connection');
-my $in_doubt = counter('pushes_delayed');
+my $in_doubt = $way->counter('pushes_delayed');
 $proxy->hold(qr/EVALSHA/);
 $redis->pause;
 $watcher->query('SELECT pg_sleep(0.01)');
@@ -261,9 +212,9 @@ SlateRedis::wait_until(sub { $proxy->order('held') || $watcher->query("SELECT st
 $watcher->query('SELECT pg_sleep(3)');
 $proxy->release;
 $patient->finish;
-is(counter('pushes_delayed'), $in_doubt + 1, 'slow answers: an answer after 4.7 s is too late');
+is($way->counter('pushes_delayed'), $in_doubt + 1, 'slow answers: an answer after 4.7 s is too late');
 $proxy->pass;
-kill 'CONT', $worker;
+SlateNode::continue_worker();
 SlateJournal::wait_until_told($node);
 isnt(name(35), 'patient', 'slow answers: the old value is gone');
 $slow->query('RESET slate_cache.timeout');
@@ -272,7 +223,7 @@ $slow->query('RESET slate_cache.timeout');
 # It takes too long from its version to its push
 #
 SlateNode::set($node, 'slate_cache.guard_life' => 10, 'synchronous_commit' => 'local', 'synchronous_standby_names' => 'nobody');
-warm_up($slow);
+$way->warm_up($slow);
 $slow->query('SET synchronous_commit = on');
 $slow->send(q{UPDATE item SET name = 'late' WHERE id = 34});
 SlateRedis::wait_until(
@@ -290,21 +241,21 @@ $slow->query('RESET synchronous_commit');
 #
 # Redis has lost its memory meanwhile
 #
-commit_slowly(q{UPDATE item SET name = 'lost' WHERE id = 40});
+$way->commit_slowly(q{UPDATE item SET name = 'lost' WHERE id = 40});
 $redis->cli('FLUSHALL');
-is(push_arrives('FLUSHALL'), 0, 'FLUSHALL: it is not done');
+is($way->push_arrives('FLUSHALL'), 0, 'FLUSHALL: it is not done');
 SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
 SlateJournal::wait_until_told($node);
 like(name(40), qr/^(lost|)$/, 'FLUSHALL: and nothing wrong is there');
-warm_up($slow);
+$way->warm_up($slow);
 
 #
 # A prepared transaction
 #
 $fast->query(q{SET slate_cache.mode = strict; BEGIN; UPDATE item SET name = 'prepared' WHERE id = 41; PREPARE TRANSACTION 'p'; RESET slate_cache.mode});
-ok(!is_direct($slow, q{UPDATE item SET name = 'meanwhile' WHERE id = 42}), 'prepared: nobody pushes directly');
+ok(!$way->is_direct($slow, q{UPDATE item SET name = 'meanwhile' WHERE id = 42}), 'prepared: nobody pushes directly');
 $fast->query(q{COMMIT PREPARED 'p'});
-warm_up($slow);
+$way->warm_up($slow);
 is($redis->cli('EXISTS', 'shop:item:41'), '0', 'until the worker has dropped its keys');
 
 #
@@ -314,13 +265,13 @@ $slow->query(q{SET slate_cache.mode = async});
 my $tries = 0;
 SlateRedis::wait_until(
     sub {
-        my $before = counter('pushes_direct');
+        my $before = $way->counter('pushes_direct');
         $slow->query("UPDATE item SET name = 'async " . ++$tries . "' WHERE id = 50");
         SlateRedis::wait_until(sub { name(50) eq "async $tries" }, 'the worker pushes');
-        return counter('pushes_direct') > $before;
+        return $way->counter('pushes_direct') > $before;
     },
     'the worker pushes directly');
-$proxy->hold($direct);
+$proxy->hold($SlateDirect::PUSH);
 $slow->query($_) foreach q{UPDATE item SET name = 'older' WHERE id = 51},
   q{BEGIN; DELETE FROM item WHERE id = 52; UPDATE note SET body = 'async' WHERE id = 2; COMMIT};
 $proxy->wait_until_held;
@@ -338,38 +289,38 @@ $slow->query(q{RESET slate_cache.mode});
 # Redis refuses
 #
 # Who cannot fence does not push.
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 63});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 63});
 $redis->cli('ACL', 'SETUSER', 'default', '-pexpire');
 my $refused = q{Redis has not let us fence off what others have sent};
 $fast->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 63; RESET slate_cache.mode});
 like($fast->error, qr/could not mark.*DETAIL:\s+\Q$refused\E/s, 'no fence: a strict transaction fails');
 $fast->query(q{RESET slate_cache.mode});
 my $log = SlateNode::log_size($node);
-my $delayed = counter('pushes_delayed');
+my $delayed = $way->counter('pushes_delayed');
 $fast->query(q{UPDATE item SET name = 'newer' WHERE id = 63});
 is($fast->error, '', 'no fence: another succeeds');
-is(counter('pushes_delayed'), $delayed + 1, 'no fence: Redis is told later');
+is($way->counter('pushes_delayed'), $delayed + 1, 'no fence: Redis is told later');
 $redis->cli('ACL', 'SETUSER', 'default', '+@all');
-push_arrives('no fence');
+$way->push_arrives('no fence');
 SlateJournal::wait_until_told($node);
 like(name(63), qr/^(newer|)$/, 'no fence: and then all is right');
 like(SlateNode::log_text($node), qr/\Q$refused\E/, 'no fence: the log says why');
 
-warm_up($slow);
+$way->warm_up($slow);
 my $sets = "UPDATE item SET name = name || '!' WHERE id = 60";
 is($redis->cli('ACL', 'SETUSER', 'default', '-multi'), 'OK', 'a user loses a right');
-ok(!is_direct($slow, $sets), 'no MULTI: the script is used') foreach 1 .. 2;
+ok(!$way->is_direct($slow, $sets), 'no MULTI: the script is used') foreach 1 .. 2;
 is(name(60), 'old!!', 'no MULTI: all is there');
 $redis->cli('ACL', 'SETUSER', 'default', '+@all');
 is($redis->cli('ACL', 'SETUSER', 'default', '-watch'), 'OK', 'another');
 my $fresh = SlateSession->new($node);
-ok(!is_direct($fresh, $sets), 'no WATCH: the script is used') foreach 1 .. 40;
+ok(!$way->is_direct($fresh, $sets), 'no WATCH: the script is used') foreach 1 .. 40;
 is(name(60), 'old' . '!' x 42, 'no WATCH: all is there');
 $redis->cli('ACL', 'SETUSER', 'default', '+@all');
-is(counter('pushes_delayed') + counter('pushes_lost'), counter('pushes_delayed'), 'nothing was lost');
+is($way->counter('pushes_delayed') + $way->counter('pushes_lost'), $way->counter('pushes_delayed'), 'nothing was lost');
 
 $fresh = SlateSession->new($node);
-warm_up($fresh);
+$way->warm_up($fresh);
 $redis->config(maxmemory => 1);
 $fresh->query(q{UPDATE item SET name = 'new' WHERE id = 61});
 is($fresh->error, '', 'no memory: the commit succeeds');
@@ -377,7 +328,7 @@ is($redis->cli('EXISTS', 'shop:item:61'), '0', 'no memory: the old value is gone
 $redis->config(maxmemory => 0);
 SlateJournal::wait_until_told($node);
 
-warm_up($fresh);
+$way->warm_up($fresh);
 $redis->cli('REPLICAOF', '127.0.0.1', '1');
 $fresh->query(q{UPDATE item SET name = 'new' WHERE id = 62});
 is($fresh->error, '', 'read-only: the commit succeeds');
@@ -399,8 +350,8 @@ my %answers = (
 foreach my $what (sort keys %answers)
 {
     my $session = SlateSession->new($node);
-    warm_up($session);
-    $proxy->answer($direct => $answers{$what});
+    $way->warm_up($session);
+    $proxy->answer($SlateDirect::PUSH => $answers{$what});
     $session->query("UPDATE item SET name = '$what' WHERE id = 70");
     is($session->error, '', "$what: the commit succeeds");
     $proxy->pass;
@@ -410,9 +361,9 @@ foreach my $what (sort keys %answers)
 foreach my $what ('+OK' . "\r\n" x 1, $all . "*2\r\n+OK\r\n+OK\r\n+OK\r\n\$3\r\nabc\r\n+OK\r\n", "HTTP/1.1 400\r\n\r\n")
 {
     my $session = SlateSession->new($node);
-    warm_up($session);
+    $way->warm_up($session);
     $session->query('SET slate_cache.timeout = 500');
-    $proxy->answer($direct => $what);
+    $proxy->answer($SlateDirect::PUSH => $what);
     $session->query("UPDATE item SET name = 'odd' WHERE id = 71");
     is($session->error, '', 'odd answers: the commit succeeds');
     $proxy->pass;

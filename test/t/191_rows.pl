@@ -122,6 +122,23 @@ $session->query($_) foreach q{INSERT INTO big VALUES (1, repeat('compressible ',
   q{INSERT INTO big VALUES (3, 'short', 'short'), (4, repeat('x', 100000), repeat('y', 100000))},
   q{UPDATE big SET other = other || '.' WHERE id IN (1, 2)};
 check('big', 'large values');
+
+# What cannot become a value is not fetched only to find that out.
+sub toast_blocks
+{
+    my ($updates) = @_;
+    $session->query('SELECT pg_stat_force_next_flush()');
+    SlateNode::wait_for($node, "SELECT n_tup_upd = $updates FROM pg_stat_user_tables WHERE relname = 'huge'");
+    return $node->safe_psql('postgres', q{SELECT toast_blks_read + toast_blks_hit FROM pg_statio_user_tables WHERE relname = 'huge'});
+}
+$session->query($_) foreach 'CREATE TABLE huge (id int PRIMARY KEY, n int, value text)', q{ALTER TABLE huge ALTER value SET STORAGE EXTERNAL};
+attach('huge');
+$session->query(q{INSERT INTO huge VALUES (1, 0, repeat('x', 4000000))});
+my $before = toast_blocks(0);
+$session->query('UPDATE huge SET n = 1');
+cmp_ok(toast_blocks(1) - $before, '<', 100, 'a row that is too large is not fetched');
+is($redis->cli('EXISTS', 'shop:huge:1'), '0', 'nor is it there');
+
 $session->query(q{BEGIN; UPDATE big SET value = 'now short' WHERE id = 1; UPDATE big SET other = other || '!'; COMMIT});
 check('big', 'large and small in one transaction');
 is($redis->cli('EXISTS', map { "shop:big:$_" } 1 .. 4), '4', 'all of them are there');

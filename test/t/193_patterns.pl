@@ -15,22 +15,16 @@ my $node = SlateNode->start('main', redis => $redis,
 $node->safe_psql('postgres', q{CREATE TABLE sale (customer int);
     SELECT slate_cache_attach('sale', drop_keys => ARRAY['shop:search:{customer}:*'])});
 my $session = SlateSession->new($node);
-my $pid;
-my $stopped;
-END { kill 'CONT', $pid if $stopped }
 
-# From here on nothing is done in the background.
+# With nothing left for it to do.
 sub stop_worker
 {
     SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
-    $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'slate_cache worker' AND datname = 'postgres'});
-    SlateNode::wait_for($node, qq{SELECT wait_event_type = 'Extension' AND state IS DISTINCT FROM 'active' FROM pg_stat_activity WHERE pid = $pid});
-    $stopped = kill 'STOP', $pid;
-    SlateRedis::wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / }, 'the worker has stopped');
+    SlateNode::wait_for($node, q{SELECT wait_event_type = 'Extension' AND state IS DISTINCT FROM 'active' FROM pg_stat_activity
+        WHERE backend_type = 'slate_cache worker' AND datname = 'postgres'});
+    SlateNode::stop_worker($node);
     return;
 }
-
-sub continue_worker { $stopped = 0; kill 'CONT', $pid; return }
 
 sub fill { $redis->cli('EVAL', "for i = $_[0], $_[1] do redis.call('SET', 'filler:' .. i, 'x') end", '0'); return }
 
@@ -55,7 +49,7 @@ is(left_by_commit(), '1', "the next leaves it to the worker, commit $_") foreach
 is(SlateNode::counter($node, 'sweeps'), '4', 'and does not walk');
 is($session->query('SELECT state, patterns FROM slate_cache.journal'), "patterns|{shop:search:1:*}\npatterns|{shop:search:1:*}",
     'the journal has it');
-continue_worker();
+SlateNode::continue_worker();
 SlateRedis::wait_until(sub { $redis->cli('EXISTS', 'shop:search:1:mine') eq '0' }, 'the key has gone');
 pass('the worker drops it');
 SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
@@ -66,6 +60,6 @@ stop_worker();
 $redis->cli('SET', 'shop:search:1:mine', '"app"');
 $session->query(q{SELECT slate_cache_invalidate('shop:search:*')});
 is($redis->cli('EXISTS', 'shop:search:1:mine'), '0', 'slate_cache_invalidate() looks itself');
-continue_worker();
+SlateNode::continue_worker();
 
 done_testing();

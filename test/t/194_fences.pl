@@ -5,6 +5,7 @@ use warnings;
 use File::Temp ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SlateDirect;
 use SlateJournal;
 use SlateNode;
 use SlateProxy;
@@ -25,69 +26,30 @@ my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
     conf => { 'slate_cache.timeout' => 60000 });
 SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
 SlateNode::create_items($node, 99);
-$node->safe_psql('postgres', q{CREATE TABLE filler (t text)});
-my $direct = qr/\r\nMULTI\r\n.*\r\nshop:/s;
 my ($slow, $fast, $watcher, $idle) = map { SlateSession->new($node) } 1 .. 4;
+my $way = SlateDirect->new(proxy => $proxy, slow => $slow, watcher => $watcher);
 my $redis = $old_redis;
 
-sub counter { return $watcher->query("SELECT $_[0] FROM slate_cache.stats") }
 sub name { return $redis->field("shop:item:$_[0]", 'name') }
-sub is_direct
-{
-    my ($session, $sql) = @_;
-    my $before = counter('pushes_direct');
-    $session->query($sql);
-    return counter('pushes_direct') == $before + 1;
-}
-sub fill { $watcher->query(q{INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 400)}); return }
-sub warm_up
-{
-    my ($session) = @_;
-    fill();
-    SlateRedis::wait_until(
-        sub { is_direct($session, q{UPDATE item SET name = name || '.' WHERE id = 99}) },
-        'a session pushes directly');
-    return;
-}
-sub commit_slowly
-{
-    my ($sql) = @_;
-    warm_up($slow);
-    $proxy->hold($direct);
-    $slow->send($sql);
-    $proxy->wait_until_held;
-    $proxy->pass;
-    return;
-}
-sub push_arrives
-{
-    my ($what) = @_;
-    my $before = counter('pushes_direct');
-    $proxy->release;
-    $slow->finish;
-    is($slow->error, '', "$what: the slow commit ends well");
-    return counter('pushes_direct') - $before;
-}
 
 #
 # The scripts are gone
 #
 $fast->query(q{UPDATE item SET name = 'x' WHERE id = 1});
-my $worker = $watcher->query(q{SELECT pid FROM slate_cache.progress WHERE datname = 'postgres'});
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 10});
-kill 'STOP', $worker;    # or else it loads them within a second
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 10});
+SlateNode::stop_worker($node);    # or else it loads them within a second
 $redis->cli('SCRIPT', 'FLUSH');
-my $delayed = counter('pushes_delayed');
+my $delayed = $way->counter('pushes_delayed');
 $fast->query(q{UPDATE item SET name = 'newer' WHERE id = 10});
 is($fast->error, '', 'SCRIPT FLUSH: the commit ends well');
 is(name(10), 'newer', 'SCRIPT FLUSH: once COMMIT has returned, the value is there');
-is(counter('pushes_delayed'), $delayed, 'SCRIPT FLUSH: it was not left to the worker');
+is($way->counter('pushes_delayed'), $delayed, 'SCRIPT FLUSH: it was not left to the worker');
 $redis->cli('SCRIPT', 'FLUSH');
 $fast->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 10; RESET slate_cache.mode});
 is($fast->error, '', 'SCRIPT FLUSH: nor does strict fail');
 $fast->query('RESET slate_cache.mode');
-kill 'CONT', $worker;
-push_arrives('SCRIPT FLUSH');
+SlateNode::continue_worker();
+$way->push_arrives('SCRIPT FLUSH');
 SlateJournal::wait_until_told($node);
 
 #
@@ -98,13 +60,13 @@ my $emptied = $watcher->query(q{SELECT emptied FROM slate_cache.stats});
 unlink "$dir/s" or die;
 symlink $new_redis->socket, "$dir/s" or die;
 $redis = $new_redis;
-SlateRedis::wait_until(sub { $watcher->query(q{SELECT emptied FROM slate_cache.stats}) > $emptied }, 'the worker meets the new one');
+SlateRedis::wait_until(sub { $way->counter('emptied') > $emptied }, 'the worker meets the new one');
 SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
-commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 20});
+$way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 20});
 $idle->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 20; RESET slate_cache.mode});
 is($idle->error, '', 'two servers: the strict commit ends well');
 is(name(20), 'strict', 'two servers: the strict value is there');
-push_arrives('two servers');
+$way->push_arrives('two servers');
 is($watcher->query('SELECT name FROM item WHERE id = 20'), 'strict', 'two servers: in the table');
 like(name(20), qr/^(strict|)$/, 'two servers: and stays');
 SlateJournal::wait_until_told($node);
@@ -133,8 +95,8 @@ for (1 .. 5)
     if (@new == 1) { $id = $new[0]; last; }
 }
 ok($id, "the session's connection is $id");
-fill();
-SlateRedis::wait_until(sub { is_direct($victim, q{UPDATE item SET name = name || '.' WHERE id = 98}) }, 'it pushes directly');
+$way->fill;
+SlateRedis::wait_until(sub { $way->is_direct($victim, q{UPDATE item SET name = name || '.' WHERE id = 98}) }, 'it pushes directly');
 $fast->query(q{UPDATE item SET name = 'x' WHERE id = 1});
 $watcher->query('SELECT pg_advisory_lock(7351, 5)');
 $victim->query(q{SET slate_cache.pause_at = 'after_journal'});
@@ -142,7 +104,7 @@ $victim->send(q{UPDATE person SET name = 'older' WHERE id = 5});
 my $look = SlateSession->new($node);
 SlateRedis::wait_until(sub { $look->query(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) eq '1' }, 'it waits');
 is($redis->cli('CLIENT', 'KILL', 'ID', $id), '1', 'its connection ends');
-$proxy->hold($direct);
+$proxy->hold($SlateDirect::PUSH);
 $watcher->query('SELECT pg_advisory_unlock(7351, 5)');
 SlateRedis::wait_until(sub { $proxy->order('held') || $look->query('SELECT state FROM pg_stat_activity WHERE pid = ' . $victim->pid) eq 'idle' }, 'it pushes');
 $proxy->pass;

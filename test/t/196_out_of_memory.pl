@@ -53,6 +53,9 @@ $session->query(q{INSERT INTO item VALUES (3, 'kind 2')});
 wait_until_gone('shop:search:kind 2:mine');
 pass('and what another one matches that came later');
 isnt($session->query('SELECT count(*) FROM slate_cache.journal'), '0', 'but the journal keeps them');
+SlateNode::wait_for($node, q{SELECT NOT ok AND detail ~ 'does not take them' FROM slate_cache.health WHERE "check" = 'journal'});
+pass('and health tells');
+like(join("\n", SlateNode::messages($node, qr/could not deliver cache changes to Redis yet/)), qr/yet: OOM /, 'the log says why');
 
 # Who waits for it to be done waits no longer than if Redis were away.
 foreach my $function ('repair', 'flush')
