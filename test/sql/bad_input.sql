@@ -17,7 +17,8 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
                             detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    RETURN NEXT state || ': ' || message;
+    -- 17 gives the bounds of a setting their units, too
+    RETURN NEXT state || ': ' || regexp_replace(message, '\((\d+) \w+ \.\. (\d+) \w+\)$', '(\1 .. \2)');
     RETURN NEXT 'detail: ' || coalesce(nullif(detail, ''), 'NONE');
     RETURN NEXT 'hint: ' || coalesce(nullif(hint, ''), 'NONE');
 END $$;
