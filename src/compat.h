@@ -43,6 +43,13 @@
 	((attribute)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #endif
 
+/* 18: in front of the function's declaration */
+#if PG_VERSION_NUM < 180000
+#define compat_noreturn pg_attribute_noreturn()
+#else
+#define compat_noreturn pg_noreturn
+#endif
+
 /* 17: the number of a process has a name of its own */
 #if PG_VERSION_NUM < 170000
 #define compat_my_proc_number() (MyProc->pgprocno)

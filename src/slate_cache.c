@@ -297,22 +297,20 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		   QueryEnvironment *environment, DestReceiver *receiver,
 		   QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = prev_utility ? prev_utility
-		: standard_ProcessUtility;
 	const char *name = database_wanted_alone(statement->utilityStmt);
 	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
 
 	if (!OidIsValid(oid))
 	{
-		next(statement, query, read_only_tree, context, params, environment,
-			 receiver, completion);
+		prev_utility(statement, query, read_only_tree, context, params,
+					 environment, receiver, completion);
 		return;
 	}
 	slate_worker_leave(oid, true);
 	PG_TRY();
 	{
-		next(statement, query, read_only_tree, context, params, environment,
-			 receiver, completion);
+		prev_utility(statement, query, read_only_tree, context, params,
+					 environment, receiver, completion);
 	}
 	PG_FINALLY();
 	{
@@ -376,7 +374,8 @@ _PG_init(void)
 		shmem_request_hook = on_shmem_request;
 		prev_shmem_startup = shmem_startup_hook;
 		shmem_startup_hook = on_shmem_startup;
-		prev_utility = ProcessUtility_hook;
+		prev_utility = ProcessUtility_hook ? ProcessUtility_hook
+		: standard_ProcessUtility;
 		ProcessUtility_hook = on_utility;
 		RegisterXactCallback(on_transaction, NULL);
 		slate_worker_register();

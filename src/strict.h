@@ -32,10 +32,10 @@ extern void slate_strict_connect(int64 deadline);
 extern void slate_strict_meet(SlateStamp *stamp);
 
 /* Throw 08006: Redis did not answer, or refused. */
-extern void slate_strict_fail(const char *reason) pg_attribute_noreturn();
+compat_noreturn extern void slate_strict_fail(const char *reason);
 
 /* Throw 55000: nobody would take marks away. */
-extern void slate_strict_refuse(void) pg_attribute_noreturn();
+compat_noreturn extern void slate_strict_refuse(void);
 
 /*
  * Mark all that the list names, for a stamp with a mark.  When this returns
