@@ -77,6 +77,9 @@ model:
 mutants:
 	@bash test/mutants
 
+versions:
+	@bash test/versions
+
 bench:
 	@bash test/bench/run
 
@@ -98,6 +101,8 @@ help:
 	@echo "                MODE=commit|strict|async  SECONDS=60  READS=n  FAULTS=a,b  NAIVE=1  SEED=n"
 	@echo "make model      explores the protocol in every order of its steps, with larger bounds"
 	@echo "make mutants    switches each mechanism off and sees its tests fail (long)"
+	@echo "make versions   make test and make demo on bare Debian 12, 13 and testing (root; long)"
+	@echo "                SUITES='bookworm trixie forky'"
 	@echo "make bench      measures it beside what one would use instead; tables, and plots in test/bench/plots"
 	@echo "                BENCH=floor,writes,tcp,reads,mget  ROUNDS=7  CLIENTS=1,8,32"
 	@echo "                SECONDS_PER_ROUND=0.5  ONLY_CANDIDATES=a,b  FSYNC=on  SEED=n  KEEP=1"
@@ -105,5 +110,5 @@ help:
 	@echo "                ONLY='a;b'  N=300  PROFILE=name  ACCEPT=1  KEEP=1"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz soak check-history model mutants bench instructions indent help log/installcheck.conf
+.PHONY: test demo fuzz soak check-history model mutants versions bench instructions indent help log/installcheck.conf
 .DEFAULT_GOAL := all

@@ -375,7 +375,7 @@ _PG_init(void)
 		prev_shmem_startup = shmem_startup_hook;
 		shmem_startup_hook = on_shmem_startup;
 		prev_utility = ProcessUtility_hook ? ProcessUtility_hook
-		: standard_ProcessUtility;
+			: standard_ProcessUtility;
 		ProcessUtility_hook = on_utility;
 		RegisterXactCallback(on_transaction, NULL);
 		slate_worker_register();
