@@ -136,10 +136,13 @@ $node->backup_fs_cold('running');
 kill 'CONT', @processes;
 $session->quit;
 
-# This time the worker has noted how far it went.
+# This time the worker notes how far it went.
 $session = SlateSession->new($node);
 $session->query("UPDATE item SET name = 'lost' WHERE id BETWEEN 2 AND 60");
-$session->query('SELECT pg_sleep(2)');
+my $position = $session->query(q{SELECT lpad((pg_current_wal_insert_lsn() - '0/0')::text, 20, '0')});
+SlateRedis::wait_until(
+    sub { substr($redis->cli('GET', $redis->all_keys('slate_cache:wal:*')), 10) ge $position },
+    'the worker has noted how far it went');
 is($redis->field('shop:item:2', 'name'), 'lost', 'running: Redis has what will be lost');
 $session->quit;
 $node->stop('immediate');
