@@ -486,7 +486,8 @@ slate_ops_add_covering_globs(SlateOpList *into, const SlateOpList *from)
 		const char *text = glob->wildcard ? glob->wildcard : glob->glob;
 		SlateSlice	slice = {text, strlen(text)};
 
+		/* a wildcard has no family */
 		slate_ops_note_glob(into, slice, glob->sequence, glob->wildcard,
-							glob->thorough);
+							glob->thorough || glob->wildcard != NULL);
 	}
 }

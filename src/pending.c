@@ -265,11 +265,11 @@ add_glob(const char *text, int len, const char *wildcard, bool thorough)
 	keep_within_limit();
 }
 
-/* A rule's keys are too many to be named. */
+/* A rule's keys are too many to be named, and in too many families. */
 static void
-add_wildcard(SlateRule *rule, bool thorough)
+add_wildcard(SlateRule *rule)
 {
-	add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, thorough);
+	add_glob(rule->wildcard, strlen(rule->wildcard), rule->wildcard, true);
 }
 
 static void
@@ -280,7 +280,7 @@ add_rule_key(SlateRule *rule, const char *key, int keylen, SlateOrder order,
 
 	if (pending.given_up == GAVE_UP_KEYS)
 	{
-		add_wildcard(rule, true);
+		add_wildcard(rule);
 		return;
 	}
 	op = begin_op(key, keylen);
@@ -313,11 +313,11 @@ void
 slate_pending_rule_glob(SlateRule *rule, const char *glob, int globlen)
 {
 	if (pending.given_up == GAVE_UP_KEYS)
-		add_wildcard(rule, true);
+		add_wildcard(rule);
 	else if (current_list()->nglobs < MAX_GLOBS)
 		add_glob(glob, globlen, rule->wildcard, false);
 	else
-		add_wildcard(rule, false);
+		add_wildcard(rule);
 }
 
 static void

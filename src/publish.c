@@ -337,7 +337,7 @@ register_in_family(const char *family, int familylen, void *arg)
 							  state->op->ttl);
 }
 
-/* Keys set by hand that no rule enumerates must be findable by their family */
+/* Keys set by hand must be findable by their families. */
 static void
 encode_registrations(SlateOpList *list, SlateBatch *batch)
 {
@@ -345,11 +345,8 @@ encode_registrations(SlateOpList *list, SlateBatch *batch)
 
 	for (int i = 0; i < list->nops; i++)
 	{
-		SlateMatch	match = {0};
-
 		state.op = &list->ops[i];
-		if (state.op->kind == OP_PUT_VALUE &&
-			!slate_rules_match(state.op->key, state.op->keylen, &match))
+		if (state.op->kind == OP_PUT_VALUE)
 			slate_rules_families(state.op->key, state.op->keylen,
 								 register_in_family, &state);
 	}

@@ -75,6 +75,7 @@ typedef struct Lookup
 {
 	SlateSlice	key;
 	bool		covered;		/* a rule may know it */
+	bool		by_query;		/* its value is a query's */
 	bool		bypass;			/* not from the cache, nor into it */
 	bool		done;			/* value is the answer */
 	bool		bad_value;		/* Redis has something that is no JSON */
@@ -96,6 +97,7 @@ typedef struct LookupSet
 	int64		filled;			/* FILLs that were accepted, or refused */
 	int64		refused;
 	bool		failed;			/* an error reply where a value should be */
+	bool		unregistered;	/* a registration was refused */
 	Oid			seen;			/* the relation that was looked at last ... */
 	bool		sees_all;		/* ... and what the cache has of it is for us */
 } LookupSet;
@@ -373,14 +375,19 @@ take_lease(Lookup *lookup, const redisReply *answer)
 	}
 }
 
-/* DROPs of bad values and registrations come first; the lease is last. */
+/*
+ * DROPs of bad values and registrations come first; the lease is last, and of
+ * no use if one of them was refused.
+ */
 static void
-on_lease_reply(int index pg_attribute_unused(), const redisReply *reply,
-			   void *arg)
+on_lease_reply(int index, const redisReply *reply, void *arg)
 {
 	LookupSet  *set = arg;
 
-	if (reply->type != REDIS_REPLY_ARRAY ||
+	if (index == 0)
+		set->unregistered = false;
+	set->unregistered |= reply->type == REDIS_REPLY_ERROR;
+	if (set->unregistered || reply->type != REDIS_REPLY_ARRAY ||
 		reply->elements != (size_t) set->nwaiting ||
 		reply->element[0]->type != REDIS_REPLY_ARRAY)
 		return;
@@ -431,13 +438,13 @@ register_in_family(const char *family, int familylen, void *arg)
 							  state->lookup->key.len, state->ttl);
 }
 
-/* A key that no rule enumerates must be in its families' index. */
+/* What no rule loads must be in the index of the key's families. */
 static void
 add_registrations(SlateBatch *batch, const Lookup *lookup, int64 ttl)
 {
 	RegisterState state = {batch, lookup, ttl};
 
-	if (!lookup->covered)
+	if (lookup->by_query)
 		slate_rules_families(lookup->key.start, lookup->key.len,
 							 register_in_family, &state);
 }
@@ -470,6 +477,7 @@ lease_waiting(LookupSet *set, int64 ttl)
 	slate_pause(PAUSE_AFTER_LEASE);
 }
 
+/* Registrations answer with an array. */
 static void
 on_fill_reply(int index, const redisReply *reply, void *arg)
 {
@@ -477,13 +485,18 @@ on_fill_reply(int index, const redisReply *reply, void *arg)
 
 	if (index == 0)
 		set->filled = set->refused = 0;
+	if (reply->type == REDIS_REPLY_ARRAY)
+		return;
 	if (reply->type == REDIS_REPLY_INTEGER && reply->integer == 1)
 		set->filled++;
 	else
 		set->refused++;
 }
 
-/* Add a FILL, if the key has a lease and the value may be kept. */
+/*
+ * Add a FILL, if the key has a lease and the value may be kept.  Its time in the
+ * index begins anew, or after a long query the index would forget it first.
+ */
 static void
 add_fill(SlateBatch *batch, const Lookup *lookup, const char *json, int len,
 		 int64 ttl)
@@ -495,6 +508,7 @@ add_fill(SlateBatch *batch, const Lookup *lookup, const char *json, int len,
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		return;
 	}
+	add_registrations(batch, lookup, ttl);
 	slate_script_add_fill(batch, lookup->key.start, lookup->key.len,
 						  lookup->token, json, len, ttl);
 }
@@ -942,6 +956,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 				 errdetail("On a miss there would be nothing to load."),
 				 errhint("slate_cache_get() reads a key without a query.")));
 	lookup->key = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
+	lookup->by_query = true;
 	ttl = slate_read_ttl(lookup->key,
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
 	query_arguments(fcinfo, &query);

@@ -26,6 +26,8 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -578,10 +580,23 @@ compile_outputs(SlateRelation *into)
 	}
 }
 
+/* Is it a partition, or a part of one, that its table does not show any more? */
+static bool
+is_being_detached(Oid relid)
+{
+	while (get_rel_relispartition(relid))
+	{
+		if (PartitionHasPendingDetach(relid))
+			return true;
+		relid = get_partition_parent(relid, true);
+	}
+	return false;
+}
+
 static void
 look_at_columns(SlateRelation *into)
 {
-	into->sets_values = true;
+	into->sets_values = !is_being_detached(into->relid);
 	into->needs_settings = false;
 	for (int i = 0; i < into->desc->natts; i++)
 	{
@@ -1137,7 +1152,10 @@ visit_families(const char *text, int len, bool is_glob,
 void
 slate_rules_families(const char *key, int keylen, SlateFamilyFn fn, void *arg)
 {
-	if (visit_families(key, keylen, false, fn, arg) == 0)
+	SlateMatch	match = {0};
+
+	if (visit_families(key, keylen, false, fn, arg) == 0 &&
+		!slate_rules_match(key, keylen, &match))
 		fn(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY), arg);
 }
 
