@@ -105,11 +105,11 @@ COMMENT ON EVENT TRIGGER slate_cache_dropped IS
 -- A session that has not loaded the library would not notice a DROP.
 CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
     WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',
-                 'DROP EXTENSION')
+                 'DROP EXTENSION', 'ALTER TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 ALTER EVENT TRIGGER slate_cache_dropping ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropping IS
-'makes sure that the cache of a dropped table is dropped with it';
+'makes sure that the cache of a dropped table is dropped with it, and what a partition holds that is detached concurrently';
 
 --
 -- Rules

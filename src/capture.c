@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "capture.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
@@ -35,6 +36,7 @@
 #include "stats.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_capture);
@@ -414,6 +416,45 @@ adds_enum_value(Node *command)
 }
 
 /*
+ * DETACH PARTITION ... CONCURRENTLY hides the partition's rows when the first of
+ * its two transactions commits; the second waits for others, or never comes.  We
+ * are in the first one.
+ */
+static void
+before_detaching(const AlterTableStmt *command, const PartitionCmd *detached)
+{
+	Oid			relid = RangeVarGetRelid(command->relation, NoLock, true);
+	Oid			partition = RangeVarGetRelid(detached->name, NoLock, true);
+	ListCell   *lc;
+
+	if (!OidIsValid(relid) || !OidIsValid(partition))
+		return;
+	drop_all_of(relid);
+
+	/* who writes to the partition itself finds that it is being detached */
+	foreach(lc, find_all_inheritors(partition, NoLock, NULL))
+		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+}
+
+static void
+before_altering(Node *command)
+{
+	ListCell   *lc;
+
+	if (!IsA(command, AlterTableStmt))
+		return;
+	foreach(lc, ((AlterTableStmt *) command)->cmds)
+	{
+		AlterTableCmd *part = lfirst_node(AlterTableCmd, lc);
+
+		if (part->subtype == AT_DetachPartition &&
+			castNode(PartitionCmd, part->def)->concurrent)
+			before_detaching((AlterTableStmt *) command,
+							 castNode(PartitionCmd, part->def));
+	}
+}
+
+/*
  * Event trigger.  After a command that may change columns, the rules of the
  * tables that it reaches must still fit, or the command fails.
  */
@@ -437,7 +478,10 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 						" FROM pg_catalog.pg_event_trigger_dropped_objects()"
 						" WHERE objsubid OPERATOR(pg_catalog.>) 0");
 
-	/* else: that this library is loaded; see slate_capture_object_access() */
+	else
+		before_altering(((EventTriggerData *) fcinfo->context)->parsetree);
+
+	/* and this library is loaded now; see slate_capture_object_access() */
 	PG_RETURN_NULL();
 }
 

@@ -215,9 +215,14 @@ values_of_match(const SlateRule *rule, const SlateMatch *match, Datum *values)
  * ------------------------------------------------------------------------
  */
 
+/*
+ * "row.column =".  A domain over an enum has none: the operator takes any enum,
+ * and a domain is not taken for one.
+ */
 static void
-append_equality(StringInfo sql, Oid type)
+append_equality(StringInfo sql, const char *column, Oid declared)
 {
+	Oid			type = getBaseType(declared);
 	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
 	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
 	Form_pg_operator form;
@@ -228,16 +233,23 @@ append_equality(StringInfo sql, Oid type)
 				 errmsg("type %s has no equality operator", format_type_be(type)),
 				 errhint("Use a key column of another type.")));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(sql, "%s.%s", ROW_ALIAS, quote_identifier(column));
+	if (type != declared && type_is_enum(type))
+		appendStringInfo(sql, "::%s", format_type_be_qualified(type));
 	appendStringInfo(sql, " OPERATOR(%s.%s) ",
 					 quote_identifier(get_namespace_name(form->oprnamespace)),
 					 NameStr(form->oprname));
 	ReleaseSysCache(tuple);
 }
 
-static const char *
-column_name(const SlateRule *rule, int column)
+/* The same for a rule's column, as a condition of a query's. */
+static void
+append_condition(StringInfo sql, const SlateRule *rule, int column)
 {
-	return quote_identifier(rule->template->parts[column].column);
+	appendStringInfoString(sql, column == 0 ? " WHERE " : " AND ");
+	append_equality(sql, rule->template->parts[column].column,
+					TupleDescAttr(rule->relation->desc,
+								  rule->attnums[column] - 1)->atttypid);
 }
 
 static void
@@ -320,9 +332,7 @@ plan_for_one(Relation relation, SlateRule *rule)
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
 		types[i] = column_type(rule, i);
-		appendStringInfo(&sql, " %s %s.%s", i == 0 ? "WHERE" : "AND",
-						 ROW_ALIAS, column_name(rule, i));
-		append_equality(&sql, types[i]);
+		append_condition(&sql, rule, i);
 		appendStringInfo(&sql, "$%d", i + 1);
 	}
 	append_order(&sql, relation, rule);
@@ -351,12 +361,11 @@ plan_for_many(Relation relation, SlateRule *rule)
 	appendStringInfo(&sql, ") AS %s(", KEYS_ALIAS);
 	for (int i = 0; i < ncolumns; i++)
 		appendStringInfo(&sql, "%sk%d", i > 0 ? ", " : "", i + 1);
+	appendStringInfoChar(&sql, ')');
 	for (int i = 0; i < ncolumns; i++)
 	{
 		types[i] = get_array_type(column_type(rule, i));
-		appendStringInfo(&sql, " %s %s.%s", i == 0 ? ") WHERE" : "AND",
-						 ROW_ALIAS, column_name(rule, i));
-		append_equality(&sql, column_type(rule, i));
+		append_condition(&sql, rule, i);
 		appendStringInfo(&sql, "%s.k%d", KEYS_ALIAS, i + 1);
 	}
 	append_order(&sql, relation, rule);
@@ -680,7 +689,8 @@ slate_load_rows(Oid relid, const char *column, char *text,
 	Relation	relation = relation_open(relid, AccessShareLock);
 	SlateRelation *rules = slate_rules_get(relation);
 	AttrNumber	attnum = get_attnum(relid, column);
-	Oid			type = getBaseType(get_atttype(relid, attnum));
+	Oid			declared = get_atttype(relid, attnum);
+	Oid			type = getBaseType(declared);
 	Oid			input;
 	Oid			ioparam;
 	Datum		value;
@@ -693,9 +703,8 @@ slate_load_rows(Oid relid, const char *column, char *text,
 
 		initStringInfo(&sql);
 		append_from(&sql, relation);
-		appendStringInfo(&sql, " WHERE %s.%s", ROW_ALIAS,
-						 quote_identifier(column));
-		append_equality(&sql, type);
+		appendStringInfoString(&sql, " WHERE ");
+		append_equality(&sql, column, declared);
 		appendStringInfoString(&sql, "$1");
 
 		SPI_connect();

@@ -34,7 +34,8 @@
 
 typedef struct StatsState
 {
-	pg_atomic_uint64 next_log;	/* clock of slate_link_now(); 0 at first */
+	pg_atomic_uint64 next_loss_log; /* clock of slate_link_now(); 0 at first */
+	pg_atomic_uint64 next_delay_log;	/* likewise */
 	pg_atomic_uint64 next_event;	/* likewise */
 } StatsState;
 
@@ -58,8 +59,9 @@ static struct
 {
 	int64		npushes;		/* lost */
 	int64		nkeys;
-	int64		ndelayed;		/* in the journal */
 	char		reason[256];	/* of the last one */
+	int64		ndelayed;		/* in the journal */
+	char		delay_reason[256];	/* likewise */
 }			loss;
 
 static Size
@@ -89,7 +91,8 @@ slate_stats_shmem_startup(void)
 		for (int j = 0; j < STAT_COUNT; j++)
 			pg_atomic_init_u64(&counters[i].of[j], 0);
 	}
-	pg_atomic_init_u64(&state->next_log, 0);
+	pg_atomic_init_u64(&state->next_loss_log, 0);
+	pg_atomic_init_u64(&state->next_delay_log, 0);
 	pg_atomic_init_u64(&state->next_event, 0);
 }
 
@@ -178,33 +181,20 @@ slate_stats_delayed(int64 nkeys, const char *reason)
 	slate_stats_add(STAT_PUSHES_DELAYED, 1);
 	slate_stats_add(STAT_KEYS_DELAYED, nkeys);
 	loss.ndelayed++;
-	strlcpy(loss.reason, reason, sizeof(loss.reason));
+	strlcpy(loss.delay_reason, reason, sizeof(loss.delay_reason));
 }
 
+/* Each kind by itself: what is lost is not to hide behind what is late. */
 static void
 log_losses(void)
 {
 	int64		npushes = loss.npushes;
 	int64		nkeys = loss.nkeys;
-	int64		ndelayed = loss.ndelayed;
 
-	if ((npushes == 0 && ndelayed == 0) ||
-		!is_due(&state->next_log, LOG_INTERVAL_MS))
+	if (npushes == 0 || !is_due(&state->next_loss_log, LOG_INTERVAL_MS))
 		return;
-
 	loss.npushes = 0;
 	loss.nkeys = 0;
-	loss.ndelayed = 0;
-	if (npushes == 0)
-	{
-		ereport(LOG_SERVER_ONLY,
-				(errmsg("could not deliver cache changes to Redis yet: %s",
-						loss.reason),
-				 errdetail("In the journal since this session's last such message: " INT64_FORMAT " transactions.",
-						   ndelayed),
-				 errhint("The view slate_cache.journal shows what waits for Redis.")));
-		return;
-	}
 	ereport(LOG_SERVER_ONLY,
 			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
 			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions.  Cached copies of them may be stale until they expire.",
@@ -213,9 +203,26 @@ log_losses(void)
 }
 
 static void
+log_delays(void)
+{
+	int64		ndelayed = loss.ndelayed;
+
+	if (ndelayed == 0 || !is_due(&state->next_delay_log, LOG_INTERVAL_MS))
+		return;
+	loss.ndelayed = 0;
+	ereport(LOG_SERVER_ONLY,
+			(errmsg("could not deliver cache changes to Redis yet: %s",
+					loss.delay_reason),
+			 errdetail("In the journal since this session's last such message: " INT64_FORMAT " transactions.",
+					   ndelayed),
+			 errhint("The view slate_cache.journal shows what waits for Redis.")));
+}
+
+static void
 log_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	log_losses();
+	log_delays();
 }
 
 void
@@ -228,4 +235,5 @@ slate_stats_log_losses(void)
 		before_shmem_exit(log_at_exit, (Datum) 0);
 	registered = true;
 	log_losses();
+	log_delays();
 }

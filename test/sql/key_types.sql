@@ -10,11 +10,14 @@ SET slate_cache.connect_timeout = '30s';
 CREATE TYPE mood AS ENUM ('so la la', 'happy');
 CREATE DOMAIN code AS text CHECK (value <> '');
 CREATE DOMAIN positive AS int CHECK (value > 0);
+CREATE DOMAIN temper AS mood;
+CREATE DOMAIN humour AS temper;
 CREATE TABLE types (
     "int" int, "smallint" smallint, "bigint" bigint, "oid" oid, "numeric" numeric, "float8" float8,
     "bool" bool, "uuid" uuid, "text" text, "varchar" varchar(20), "char" char(5), "name" name,
     "date" date, "time" time, "timestamp" timestamp, "timestamptz" timestamptz, "interval" interval,
-    "enum" mood, "text domain" code, "int domain" positive, "bytea" bytea, "inet" inet, "array" int[]);
+    "enum" mood, "text domain" code, "int domain" positive, "bytea" bytea, "inet" inet, "array" int[],
+    "enum domain" temper, "domain of a domain" humour);
 
 -- one rule and one list a column
 SELECT slate_cache_attach('types',
@@ -26,7 +29,7 @@ INSERT INTO types VALUES (
     -42, 7, 9007199254740993, 4294967295, 1.50, 0.1::float8 + 0.2,
     true, '01234567-89ab-cdef-0123-456789abcdef', 'a:b c', 'varied', 'ab', 'named',
     '2024-02-29', '12:34:56.5', '2024-02-29 12:34:56', '2024-02-29 12:34:56+02', '1 year 2 days 03:04:05',
-    'so la la', 'dom', 5, '\xdeadbeef', '10.0.0.0/8', '{1,2}');
+    'so la la', 'dom', 5, '\xdeadbeef', '10.0.0.0/8', '{1,2}', 'happy', 'happy');
 \! $redis --scan --pattern 'type:*' | LC_ALL=C sort | sed 's/$/|/'
 
 -- load every key anew, with other settings, one by one and all together
