@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
@@ -26,13 +27,21 @@
 #error "slate_cache needs PostgreSQL 15 or later"
 #endif
 
-/* 16: one ownership check for all classes */
+/* 16: one check of owners, and one of privileges, for all classes */
 #if PG_VERSION_NUM < 160000
 #define compat_relation_ownercheck(relid, roleid) \
 	pg_class_ownercheck(relid, roleid)
 #else
 #define compat_relation_ownercheck(relid, roleid) \
 	object_ownercheck(RelationRelationId, relid, roleid)
+#endif
+
+#if PG_VERSION_NUM < 160000
+#define compat_schema_aclcheck(schema, roleid, mode) \
+	pg_namespace_aclcheck(schema, roleid, mode)
+#else
+#define compat_schema_aclcheck(schema, roleid, mode) \
+	object_aclcheck(NamespaceRelationId, schema, roleid, mode)
 #endif
 
 /* 18: columns that are computed when they are read */

@@ -78,6 +78,7 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->flushed, 0);
 	pg_atomic_init_u32(&database->passes, 0);
 	pg_atomic_init_u32(&database->failing, 0);
+	database->refusal[0] = '\0';
 	slate_progress_init(&database->progress);
 	pg_atomic_init_u32(&database->current, 0);
 	for (int i = 0; i < SLATE_GENERATIONS; i++)
@@ -302,6 +303,25 @@ slate_database_has_our_redis(SlateDatabase *database)
 	uint64		server = pg_atomic_read_u64(&database->server);
 
 	return server == 0 || server == slate_redis_server_key();
+}
+
+void
+slate_database_note_refusal(SlateDatabase *database, const char *refusal)
+{
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	strlcpy(database->refusal, refusal, sizeof(database->refusal));
+	LWLockRelease(registry->lock);
+}
+
+char *
+slate_database_refusal(SlateDatabase *database)
+{
+	char		refusal[SLATE_REASON_SIZE];
+
+	LWLockAcquire(registry->lock, LW_SHARED);
+	strlcpy(refusal, database->refusal, sizeof(refusal));
+	LWLockRelease(registry->lock);
+	return pstrdup(refusal);
 }
 
 void

@@ -74,6 +74,7 @@ static const char *const kind_names[EVENT_KINDS] = {
 	"pushes delayed",
 	"pushes lost",
 	"journal full",
+	"refused",
 	"replayed"
 };
 

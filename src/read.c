@@ -132,19 +132,26 @@ slate_read_key_argument(text *argument)
 }
 
 /*
- * ERROR for those who may not SELECT.  Whoever may see only some of the rows
+ * ERROR for those who may not SELECT, as if they had named the table: a schema
+ * that is closed to them keeps it from them, too.  Whoever may see only some of the rows
  * gets nothing from the cache, which has all.
  */
 static bool
 may_see_all(Oid relid)
 {
 	bool		is_missing = false;
+	Oid			schema;
 	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT,
 											   &is_missing);
 
 	/* dropped since we have read the rules: what was cached is no more */
 	if (is_missing)
 		return false;
+	schema = get_rel_namespace(relid);
+	if (result == ACLCHECK_OK && OidIsValid(schema) &&
+		compat_schema_aclcheck(schema, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA,
+					   get_namespace_name(schema));
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relid));
 	return check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;

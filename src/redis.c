@@ -158,6 +158,9 @@ static char error_text[1024];
 static size_t error_prefix;		/* so much of it is the server's name */
 static char name_text[512];
 
+/* What slate_redis_refusal() returns. */
+static char refusal_text[SLATE_REASON_SIZE];
+
 static void set_error(const char *format,...) pg_attribute_printf(1, 2);
 
 /* Note the reason of a failure, under the server's name. */
@@ -198,6 +201,28 @@ const char *
 slate_redis_error(void)
 {
 	return error_text;
+}
+
+const char *
+slate_redis_refusal(void)
+{
+	return refusal_text;
+}
+
+void
+slate_redis_forget_refusal(void)
+{
+	refusal_text[0] = '\0';
+}
+
+static void
+note_refusal(const redisReply *reply)
+{
+	if (reply->type != REDIS_REPLY_ERROR ||
+		strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0)
+		return;
+	strlcpy(refusal_text, reply->str, sizeof(refusal_text));
+	refusal_text[strcspn(refusal_text, "\r\n")] = '\0';
 }
 
 /* CLOCK_MONOTONIC in us, for the server's clock. */
@@ -1169,6 +1194,7 @@ watch_reply(int index, const redisReply *reply, void *arg)
 {
 	Watch	   *watch = arg;
 
+	note_refusal(reply);
 	if (is_read_only(reply))
 		watch->read_only = true;
 	if (watch->reply_fn != NULL)

@@ -7,7 +7,8 @@
  * Runs batches of commands that are already encoded.  Nothing here throws,
  * except where the caller asks for interruptible waits (see link.h).  After a
  * commit only slate_redis_run() may be called, and what merely looks:
- * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error().
+ * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error(),
+ * slate_redis_refusal().
  *
  *-------------------------------------------------------------------------
  */
@@ -133,6 +134,13 @@ extern uint64 slate_redis_connection(void);
  * next call into this room.
  */
 extern const char *slate_redis_error(void);
+
+/*
+ * The last error reply since slate_redis_forget_refusal(), without a line's end;
+ * "" if there was none.  NOSCRIPT is none: what misses a script is sent again.
+ */
+extern const char *slate_redis_refusal(void);
+extern void slate_redis_forget_refusal(void);
 
 /*
  * "unix:/path db 0", "host:6379 db 0", "[::1]:6379 db 0", or "sentinel master

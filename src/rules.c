@@ -883,9 +883,53 @@ compare_relations(const ListCell *a, const ListCell *b)
 	return x->relid < y->relid ? -1 : x->relid > y->relid;
 }
 
+/* A capture trigger, as pg_trigger has it. */
+typedef struct TriggerEntry
+{
+	Oid			oid;
+	Oid			parent;			/* of a partition's clone */
+	bool		fires;
+	SlateRelation *relation;	/* NULL for a clone */
+} TriggerEntry;
+
+static TriggerEntry *
+find_trigger(List *triggers, Oid oid)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+	{
+		TriggerEntry *entry = lfirst(lc);
+
+		if (entry->oid == oid)
+			return entry;
+	}
+	return NULL;
+}
+
+/* One partition whose changes nobody sees, and the table's keys are not kept. */
+static void
+disable_parents(List *triggers)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+	{
+		TriggerEntry *entry = lfirst(lc);
+
+		if (entry->fires)
+			continue;
+		while (entry && OidIsValid(entry->parent))
+			entry = find_trigger(triggers, entry->parent);
+		if (entry)
+			entry->relation->enabled = false;
+	}
+}
+
 static List *
 scan_for_attached(void)
 {
+	List	   *triggers = NIL;
 	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
 	List	   *found = NIL;
 	ScanKeyData key;
@@ -897,10 +941,19 @@ scan_for_attached(void)
 	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		/* a partition's clone follows its parent */
-		if (!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
-			found = lappend(found, relation_from_trigger(tuple, pg_trigger));
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+		TriggerEntry *entry = palloc0_object(TriggerEntry);
+
+		entry->oid = form->oid;
+		entry->parent = form->tgparentid;
+		entry->fires = fires(form->tgenabled);
+		triggers = lappend(triggers, entry);
+		if (OidIsValid(entry->parent))
+			continue;
+		entry->relation = relation_from_trigger(tuple, pg_trigger);
+		found = lappend(found, entry->relation);
 	}
+	disable_parents(triggers);
 	systable_endscan(scan);
 	table_close(pg_trigger, AccessShareLock);
 	list_sort(found, compare_relations);
@@ -986,6 +1039,21 @@ current_rules(void)
 		retire(all_rules->context);
 	all_rules = set;
 	return set;
+}
+
+bool
+slate_rules_are_kept(const SlateRelation *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, current_rules()->relations)
+	{
+		const SlateRelation *attached = lfirst(lc);
+
+		if (attached->relid == relation->relid)
+			return attached->enabled;
+	}
+	return relation->enabled;
 }
 
 SlateRule *

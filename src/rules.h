@@ -61,7 +61,8 @@ typedef struct SlateRule
 struct SlateRelation
 {
 	Oid			relid;
-	bool		enabled;		/* the trigger fires */
+	bool		enabled;		/* the trigger fires; see also
+								 * slate_rules_are_kept() */
 	bool		incomplete;		/* it has arguments that make no sense */
 	int			nrules;
 	SlateRule  *rules;
@@ -100,6 +101,12 @@ extern SlateRelation *slate_rules_get(Relation relation);
  * valid until the end of the transaction.  Locks no table.
  */
 extern List *slate_rules_all(void);
+
+/*
+ * Does the trigger fire, and those of all partitions?  So it is with "enabled"
+ * of relations that were found by a key, or by slate_rules_all().
+ */
+extern bool slate_rules_are_kept(const SlateRelation *relation);
 
 /*
  * The bound form of a rule that is not, or NULL if the table's rules have

@@ -76,6 +76,7 @@
 #include "catalog/storage.h"
 #include "direct.h"
 #include "events.h"
+#include "rules.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "trust.h"
@@ -83,6 +84,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 /*
  * How long a backend waits for a worker that has not looked yet, or that has
@@ -193,6 +195,22 @@ vouching(void)
 	return database;
 }
 
+/* Was the extension made by this transaction?  Its worker comes afterwards. */
+static bool
+is_extension_new(void)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID,
+										ObjectIdGetDatum(slate_rules_capture_oid()));
+	bool		is_new = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		is_new = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+		ReleaseSysCache(tuple);
+	}
+	return is_new;
+}
+
 static bool
 nobody_looks(SlateDatabase *database)
 {
@@ -223,6 +241,8 @@ await(SlateDatabase *database)
 
 	if (trust == TRUST_UNKNOWN)
 		slate_database_wake(database);
+	if (trust == TRUST_UNKNOWN && is_extension_new())
+		return trust;
 	while (is_worth_waiting(database, trust))
 	{
 		if (slate_link_now() >= end)

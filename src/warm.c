@@ -205,13 +205,13 @@ warm_batch(SlateWalk *walk, SlateSlice *keys, int nkeys)
 static void
 check_enabled(const SlateRelation *rules)
 {
-	if (!rules->enabled)
+	if (!slate_rules_are_kept(rules))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the cache trigger of table \"%s\" is disabled",
 						get_rel_name(rules->relid)),
 				 errdetail("Nobody would keep right what is filled."),
-				 errhint("ALTER TABLE ... ENABLE ALWAYS TRIGGER %s.",
+				 errhint("ALTER TABLE ... ENABLE ALWAYS TRIGGER %s, of its partitions, too.",
 						 SLATE_ROW_TRIGGER)));
 }
 

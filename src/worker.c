@@ -120,6 +120,9 @@ static Oid	extension_oid = InvalidOid;
 static char *own_settings = NULL;
 static bool is_outdated = false;
 
+/* What Redis has refused, as told in the log and to slate_cache.health. */
+static char told_refusal[SLATE_REASON_SIZE];
+
 /* The pass that is under way. */
 static struct
 {
@@ -366,6 +369,41 @@ is_known(void)
 		return true;
 	pg_atomic_write_u32(&database->look, SLATE_LOOK_SERVER);
 	return false;
+}
+
+/*
+ * A round has failed.  Redis may be away, which others tell; but if it refuses
+ * something, a missing privilege, say, that is for somebody to mend.
+ */
+static void
+note_failure(void)
+{
+	const char *refusal = slate_redis_refusal();
+
+	pg_atomic_fetch_add_u32(&database->failing, 1);
+	if (strcmp(refusal, told_refusal) == 0)
+		return;
+	strlcpy(told_refusal, refusal, sizeof(told_refusal));
+	slate_database_note_refusal(database, refusal);
+	if (refusal[0] == '\0')
+		return;
+	slate_events_note(EVENT_REFUSED, MyDatabaseId, "%s: %s",
+					  slate_redis_server_name(), refusal);
+	ereport(LOG,
+			(errmsg("Redis refuses what slate_cache tells it: %s", refusal),
+			 errdetail("The server is %s; until it takes that, changes wait in the journal.",
+					   slate_redis_server_name()),
+			 errhint("Its user may lack a privilege, or it may be out of memory; see slate_cache.health.")));
+}
+
+static void
+note_recovery(void)
+{
+	pg_atomic_write_u32(&database->failing, 0);
+	if (told_refusal[0] == '\0')
+		return;
+	told_refusal[0] = '\0';
+	slate_database_note_refusal(database, "");
 }
 
 /*
@@ -1225,6 +1263,7 @@ go_round(void)
 
 	drain();
 	slate_redis_refresh();
+	slate_redis_forget_refusal();
 
 	/* what fails after this may not be collected */
 	delayed_since = pg_atomic_read_u64(&database->progress.delayed_since);
@@ -1250,7 +1289,7 @@ go_round(void)
 
 	if (!can_work || progress == PROGRESS_FAILED)
 	{
-		pg_atomic_fetch_add_u32(&database->failing, 1);
+		note_failure();
 		enter_waiting();
 		retry = Min(2 * retry, MAX_RETRY_MS);
 		take_a_rest(choose_rest(retry));
@@ -1260,7 +1299,7 @@ go_round(void)
 	/* a step is no success if a pass before or in it must be repeated */
 	if (!pass.again && !(pass.open && pass.out_of_memory))
 	{
-		pg_atomic_write_u32(&database->failing, 0);
+		note_recovery();
 		retry = MIN_RETRY_MS;
 	}
 	if (progress == PROGRESS_STEP)

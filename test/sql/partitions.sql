@@ -107,6 +107,24 @@ END $$;
 UPDATE logs SET note = 'kept well';
 \! eval "$cached"
 
+-- one partition whose trigger is off: the table's keys are neither filled nor read
+CREATE TABLE part (id int, p int, PRIMARY KEY (id, p)) PARTITION BY LIST (p);
+CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1) PARTITION BY LIST (p);
+CREATE TABLE part_leaf PARTITION OF part_1 FOR VALUES IN (1);
+SELECT slate_cache_attach('part', row_keys => ARRAY['shop:part:{id}']);
+INSERT INTO part VALUES (1, 1);
+ALTER TABLE part_leaf DISABLE TRIGGER slate_cache_row;
+SELECT template, enabled FROM slate_cache.rules WHERE rel = 'part'::regclass;
+DELETE FROM part;
+INSERT INTO part VALUES (2, 1);
+SELECT slate_cache_get('shop:part:1'), slate_cache_get('shop:part:2');
+\! $redis EXISTS shop:part:2
+SELECT slate_cache_warm('part');
+ALTER TABLE part_leaf ENABLE ALWAYS TRIGGER slate_cache_row;
+SELECT template, enabled FROM slate_cache.rules WHERE rel = 'part'::regclass;
+SELECT slate_cache_warm('part');
+DROP TABLE part;
+
 -- inheritance: a rule holds for its own table's rows, not for its children's
 CREATE TABLE base (id int PRIMARY KEY, note text);
 CREATE TABLE child (more int) INHERITS (base);

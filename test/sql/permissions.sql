@@ -222,7 +222,25 @@ UPDATE goods SET name = 'ink 2';
 RESET search_path;
 RESET ROLE;
 
+-- a schema that is closed to a role closes its tables, in the cache, too
+CREATE SCHEMA slate_regress_closed;
+CREATE TABLE slate_regress_closed.parts (id int PRIMARY KEY);
+SELECT slate_cache_attach('slate_regress_closed.parts', row_keys => ARRAY['shop:part:{id}']);
+INSERT INTO slate_regress_closed.parts VALUES (1);
+GRANT SELECT ON slate_regress_closed.parts TO slate_regress_app;
+GRANT EXECUTE ON FUNCTION slate_cache_get, slate_cache_mget, slate_cache_peek TO slate_regress_app;
+SET ROLE slate_regress_app;
+SELECT slate_cache_get('shop:part:1');
+SELECT slate_cache_peek('shop:part:1');
+SELECT * FROM slate_cache_mget(ARRAY['shop:part:1']);
+RESET ROLE;
+GRANT USAGE ON SCHEMA slate_regress_closed TO slate_regress_app;
+SET ROLE slate_regress_app;
+SELECT slate_cache_get('shop:part:1');
+RESET ROLE;
+
 SET client_min_messages = warning;
 DROP TABLE goods;
+DROP SCHEMA slate_regress_closed CASCADE;
 DROP OWNED BY slate_regress_app, slate_regress_owner, slate_regress_nobody;
 DROP ROLE slate_regress_app, slate_regress_owner, slate_regress_nobody;

@@ -66,6 +66,13 @@ my $detail = redis_detail();
 like($detail, qr/rejected AUTH|failures in a row/, 'the view health has the reason');
 unlike($detail, qr/wr0ng-secret/, 'without the password');
 
+# What is lost does not hide behind what is late.
+my $forgetful = SlateSession->new($node);
+$forgetful->query(q{SET slate_cache.journal = off; UPDATE item SET name = 'lost' WHERE id = 2});
+$forgetful->quit;
+SlateRedis::wait_until(sub { SlateNode::messages($node, qr/could not deliver cache changes to Redis: /) == 1 }, 'the loss is logged');
+pass('the log tells a loss, too');
+
 # A plain user's error messages do not show it either.
 $node->safe_psql('postgres', q{
     CREATE ROLE plain LOGIN;
@@ -103,7 +110,7 @@ append_to_file($file, "open sesame\nnot this line\n");
 SlateRedis::wait_until(sub { delivered('right in the file') }, 'a change arrives');
 pass('the file corrected: the open session delivers');
 journal_empties('the file is right');
-is(SlateNode::counter($node, 'pushes_lost'), '0', 'nothing was lost');
+is(SlateNode::counter($node, 'pushes_lost'), '1', 'nothing else was lost');
 is($session->query("SELECT slate_cache_peek('shop:item:1')->>'name' LIKE 'the file is right%'"), 't',
     'and reads');
 

@@ -251,6 +251,17 @@ isnt(worker_elsewhere(), $former, 'after a reload another worker has it');
 like($elsewhere->query(q{SELECT string_agg(detail, ';') FROM slate_cache.events WHERE kind = 'worker ended'}), qr/its settings were changed/,
     'events tell why');
 
+# An extension that is new in a transaction gets its worker afterwards: it does not wait for it.
+my @waits = map {
+    $node->safe_psql('postgres', "CREATE DATABASE new$_");
+    $node->safe_psql('postgres', "ALTER DATABASE new$_ SET slate_cache.url = '" . $redis->url(db => 6) . "'");
+    my $new = SlateSession->new($node, database => "new$_");
+    $new->query("BEGIN; CREATE EXTENSION slate_cache; $tables; INSERT INTO sale VALUES (1)");
+    $new->query('COMMIT');
+    $new->seconds;
+} 1 .. 3;
+cmp_ok((sort { $a <=> $b } @waits)[0], '<', 0.9, 'an extension that is new: its first commit does not wait for a worker');
+
 # A session that goes elsewhere looks there for itself.
 my $left = SlateSession->new($node);
 $redis->cli('-n', 3, 'SET', 'shop:search:1:mine', '1');
