@@ -19,8 +19,9 @@ Time is not counted.  A guard and the floor remember instead which writers had
 their version when they were last touched (stamped), and a guard also which had
 when its version was raised: when it expires, or its version lapses, more than
 a guard's life has passed since, and so the PUTs of all of these are late.
-A walk over the keyspace is shorter than a guard's life: while there is one,
-only what was last touched before it (aged) expires.
+A walk over the keyspace is shorter than a guard's life, or done once more (see
+src/sweep.c): while there is one, only what was last touched before it (aged)
+expires.
 
 A guard that holds marks, or that Redis has refused to write again (maxmemory),
 lives for two days (long), longer than anything here takes.  Such a guard holds
