@@ -841,3 +841,21 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	return_buffer(link);
 	return LINK_OK;
 }
+
+void
+slate_link_words(char *words, size_t size, const redisReply *reply,
+				 const char *until)
+{
+	size_t		n = 0;
+
+	while (n < reply->len && n < size - 1)
+	{
+		char		c = reply->str[n];
+
+		if (c == '\0' || c == '\r' || c == '\n' ||
+			(until && strchr(until, c) != NULL))
+			break;
+		words[n++] = (c >= ' ' && c <= '~') ? c : '?';
+	}
+	words[n] = '\0';
+}

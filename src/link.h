@@ -172,4 +172,12 @@ extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 										   SlateReplyFn reply_fn, void *arg,
 										   int64 deadline, SlateWait wait);
 
+/*
+ * The words of an error reply, for a log: its first line, of which only
+ * printable ASCII passes.  None but those before the first of the bytes of
+ * until, if that is not NULL.
+ */
+extern void slate_link_words(char *words, size_t size,
+							 const redisReply *reply, const char *until);
+
 #endif							/* SLATE_LINK_H */

@@ -221,8 +221,7 @@ note_refusal(const redisReply *reply)
 	if (reply->type != REDIS_REPLY_ERROR ||
 		strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0)
 		return;
-	strlcpy(refusal_text, reply->str, sizeof(refusal_text));
-	refusal_text[strcspn(refusal_text, "\r\n")] = '\0';
+	slate_link_words(refusal_text, sizeof(refusal_text), reply, NULL);
 }
 
 /* CLOCK_MONOTONIC in us, for the server's clock. */
@@ -624,27 +623,17 @@ handshake_command(const Handshake *handshake, int index)
 }
 
 /*
- * Note what the server has against us.  Its words go to a log: only
- * printable ASCII passes.  Of the answer to AUTH only what stands before the
- * first quotation mark: a server that does not know the command repeats its
- * arguments.
+ * Note what the server has against us.  Of the answer to AUTH only what stands
+ * before the first quotation mark: a server that does not know the command
+ * repeats its arguments.
  */
 static void
 note_objection(const Handshake *handshake, int index, const redisReply *reply)
 {
 	char		words[200];
-	size_t		n = 0;
 
-	while (n < reply->len && n < sizeof(words) - 1)
-	{
-		char		c = reply->str[n];
-
-		if (index == handshake->auth && strchr("'\"`", c) != NULL)
-			break;
-		words[n++] = (c >= ' ' && c <= '~') ? c : '?';
-	}
-	words[n] = '\0';
-
+	slate_link_words(words, sizeof(words), reply,
+					 index == handshake->auth ? "'\"`" : NULL);
 	set_error("the server rejected %s: %s",
 			  handshake_command(handshake, index), words);
 }

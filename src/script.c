@@ -1037,10 +1037,12 @@ slate_script_take_reply(SlateOutcome *outcome, const redisReply *reply)
 		outcome->outdated += reply_number(reply, 2);
 		return;
 	}
-	if (outcome->refused++ == 0)
-		strlcpy(outcome->error,
-				reply->type == REDIS_REPLY_ERROR ? reply->str
-				: "unexpected reply to a script",
+	if (outcome->refused++ > 0)
+		return;
+	if (reply->type == REDIS_REPLY_ERROR)
+		slate_link_words(outcome->error, sizeof(outcome->error), reply, NULL);
+	else
+		strlcpy(outcome->error, "unexpected reply to a script",
 				sizeof(outcome->error));
 }
 

@@ -301,21 +301,12 @@ take_epoch(const redisReply *reply, Answer *answer)
 	}
 }
 
-/* Its words go to a log: only printable ASCII passes. */
 static void
 take_objection(const redisReply *reply, Answer *answer)
 {
-	size_t		n = 0;
-
 	if (strncmp(reply->str, "NOAUTH", 6) == 0)
 		answer->wants_password = true;
-	while (n < reply->len && n < sizeof(answer->objection) - 1)
-	{
-		char		c = reply->str[n];
-
-		answer->objection[n++] = (c >= ' ' && c <= '~') ? c : '?';
-	}
-	answer->objection[n] = '\0';
+	slate_link_words(answer->objection, sizeof(answer->objection), reply, NULL);
 }
 
 /* SlateReplyFn; the first objection counts. */
