@@ -62,6 +62,8 @@ def count_backend(name, settings, preparation, statement):
     """Instructions of one statement: what a session of many costs more than one of fewer."""
     def some(n):
         return [statement % (1 + i % 100) if '%d' in statement else statement for i in range(n)]
+    # what the first one leaves in shared memory the others find
+    run_backend(settings, [preparation + ';', *some(WARM_UP)])
     fewer = run_backend(settings, [preparation + ';', *some(WARM_UP)])
     more = run_backend(settings, [preparation + ';', *some(WARM_UP + N)])
     show(name, more)
