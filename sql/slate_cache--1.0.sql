@@ -86,7 +86,7 @@ CREATE FUNCTION slate_cache.on_ddl() RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'slate_cache_on_ddl' LANGUAGE C;
 REVOKE ALL ON FUNCTION slate_cache.on_ddl() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache.on_ddl() IS
-'event trigger: after ALTER TABLE, ALTER TYPE and CREATE TRIGGER, checks that cache rules still fit and drops what is cached';
+'event trigger: after ALTER TABLE, ALTER TYPE and CREATE TRIGGER, checks that cache rules still fit and drops what is cached; before DETACH PARTITION CONCURRENTLY drops it, too';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER')

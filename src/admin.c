@@ -230,6 +230,7 @@ database_with_worker(void)
 static void
 wait_for_worker(SlateDatabase *database, int64 *since)
 {
+	const char *refusal = slate_database_refusal(database);
 	int			failures;
 	int64		rests_for;
 
@@ -240,8 +241,8 @@ wait_for_worker(SlateDatabase *database, int64 *since)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("Redis does not take what the worker tells it"),
-				 errdetail("It answers, but the worker has failed again and again: %s",
-						   slate_database_refusal(database)),
+				 errdetail("It answers, but the worker has failed again and again%s%s.",
+						   refusal[0] ? ": " : "", refusal),
 				 errhint("slate_cache.events and the server's log tell why: Redis may be out of memory. The worker goes on trying; slate_cache.journal shows what waits.")));
 	if (slate_link_now() - *since > GIVE_UP_MS)
 		ereport(ERROR,
@@ -420,7 +421,7 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 	Backlog		backlog = {0};
 	uint64		bytes = 0;
 	bool		is_failing;
-	const char *refusal = "";
+	const char *refusal;
 
 	if (database == NULL || !slate_journal_enabled)
 	{
@@ -441,8 +442,7 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 	}
 	is_failing = backlog.nrows > 0 &&
 		pg_atomic_read_u32(&database->failing) > 0;
-	if (is_failing)
-		refusal = slate_database_refusal(database);
+	refusal = is_failing ? slate_database_refusal(database) : "";
 	if (pg_atomic_read_u32(&database->full) != SLATE_JOURNAL_ROOM)
 		put_check(result, "journal", false,
 				  "full: when Redis is back, the namespace is emptied");
@@ -467,7 +467,7 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 		[TRUST_HELD] = "known",
 		[TRUST_STANDING_BACK] = "a server with a later timeline of this cluster uses this Redis; slate_cache_flush() takes it over"
 	};
-	const char *refusal = "";
+	const char *refusal;
 	uint32		trust;
 
 	if (database == NULL)
@@ -477,8 +477,7 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 		return;
 	}
 	trust = pg_atomic_read_u32(&database->trust);
-	if (trust != TRUST_HELD && pg_atomic_read_u32(&database->failing) > 0)
-		refusal = slate_database_refusal(database);
+	refusal = trust == TRUST_HELD ? "" : slate_database_refusal(database);
 	put_check(result, "history", trust == TRUST_HELD,
 			  refusal[0] ? psprintf("%s; Redis refuses: %s", words[trust], refusal)
 			  : words[trust]);

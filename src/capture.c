@@ -456,7 +456,8 @@ before_altering(Node *command)
 
 /*
  * Event trigger.  After a command that may change columns, the rules of the
- * tables that it reaches must still fit, or the command fails.
+ * tables that it reaches must still fit, or the command fails.  Before one, see
+ * before_altering().
  */
 Datum
 slate_cache_on_ddl(PG_FUNCTION_ARGS)
@@ -477,11 +478,10 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 		look_at_changed("SELECT DISTINCT classid, objid"
 						" FROM pg_catalog.pg_event_trigger_dropped_objects()"
 						" WHERE objsubid OPERATOR(pg_catalog.>) 0");
-
-	else
+	else if (strcmp(event, "ddl_command_start") == 0)
 		before_altering(((EventTriggerData *) fcinfo->context)->parsetree);
 
-	/* and this library is loaded now; see slate_capture_object_access() */
+	/* this library is loaded now, for slate_capture_object_access() */
 	PG_RETURN_NULL();
 }
 

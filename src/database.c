@@ -313,11 +313,13 @@ slate_database_note_refusal(SlateDatabase *database, const char *refusal)
 	LWLockRelease(registry->lock);
 }
 
-char *
+const char *
 slate_database_refusal(SlateDatabase *database)
 {
 	char		refusal[SLATE_REASON_SIZE];
 
+	if (pg_atomic_read_u32(&database->failing) == 0)
+		return "";
 	LWLockAcquire(registry->lock, LW_SHARED);
 	strlcpy(refusal, database->refusal, sizeof(refusal));
 	LWLockRelease(registry->lock);

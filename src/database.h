@@ -91,8 +91,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
 	pg_atomic_uint32 failing;	/* rounds of the worker that have failed since
 								 * one has not */
-	char		refusal[SLATE_REASON_SIZE]; /* what Redis has said in the last
-											 * of those, or ""; under the
+	char		refusal[SLATE_REASON_SIZE]; /* what Redis has refused in the
+											 * last of those, or ""; under the
 											 * registry's lock */
 
 	SlateProgress progress;		/* see progress.c */
@@ -199,12 +199,12 @@ extern uint32 slate_database_count_prepared(SlateDatabase *database);
 extern void slate_database_settle(SlateDatabase *database, uint32 prepared);
 
 /*
- * What Redis has refused in the worker's last round, "" for nothing.  The text
- * is palloc'd.
+ * What Redis has refused in the worker's last round, if that has failed; "" for
+ * nothing.  The text is palloc'd.
  */
 extern void slate_database_note_refusal(SlateDatabase *database,
 										const char *refusal);
-extern char *slate_database_refusal(SlateDatabase *database);
+extern const char *slate_database_refusal(SlateDatabase *database);
 
 /*
  * A walk over Redis has met so many names, and taken so many ms.  Is the

@@ -540,7 +540,7 @@ pre_prepare(void)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has changed cached data without a journal"),
 				 errdetail("Nobody would remember to tell Redis of its changes when another session commits it."),
-				 errhint("Add slate_cache to shared_preload_libraries and switch slate_cache.journal on, or commit without PREPARE TRANSACTION.")));
+				 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, and use the slate_cache.url of the database's worker; or commit without PREPARE TRANSACTION.")));
 }
 
 /* The lists themselves go with TopTransactionContext. */

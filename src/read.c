@@ -133,8 +133,8 @@ slate_read_key_argument(text *argument)
 
 /*
  * ERROR for those who may not SELECT, as if they had named the table: a schema
- * that is closed to them keeps it from them, too.  Whoever may see only some of the rows
- * gets nothing from the cache, which has all.
+ * that is closed to them keeps it from them, too.  Whoever may see only some of
+ * the rows gets nothing from the cache, which has all.
  */
 static bool
 may_see_all(Oid relid)

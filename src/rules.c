@@ -26,7 +26,6 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -580,23 +579,10 @@ compile_outputs(SlateRelation *into)
 	}
 }
 
-/* Is it a partition, or a part of one, that its table does not show any more? */
-static bool
-is_being_detached(Oid relid)
-{
-	while (get_rel_relispartition(relid))
-	{
-		if (PartitionHasPendingDetach(relid))
-			return true;
-		relid = get_partition_parent(relid, true);
-	}
-	return false;
-}
-
 static void
 look_at_columns(SlateRelation *into)
 {
-	into->sets_values = !is_being_detached(into->relid);
+	into->sets_values = true;
 	into->needs_settings = false;
 	for (int i = 0; i < into->desc->natts; i++)
 	{
@@ -670,6 +656,19 @@ fires(char tgenabled)
 		tgenabled == TRIGGER_FIRES_ON_ORIGIN;
 }
 
+/* Is it a partition, or a part of one, that its table does not show any more? */
+static bool
+is_being_detached(Oid relid)
+{
+	while (get_rel_relispartition(relid))
+	{
+		if (PartitionHasPendingDetach(relid))
+			return true;
+		relid = get_partition_parent(relid, true);
+	}
+	return false;
+}
+
 static SlateRelation *
 compile(Relation relation, Trigger *trigger)
 {
@@ -689,6 +688,7 @@ compile(Relation relation, Trigger *trigger)
 		bind_rule(relation, &into->rules[i]);
 	compile_outputs(into);
 	look_at_columns(into);
+	into->sets_values &= !is_being_detached(into->relid);
 	into->format = slate_row_format(into->desc);
 
 	/* until here an error would have freed it with the caller's context */

@@ -70,7 +70,8 @@ struct SlateRelation
 	/* only if bound */
 	TupleDesc	desc;			/* a copy of our own */
 	bool		sets_values;	/* has rows whose values may be set; false if a
-								 * trigger cannot see all of a row */
+								 * trigger cannot see all of a row, or the
+								 * table does not show the partition any more */
 	bool		needs_settings; /* some JSON depends on DateStyle etc. */
 	bool		key_needs_settings; /* some key does */
 	SlateRowFormat *format;		/* of its rows as JSON; or NULL, see row.h */

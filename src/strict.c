@@ -95,13 +95,15 @@ slate_strict_refuse(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("slate_cache.mode = \"strict\" needs slate_cache's journal and worker"),
 			 errdetail("Nobody would replay a push that has failed, and take away the marks of a session that has crashed."),
-			 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, and look at slate_cache.health; or set slate_cache.mode to \"commit\".")));
+			 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, use the slate_cache.url of the database's worker, and look at slate_cache.health; or set slate_cache.mode to \"commit\".")));
 }
 
 void
 slate_strict_connect(int64 deadline)
 {
-	if (slate_database_mine() == NULL)
+	SlateDatabase *database = slate_database_mine();
+
+	if (database == NULL || !slate_database_has_our_redis(database))
 		slate_strict_refuse();
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		slate_strict_fail(slate_redis_error());

@@ -120,7 +120,7 @@ static Oid	extension_oid = InvalidOid;
 static char *own_settings = NULL;
 static bool is_outdated = false;
 
-/* What Redis has refused, as told in the log and to slate_cache.health. */
+/* The last refusal of Redis that was logged since all went well. */
 static char told_refusal[SLATE_REASON_SIZE];
 
 /* The pass that is under way. */
@@ -381,12 +381,10 @@ note_failure(void)
 	const char *refusal = slate_redis_refusal();
 
 	pg_atomic_fetch_add_u32(&database->failing, 1);
-	if (strcmp(refusal, told_refusal) == 0)
+	slate_database_note_refusal(database, refusal);
+	if (refusal[0] == '\0' || strcmp(refusal, told_refusal) == 0)
 		return;
 	strlcpy(told_refusal, refusal, sizeof(told_refusal));
-	slate_database_note_refusal(database, refusal);
-	if (refusal[0] == '\0')
-		return;
 	slate_events_note(EVENT_REFUSED, MyDatabaseId, "%s: %s",
 					  slate_redis_server_name(), refusal);
 	ereport(LOG,
@@ -400,10 +398,7 @@ static void
 note_recovery(void)
 {
 	pg_atomic_write_u32(&database->failing, 0);
-	if (told_refusal[0] == '\0')
-		return;
 	told_refusal[0] = '\0';
-	slate_database_note_refusal(database, "");
 }
 
 /*

@@ -39,7 +39,8 @@ sub journal_empties
 
 sub redis_detail { $session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'redis'}) }
 
-# What fails while a session and the worker have two urls counts as lost: until neither has.
+# What fails while the session has another url than the worker counts as lost; so both are to have
+# the new one.
 sub reload
 {
     my ($url) = split /\n/, $node->safe_psql('postgres', q{

@@ -274,6 +274,12 @@ my $check = q{SELECT ok, detail FROM slate_cache.health WHERE "check" = 'worker'
 like($left->query($check), qr/^f\|process \d+ has another slate_cache\.url than this session/, 'health says so there');
 like($session->query($check), qr/^t\|running, process \d+$/, 'and not elsewhere');
 
+$left->query(q{BEGIN; INSERT INTO sale VALUES (1); PREPARE TRANSACTION 'left'});
+like($left->error, qr/cannot PREPARE .*HINT:.*slate_cache\.url of the database's worker/s, 'PREPARE is refused there');
+$left->query('ROLLBACK');
+$left->query(q{SET slate_cache.mode = 'strict'; INSERT INTO sale VALUES (1)});
+like($left->error, qr/needs slate_cache's journal and worker/, 'and so is mode strict');
+
 # The worker follows a reload.  Everything moves to the database 2; what waits
 # is told there.
 stop_worker();

@@ -20,6 +20,8 @@ my $well = q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" IN ('redi
 my $refused = q{SELECT string_agg("check", ' ') FROM slate_cache.health WHERE NOT ok AND detail ~* 'perm|can.t run'};
 SlateNode::wait_for($node, $well);
 
+sub scans_refused { return $redis->cli('INFO', 'commandstats') =~ /^cmdstat_scan:.*rejected_calls=(\d+)/m ? $1 : 0 }
+
 foreach my $command (qw(unlink scan set evalsha))
 {
     $session->query("TRUNCATE item; INSERT INTO item VALUES (1, 'old'), (2, 'old'), (3, 'old')");
@@ -32,11 +34,18 @@ foreach my $command (qw(unlink scan set evalsha))
     is($session->error, '', "-$command: so does a TRUNCATE");
     SlateNode::wait_for($node, "SELECT ($refused) IS NOT NULL");
     pass("-$command: health tells what is refused: " . $node->safe_psql('postgres', $refused));
+    if ($command eq 'scan')
+    {
+        my $tried = scans_refused();
+        SlateRedis::wait_until(sub { scans_refused() > $tried + 2 }, 'the worker has tried again');
+        is(scalar(SlateNode::messages($node, qr/Redis refuses what slate_cache tells it: .*scan/i)), '1', "-$command: the log tells once");
+    }
     $redis->cli('ACL', 'SETUSER', 'slate', "+$command");
     SlateNode::wait_for($node, $well);
     is(SlateCheck::present($redis, map { "shop:item:$_" } 1, 2, 3, 20), '0', "+$command: nothing old is left");
 }
-cmp_ok(scalar(SlateNode::messages($node, qr/Redis refuses what slate_cache tells it: .*(?i:perm|can.t run)/)), '>=', 4, 'the log tells, too');
+my @told = SlateNode::messages($node, qr/Redis refuses what slate_cache tells it: .*(?i:perm|can.t run)/);
+cmp_ok(scalar @told, '>=', 4, 'the log tells, too');
 is($node->safe_psql('postgres', q{SELECT count(*) > 3 FROM slate_cache.events WHERE kind = 'refused' AND detail ~* 'perm|can.t run'}), 't', 'and the events');
 SlateNode::unharmed($node);
 done_testing();
