@@ -10,6 +10,9 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 PG_CPPFLAGS = -Isrc
 SHLIB_LINK = -lhiredis
 
+# TLS comes from the library that the server itself is linked with.
+SHLIB_LINK += $(if $(filter openssl,$(with_ssl)),-lssl -lcrypto)
+
 # The server's headers leave parameters unused, and its macros mix signs.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
 

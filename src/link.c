@@ -7,7 +7,8 @@
  * their timeout at each signal and cannot be cancelled; its non-blocking ones
  * try one address of a name, leave the socket open across exec(), and copy
  * what they send.  What remains is small: a socket, recv(2) with a timeout of its
- * own, poll(2), and a redisReader.
+ * own, poll(2), and a redisReader; with TLS, tls.c is in front of send(2) and
+ * recv(2).
  *
  * Invariants:
  *
@@ -46,11 +47,7 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/pmsignal.h"
-
-/* Where it is missing, the backend's ignoring SIGPIPE has to do. */
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
+#include "tls.h"
 
 /* Longest poll() of an interruptible wait, and of any wait, in ms. */
 #define INTERRUPTIBLE_SLICE 50
@@ -127,7 +124,8 @@ slate_link_now(void)
 bool
 slate_link_same_address(const SlateAddress *a, const SlateAddress *b)
 {
-	return a->is_unix == b->is_unix && a->port == b->port &&
+	return a->is_unix == b->is_unix && a->is_tls == b->is_tls &&
+		a->port == b->port &&
 		strcmp(a->host, b->host) == 0;
 }
 
@@ -259,6 +257,8 @@ return_buffer(SlateLink *link)
 static void
 close_socket(SlateLink *link)
 {
+	slate_tls_end(link->tls);
+	link->tls = NULL;
 	if (link->fd < 0)
 		return;
 
@@ -488,6 +488,31 @@ open_tcp(SlateLink *link, const SlateAddress *address,
 	return timed_out ? LINK_TIMEOUT : status;
 }
 
+/* Have the server prove who it is, and agree with it on keys. */
+static SlateLinkStatus
+secure(SlateLink *link, const char *host, int64 deadline, SlateWait wait)
+{
+	link->tls = slate_tls_start(link->fd, host);
+	if (link->tls == NULL)
+		return fail(link, LINK_UNREACHABLE, "%s", slate_tls_error());
+
+	for (;;)
+	{
+		SlateTlsStatus step = slate_tls_shake_hands(link->tls);
+		short		ready;
+
+		if (step == TLS_DONE)
+			return LINK_OK;
+		if (step == TLS_FAILED)
+			return fail(link, LINK_UNREACHABLE, "could not connect by TLS: %s",
+						slate_tls_error());
+		if (wait_for(link->fd, step == TLS_WANTS_WRITE ? POLLOUT : POLLIN,
+					 &ready, deadline, wait) != LINK_OK)
+			return fail(link, LINK_TIMEOUT,
+						"timed out in the TLS handshake");
+	}
+}
+
 /*
  * From here on recv(2) waits, for a moment; whoever does not want that says
  * so.  A socket that refuses goes on not to wait, which is as well.
@@ -520,6 +545,8 @@ slate_link_open(SlateLink *link, const SlateAddress *address,
 		status = open_unix(link, address->host, deadline, wait);
 	else
 		status = open_tcp(link, address, known, deadline, wait);
+	if (status == LINK_OK && address->is_tls)
+		status = secure(link, address->host, deadline, wait);
 
 	if (status == LINK_OK)
 	{
@@ -565,30 +592,50 @@ slate_link_usable(SlateLink *link)
 	return false;
 }
 
-/* Send what the socket takes right now. */
+static ssize_t
+send_bytes(SlateLink *link, const char *bytes, size_t len)
+{
+	if (link->tls != NULL)
+		return slate_tls_send(link->tls, bytes, len);
+	return send(link->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t
+receive_bytes(SlateLink *link, char *buffer, size_t size, int flags)
+{
+	if (link->tls != NULL)
+		return slate_tls_recv(link->tls, buffer, size, flags);
+	return recv(link->fd, buffer, size, flags);
+}
+
+/* Why one of these has failed. */
+static const char *
+io_error(const SlateLink *link)
+{
+	return link->tls != NULL ? slate_tls_error() : strerror(errno);
+}
+
+/* Send what the socket takes right now; by TLS that goes record by record. */
 static SlateLinkStatus
 send_some(SlateLink *link, Exchange *exchange)
 {
-	ssize_t		sent;
-
-	if (exchange->len == 0)
-		return LINK_OK;
-
-	do
-		sent = send(link->fd, exchange->bytes, exchange->len,
-					MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (sent < 0 && errno == EINTR);
-
-	if (sent < 0)
+	while (exchange->len > 0)
 	{
-		if (errno == EAGAIN || errno == EWOULDBLOCK)
-			return LINK_OK;
-		return fail(link, LINK_BROKEN,
-					"could not send: %s", strerror(errno));
-	}
+		ssize_t		sent = send_bytes(link, exchange->bytes, exchange->len);
 
-	exchange->bytes += sent;
-	exchange->len -= sent;
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return LINK_OK;
+		if (sent < 0)
+			return fail(link, LINK_BROKEN,
+						"could not send: %s", io_error(link));
+
+		exchange->bytes += sent;
+		exchange->len -= sent;
+		if (link->tls == NULL)
+			return LINK_OK;
+	}
 	return LINK_OK;
 }
 
@@ -682,9 +729,10 @@ is_done(const Exchange *exchange)
 }
 
 /*
- * Read what is there; flags are those of the first recv(2).  The clock stops a
- * server that sends faster than we read; the next wait then finds that the
- * time is over.
+ * Read what is there; flags are those of the first recv(2).  A piece that does
+ * not fill the buffer was all, except by TLS, where it was a record.  The clock
+ * stops a server that sends faster than we read; the next wait then finds that
+ * the time is over.
  */
 static SlateLinkStatus
 receive_some(SlateLink *link, Exchange *exchange, int flags)
@@ -694,7 +742,7 @@ receive_some(SlateLink *link, Exchange *exchange, int flags)
 	for (;;)
 	{
 		SlateLinkStatus status;
-		ssize_t		got = recv(link->fd, buffer, sizeof(buffer), flags);
+		ssize_t		got = receive_bytes(link, buffer, sizeof(buffer), flags);
 
 		if (got < 0 && errno == EINTR && flags == 0)
 			return LINK_OK;
@@ -705,13 +753,14 @@ receive_some(SlateLink *link, Exchange *exchange, int flags)
 			return LINK_OK;
 		if (got < 0)
 			return fail(link, LINK_BROKEN,
-						"could not receive: %s", strerror(errno));
+						"could not receive: %s", io_error(link));
 		if (got == 0)
 			return fail(link, LINK_BROKEN,
 						"the server closed the connection");
 
 		status = take_bytes(link, exchange, buffer, got);
-		if (status != LINK_OK || got < READ_SIZE || is_done(exchange))
+		if (status != LINK_OK || is_done(exchange) ||
+			(got < READ_SIZE && link->tls == NULL))
 			return status;
 		if (slate_link_now() >= exchange->deadline)
 			return LINK_OK;
@@ -754,6 +803,31 @@ receive_at_once(SlateLink *link, Exchange *exchange)
 }
 
 /*
+ * Wait until there is something to be read, or more can be sent.  By TLS, data
+ * may be there already, and to read may need to send.
+ */
+static SlateLinkStatus
+wait_for_exchange(SlateLink *link, Exchange *exchange, short *ready)
+{
+	bool		sends = exchange->len > 0;
+
+	if (link->tls != NULL)
+	{
+		sends |= slate_tls_wants_write(link->tls);
+		*ready = POLLIN;
+		if (slate_tls_has_more(link->tls) &&
+			slate_link_now() < exchange->deadline)
+			return LINK_OK;
+	}
+	if (wait_for(link->fd, sends ? POLLIN | POLLOUT : POLLIN, ready,
+				 exchange->deadline, exchange->wait) != LINK_OK)
+		return fail(link, LINK_TIMEOUT,
+					"timed out with %d of %d replies received",
+					exchange->received, exchange->nreplies);
+	return LINK_OK;
+}
+
+/*
  * Send and receive until both are done.  The first send needs no poll(): the
  * connection is idle, so its buffer has room.
  */
@@ -771,17 +845,14 @@ run_exchange(SlateLink *link, Exchange *exchange)
 
 	while (!is_done(exchange))
 	{
-		short		events = (exchange->len > 0) ? POLLIN | POLLOUT : POLLIN;
 		short		ready;
 
-		if (wait_for(link->fd, events, &ready, exchange->deadline,
-					 exchange->wait) != LINK_OK)
-			return fail(link, LINK_TIMEOUT,
-						"timed out with %d of %d replies received",
-						exchange->received, exchange->nreplies);
+		status = wait_for_exchange(link, exchange, &ready);
+		if (status != LINK_OK)
+			return status;
 
 		/* end of file and errors are things to be read */
-		if (ready & ~POLLOUT)
+		if ((ready & ~POLLOUT) || link->tls != NULL)
 		{
 			status = receive_some(link, exchange, MSG_DONTWAIT);
 			if (status != LINK_OK)

@@ -17,6 +17,11 @@
 
 #include <hiredis/hiredis.h>
 
+/* Where it is missing, the backend's ignoring SIGPIPE has to do. */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
 typedef enum SlateLinkStatus
 {
 	LINK_OK,
@@ -42,6 +47,7 @@ typedef enum SlateLinkStatus
 typedef struct SlateAddress
 {
 	bool		is_unix;
+	bool		is_tls;			/* by TCP alone */
 	char		host[256];		/* name, IPv4 or IPv6 address; or socket path */
 	int			port;
 } SlateAddress;
@@ -74,6 +80,7 @@ typedef struct SlateLink
 	redisReader *reader;		/* NULL when there is no connection: then all
 								 * but error is void */
 	int			fd;				/* the socket, or -1 before there is one */
+	struct SlateTls *tls;		/* what speaks TLS on it, or NULL */
 	bool		mid_exchange;	/* set while connecting and while replies are
 								 * outstanding; whoever finds it set at the
 								 * start of an exchange knows that the last
@@ -135,8 +142,9 @@ extern SlateLinkStatus slate_link_look_up(const SlateAddress *address,
  * looked up, so that this must never be called after a commit.  The addresses
  * (the first eight) are tried in turn within the deadline, each with an equal
  * share of the time that is left, so that one that swallows packets does not
- * keep the next from its turn.  TCP sockets get TCP_NODELAY and keepalive; all
- * are close-on-exec, and counted with AcquireExternalFD().
+ * keep the next from its turn.  With TLS the server must prove within the rest
+ * of the time who it is, see tls.h.  TCP sockets get TCP_NODELAY and keepalive;
+ * all are close-on-exec, and counted with AcquireExternalFD().
  */
 extern SlateLinkStatus slate_link_open(SlateLink *link,
 									   const SlateAddress *address,
@@ -153,8 +161,8 @@ extern bool slate_link_is_open(const SlateLink *link);
 
 /*
  * Is there a connection with nothing wrong in sight?  An idle connection on
- * which anything can be read (the server's end of file above all) is not
- * usable.  Does not block; closes the connection when the answer is no.
+ * which anything can be read (the server's end of file above all; by TLS also
+ * what is no data, such as new keys) is not usable.  Does not block; closes the connection when the answer is no.
  */
 extern bool slate_link_usable(SlateLink *link);
 

@@ -30,6 +30,7 @@
 #include "redis.h"
 #include "sentinel.h"
 #include "storage/ipc.h"
+#include "tls.h"
 #include "url.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -276,6 +277,7 @@ link_failed(SlateLinkStatus status, int timeout)
 void
 slate_redis_reconfigure(void)
 {
+	slate_tls_reconfigure();
 	settings_stale = true;
 	unloaded_key = 0;
 }
@@ -347,13 +349,12 @@ static void
 write_address(char *text, size_t size, const SlateAddress *address)
 {
 	if (address->host[0] == '\0')
-		text[		0] = '\0';
-
+		text[0] = '\0';
 	else if (address->is_unix)
 		snprintf(text, size, "unix:%s", address->host);
 	else
-		snprintf(text, size, strchr(address->host, ':') ? "[%s]:%d" : "%s:%d",
-				 address->host, address->port);
+		snprintf(text, size, strchr(address->host, ':') ? "%s[%s]:%d" : "%s%s:%d",
+				 address->is_tls ? "tls:" : "", address->host, address->port);
 }
 
 const char *

@@ -32,7 +32,8 @@ typedef enum SlateRedisStatus
 
 /*
  * Settings of this room, set by the module's GUCs.  slate_redis_reconfigure()
- * must be called after the url or the password file has changed: it only makes
+ * must be called after the url, the password file or a setting of tls.h has
+ * changed: it only makes
  * a note, so that it may be called from an assign hook; the next
  * slate_redis_prepare() closes the connection and reads the settings anew.
  */
@@ -143,8 +144,8 @@ extern const char *slate_redis_refusal(void);
 extern void slate_redis_forget_refusal(void);
 
 /*
- * "unix:/path db 0", "host:6379 db 0", "[::1]:6379 db 0", or "sentinel master
- * mymaster at host:6379 db 0", without credentials: the server of the last
+ * "unix:/path db 0", "host:6379 db 0", "tls:host:6379 db 0", "[::1]:6379 db 0",
+ * or "sentinel master mymaster at host:6379 db 0", without credentials: the server of the last
  * slate_redis_prepare(), or, before the first, the one it will try.
  */
 extern const char *slate_redis_server_name(void);

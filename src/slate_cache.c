@@ -40,6 +40,7 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "tcop/utility.h"
+#include "tls.h"
 #include "traffic.h"
 #include "url.h"
 #include "utils/guc.h"
@@ -107,7 +108,7 @@ define_connection_settings(void)
 {
 	DefineCustomStringVariable("slate_cache.url",
 							   "Where Redis is.",
-							   "redis://[user[:password]@]host[:port][/db], unix:///path[?db=n] or sentinel://host[:port],.../master[/db].",
+							   "redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS, unix:///path[?db=n] or sentinel://host[:port],.../master[/db].",
 							   &slate_redis_url, "redis://localhost:6379/0",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   check_url, assign_connection, NULL);
@@ -132,6 +133,35 @@ define_connection_settings(void)
 							"The next use connects anew.",
 							&slate_redis_idle_timeout, 60, 0, 86400,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static void
+define_tls_settings(void)
+{
+	DefineCustomStringVariable("slate_cache.tls_ca_file",
+							   "File of the certificates that a Redis of a rediss:// url is trusted by.",
+							   "In PEM. Empty: those that the system trusts.",
+							   &slate_tls_ca_file, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, assign_connection, NULL);
+	DefineCustomStringVariable("slate_cache.tls_cert_file",
+							   "File of the certificate that is shown to Redis.",
+							   "In PEM, with those that it was signed with, if there are such. Empty: none is shown.",
+							   &slate_tls_cert_file, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, assign_connection, NULL);
+	DefineCustomStringVariable("slate_cache.tls_key_file",
+							   "File of the key of slate_cache.tls_cert_file.",
+							   "In PEM, without a passphrase. Empty: it is in the certificate's file.",
+							   &slate_tls_key_file, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, assign_connection, NULL);
+	DefineCustomStringVariable("slate_cache.tls_server_name",
+							   "Name or address that the certificate of Redis must have.",
+							   "Empty: the url's host.",
+							   &slate_tls_server_name, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, assign_connection, NULL);
 }
 
 static void
@@ -357,6 +387,7 @@ void
 _PG_init(void)
 {
 	define_connection_settings();
+	define_tls_settings();
 	define_cache_settings();
 	if (process_shared_preload_libraries_in_progress)
 		define_shared_settings();

@@ -257,7 +257,7 @@ split_credentials(Span *host, SlateUrl *url)
 	return parse_credentials(credentials, url);
 }
 
-/* What follows redis:// */
+/* What follows redis:// or rediss:// */
 static const char *
 parse_redis_url(Span host, SlateUrl *url)
 {
@@ -266,7 +266,7 @@ parse_redis_url(Span host, SlateUrl *url)
 	const char *error;
 
 	if (find_in(host, '?') != NULL)
-		return "A redis:// url takes no parameters; a question mark in a password is written %3F.";
+		return "A redis:// or rediss:// url takes no parameters; a question mark in a password is written %3F.";
 	if (find_in(host, '#') != NULL)
 		return "A url has no fragment here; a number sign in a password is written %23.";
 
@@ -421,10 +421,13 @@ parse_any_url(const char *text, SlateUrl *url)
 	if (has_scheme(text, "sentinel://", &rest))
 		return parse_sentinel_url(rest, url);
 	if (has_scheme(text, "rediss://", &rest))
-		return "TLS (rediss://) is not supported by this version.";
+	{
+		url->address.is_tls = true;
+		return parse_redis_url(rest, url);
+	}
 	if (has_scheme(text, "cluster://", &rest))
 		return "Redis Cluster (cluster://) is not supported by this version.";
-	return "The url must begin with redis://, unix:// or sentinel://.";
+	return "The url must begin with redis://, rediss://, unix:// or sentinel://.";
 }
 
 bool

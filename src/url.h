@@ -22,12 +22,13 @@ typedef struct SlateUrl
 } SlateUrl;
 
 /*
- * Parse redis://[user[:password]@]host[:port][/db], unix:///path[?db=n], or
+ * Parse redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS,
+ * unix:///path[?db=n], or
  * sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db].
  * Percent escapes are decoded in user, password and path; an IPv6 address
  * stands in brackets.  redis://:password@host gives a password without a
- * user.  rediss:// and cluster:// are recognised and refused as not supported
- * by this version.  On failure return false and set *error to a constant
+ * user.  cluster:// is recognised and refused as not supported by this
+ * version.  On failure return false and set *error to a constant
  * message, worded as an errdetail sentence, which never repeats the url (it
  * may hold a password); *url is then undefined.
  */

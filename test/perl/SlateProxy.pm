@@ -4,6 +4,10 @@
 #   use SlateProxy;
 #   my $proxy = SlateProxy->new($redis);
 #   $proxy->url;                               # for slate_cache.url
+#   my $proxy = SlateProxy->new($redis,
+#       tls => 1,                              # before its TLS port
+#       piece => 100);                         # passes on at most so many bytes
+#                                              # at a time
 #
 # It passes everything on until it is told what to do when a client's bytes
 # match a pattern:
@@ -25,6 +29,8 @@
 #                                              # within the bounds, in order;
 #                                              # a request also when its client
 #                                              # has gone
+#   $proxy->trickle;                           # what Redis sends comes by two
+#                                              # bytes each 5 ms
 #   $proxy->refuse;                            # closes all connections, and new
 #                                              # ones as they come
 #   $proxy->pass;                              # as at first, for new bytes
@@ -45,21 +51,30 @@ use POSIX ();
 use Socket;
 use Time::HiRes qw(sleep time);
 
+# Of the proxy's own process.
+my $piece = 1 << 20;
+
 sub new
 {
-    my ($class, $redis) = @_;
+    my ($class, $redis, %args) = @_;
     my $listener = IO::Socket::INET->new(
         LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 64)
       or croak "no free port: $!";
     socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
       or croak "socketpair: $!";
-    my $self = bless { port => $listener->sockport, control => $ours, owner => $$ }, $class;
+    my $self = bless {
+        port => $listener->sockport,
+        scheme => $args{tls} ? 'rediss' : 'redis',
+        control => $ours,
+        owner => $$,
+    }, $class;
 
     my $pid = fork() // croak "fork: $!";
     if ($pid == 0)
     {
         close $ours;
-        eval { serve($listener, $its, $redis->socket); 1 }
+        $piece = $args{piece} // $piece;
+        eval { serve($listener, $its, $args{tls} ? $redis->tls_port : $redis->socket); 1 }
           or print STDERR "proxy: $@";
         POSIX::_exit(0);
     }
@@ -69,10 +84,11 @@ sub new
     return $self;
 }
 
-sub url { return "redis://127.0.0.1:$_[0]{port}/0" }
+sub url { return "$_[0]{scheme}://127.0.0.1:$_[0]{port}/0" }
 
 sub answer { my ($self, $what, $bytes) = @_; $self->order('answer', $what, $bytes); return }
 sub hold { my ($self, $what) = @_; $self->order('hold', $what); return }
+sub trickle { $_[0]->order('trickle', qr/\A/); return }
 sub release { $_[0]->order('release'); return }
 sub pass { $_[0]->order('pass'); return }
 sub refuse { $_[0]->order('refuse'); return }
@@ -142,7 +158,7 @@ my @delayed;
 
 sub serve
 {
-    my ($listener, $control, $path) = @_;
+    my ($listener, $control, $where) = @_;
     local $SIG{PIPE} = 'IGNORE';
     $control->autoflush(1);
     $select = IO::Select->new($listener, $control);
@@ -152,7 +168,7 @@ sub serve
         my $rest = @delayed ? $delayed[0][0] - time : undef;
         foreach my $ready ($select->can_read(defined $rest && $rest < 0 ? 0 : $rest))
         {
-            if ($ready == $listener) { accept_client($listener, $path); }
+            if ($ready == $listener) { accept_client($listener, $where); }
             elsif ($ready == $control)
             {
                 # Orders come one at a time, so no line is left in the buffer.
@@ -191,11 +207,13 @@ sub obey
 
 sub accept_client
 {
-    my ($listener, $path) = @_;
+    my ($listener, $where) = @_;
     my $client = $listener->accept or return;
     $rule{connections}++;
     return close $client if $rule{action} eq 'refuse';
-    my $server = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path);
+    my $server = $where =~ /^\d+$/
+      ? IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $where)
+      : IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $where);
     return close $client unless $server;
     $connections{$client} = $connections{$server} = { client => $client, server => $server };
     $select->add($client, $server);
@@ -222,7 +240,7 @@ sub end_connection
 sub from_client
 {
     my ($connection) = @_;
-    my $got = sysread $connection->{client}, my $bytes, 1 << 20;
+    my $got = sysread $connection->{client}, my $bytes, $piece;
     if (!$got)
     {
         # What is held, and what is on its way, outlives its client.
@@ -235,7 +253,7 @@ sub from_client
 
     my $matches = defined $rule{what} ? () = $bytes =~ /$rule{what}/g : 0;
     $rule{matches} += $matches;
-    if (!$matches || $rule{action} =~ /^(pass|delay)$/) { pass_on($connection, 'server', $bytes); }
+    if (!$matches || $rule{action} =~ /^(pass|delay|trickle)$/) { pass_on($connection, 'server', $bytes); }
     elsif ($rule{action} eq 'hold') { $connection->{held} = $bytes; }
     elsif ($rule{action} eq 'answer') { put($connection->{client}, $rule{bytes} x $matches); }
     elsif ($rule{bytes} eq '') { end_connection($connection); }
@@ -250,7 +268,8 @@ sub from_client
 sub from_server
 {
     my ($connection) = @_;
-    my $got = sysread $connection->{server}, my $bytes, 1 << 20;
+    my $trickles = $rule{action} eq 'trickle';
+    my $got = sysread $connection->{server}, my $bytes, $trickles ? 2 : $piece;
     if (!$got)
     {
         return end_connection($connection) unless is_due($connection, 'client');
@@ -259,6 +278,7 @@ sub from_server
     }
     $bytes = substr $bytes, 0, $connection->{left} if defined $connection->{left};
     pass_on($connection, 'client', $bytes);
+    sleep 0.005 if $trickles;
     end_connection($connection) if defined $connection->{left};
     return;
 }

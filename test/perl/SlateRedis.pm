@@ -5,12 +5,15 @@
 #   my $redis = SlateRedis->new;                  # started, on a Unix socket
 #   my $redis = SlateRedis->new(
 #       port => 1,                                # on a free TCP port as well
+#       tls => SlateCerts->new,                   # on one by TLS as well, with
+#                                                 # the certificate "redis"
 #       config => { requirepass => 'secret', maxmemory => '4mb' },
 #       start => 0);                              # not yet
 #
 #   $redis->cli('SET', 'k', 'v');                 # redis-cli's output, chomped
 #   $redis->url; $redis->url(tcp => 1, db => 2);  # for slate_cache.url
-#   $redis->socket; $redis->port; $redis->pid; $redis->log;
+#   $redis->url(tls => 1);
+#   $redis->socket; $redis->port; $redis->tls_port; $redis->pid; $redis->log;
 #   $redis->start; $redis->stop; $redis->restart; $redis->kill9;
 #   $redis->pause; $redis->resume;                # SIGSTOP, SIGCONT: a hang
 #   $redis->config(requirepass => 'other');       # CONFIG SET, kept on restart
@@ -50,9 +53,11 @@ sub new
         config => { %{ $args{config} // {} } },
         password => undef,
         port => $args{port} ? free_port() : 0,
+        tls_port => $args{tls} ? free_port() : 0,
         owner => $$,
     }, $class;
     $self->{password} = $self->{config}{requirepass};
+    $self->{config} = { tls_config($args{tls}, $self->{tls_port}), %{ $self->{config} } } if $args{tls};
     $servers{ Scalar::Util::refaddr($self) } = $self;
     Scalar::Util::weaken($servers{ Scalar::Util::refaddr($self) });
     $self->start unless defined $args{start} && !$args{start};
@@ -67,8 +72,20 @@ sub free_port
     return $probe->sockport;
 }
 
+sub tls_config
+{
+    my ($certs, $port) = @_;
+    return (
+        'tls-port' => $port,
+        'tls-ca-cert-file' => $certs->ca,
+        'tls-cert-file' => $certs->file('redis.crt'),
+        'tls-key-file' => $certs->file('redis.key'),
+        'tls-auth-clients' => 'no');
+}
+
 sub socket { return $_[0]{socket} }
 sub port { return $_[0]{port} }
+sub tls_port { return $_[0]{tls_port} }
 sub pid { return $_[0]{pid} }
 
 sub log
@@ -79,7 +96,7 @@ sub log
     return <$file>;
 }
 
-# The address as slate_cache.url wants it.  tcp => 1 gives the TCP port's, with
+# The address as slate_cache.url wants it.  tcp => 1, or tls, gives that port's, with
 # the password that the server has, or with password => 'x' another, or none
 # (undef).  A Unix socket's url has no room for a password: it comes from
 # slate_cache.password_file.
@@ -87,12 +104,13 @@ sub url
 {
     my ($self, %args) = @_;
     my $db = $args{db} // 0;
-    return "unix://$self->{socket}" . ($db ? "?db=$db" : '') unless $args{tcp};
+    return "unix://$self->{socket}" . ($db ? "?db=$db" : '') unless $args{tcp} || $args{tls};
 
-    croak 'this server has no TCP port' unless $self->{port};
+    my ($scheme, $port) = $args{tls} ? ('rediss', $self->{tls_port}) : ('redis', $self->{port});
+    croak 'this server has no such port' unless $port;
     my $password = exists $args{password} ? $args{password} : $self->{password};
     my $login = defined $password ? ":$password\@" : '';
-    return "redis://${login}127.0.0.1:$self->{port}/$db";
+    return "$scheme://${login}127.0.0.1:$port/$db";
 }
 
 sub start

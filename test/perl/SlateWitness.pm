@@ -38,6 +38,7 @@ use IO::Select;
 use IPC::Open3 ();
 use List::Util qw(sum0);
 use POSIX ();
+use SlateCerts;
 use SlateNode;
 use SlateProxy;
 use SlateRedis;
@@ -215,7 +216,7 @@ sub main
     my $out = Test::More->builder->output;
     $out->autoflush(1);
     my %given = map { my $value = $ENV{"SLATE_HISTORY_\U$_"}; ($value // '') ne '' ? ($_ => $value) : () }
-      qw(mode seconds reads faults seed rows writers readers askers naive near mean prepared);
+      qw(mode seconds reads faults seed rows writers readers askers naive near mean prepared tls);
     if (($given{faults} // '') eq 'help')
     {
         print $out join(' ', fault_names()), "\n";
@@ -243,9 +244,13 @@ sub build
 sub start_servers
 {
     my ($self) = @_;
-    $self->{redis} = SlateRedis->new(config => { maxclients => 1000 });
+    my $certs = $self->{certs} = $self->{tls} ? SlateCerts->new : undef;
+    $self->{redis} = SlateRedis->new(tls => $certs, config => { maxclients => 1000 });
     $self->{proxy} = SlateProxy->new($self->{redis}) if grep { $faults{$_}{proxy} } @{ $self->{chosen} };
+    croak 'a proxy does not see into TLS' if $certs && $self->{proxy};
+    my $url = $self->{proxy} ? $self->{proxy}->url : $self->{redis}->url(tls => $certs);
     my %conf = (
+        $certs ? ('slate_cache.tls_ca_file' => $certs->ca) : (),
         restart_after_crash => 'on', deadlock_timeout => '50ms', max_connections => 60,
         max_prepared_transactions => 40, log_statement => 'none', log_min_messages => 'log',
         log_min_error_statement => 'panic');
@@ -258,7 +263,7 @@ sub start_servers
         $conf{'slate_cache.mode'} = $self->{mode} eq 'mixed' ? 'strict' : $self->{mode};
         $conf{'slate_cache.near_memory'} = $self->{near} if $self->{near};
     }
-    my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $self->{proxy} ? $self->{proxy}->url : $self->{redis},
+    my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $url,
         extension => !$self->{naive}, conf => \%conf);
 
     my %values = (LIBRARY => "$self->{built}/naive.so", SOCKET => $self->{redis}->socket,

@@ -74,9 +74,10 @@ BEGIN
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'password_file: not shown';
 END $$;
-SELECT name FROM pg_settings WHERE name IN ('slate_cache.url', 'slate_cache.password_file', 'slate_cache.mode');
+SELECT name FROM pg_settings WHERE name IN ('slate_cache.url', 'slate_cache.password_file', 'slate_cache.tls_key_file', 'slate_cache.mode');
 SET slate_cache.url = 'redis://elsewhere';
 SET slate_cache.password_file = '/etc/passwd';
+SET slate_cache.tls_ca_file = '/etc/passwd';
 SET slate_cache.timeout = 60000;
 SET slate_cache.max_pending = '1GB';
 SET slate_cache.max_value = '64MB';
