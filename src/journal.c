@@ -9,7 +9,7 @@
  * survive what it survives.  In the steady state nobody reads them: the worker
  * lets the transactions write to the one table, and when all that are in
  * the other have told Redis, it truncates that.  See doubt.c for how that is
- * known, worker.c for how the rows of those that have not are replayed.
+ * known, replay.c for how the rows of those that have not are replayed.
  *
  * The tables have no index and no TOAST table; a row is smaller than a page.
  * They are written through the access method, below privileges, triggers and

@@ -38,7 +38,7 @@
  *	  see ring.c and drain.c.
  *
  * 5. Sweep.  If globs were among it, keys that no index knows are looked for
- *	  with what is left of the time; the worker does the rest, see worker.c.
+ *	  with what is left of the time; the worker does the rest, see replay.c.
  *
  * 6. Acknowledge.  A transaction that has told all lets go of its place in the
  *	  journal; of others the worker replays the row, as DROPs.

@@ -12,6 +12,7 @@
 #include "database.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "pgstat.h"
 #include "ring.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -86,6 +87,14 @@ slate_progress_enter(SlateProgress *progress, SlatePhase phase)
 		began[phase] = GetCurrentTimestamp();
 	pg_atomic_write_u64(&progress->since, (uint64) began[phase]);
 	pg_atomic_write_u32(&progress->phase, phase);
+}
+
+void
+slate_progress_show(SlateProgress *progress, SlatePhase phase,
+					const char *activity)
+{
+	slate_progress_enter(progress, phase);
+	pgstat_report_activity(STATE_RUNNING, activity);
 }
 
 void

@@ -57,6 +57,10 @@ extern void slate_progress_init(SlateProgress *progress);
  */
 extern void slate_progress_enter(SlateProgress *progress, SlatePhase phase);
 
+/* Likewise, and tell pg_stat_activity what it does. */
+extern void slate_progress_show(SlateProgress *progress, SlatePhase phase,
+								const char *activity);
+
 /* The worker ends. */
 extern void slate_progress_leave(SlateProgress *progress);
 

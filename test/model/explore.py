@@ -17,7 +17,7 @@ WHAT IT IS
 
 Not the program but its rules, written a second time: scripts.py has those of
 the Lua in src/lua.c (conform.py compares the two); world.py those of
-pending.c, publish.c, strict.c, read.c, journal.c, trust.c and worker.c;
+pending.c, publish.c, strict.c, read.c, journal.c, trust.c and replay.c;
 scenarios.py says who meets whom.  From the first state of a scenario every
 step that anybody could take is taken, in every order, until no new state is
 found.  So what holds holds for these few actors and faults; what fails comes
