@@ -218,7 +218,7 @@ check_sources(Relation relation, const Attachment *attachment)
 
 		foreach(lc, attachment->sources[kind])
 		{
-			char	   *key = slate_rules_check(relation, kind, lfirst(lc));
+			char	   *key = slate_rule_check(relation, kind, lfirst(lc));
 
 			nrules++;
 			if (kind != RULE_ROW && kind != RULE_LIST)
@@ -290,7 +290,7 @@ trigger_arguments(const Attachment *attachment)
 		foreach(lc, attachment->sources[kind])
 		{
 			appendStringInfo(&arguments, "%s%s, %s", separator,
-							 quote_literal_cstr(slate_rules_kind_name(kind)),
+							 quote_literal_cstr(slate_rule_kind_name(kind)),
 							 quote_literal_cstr(lfirst(lc)));
 			separator = ", ";
 		}
@@ -683,7 +683,7 @@ put_rule(ReturnSetInfo *result, const SlateRule *rule)
 	SlateRule  *bound = rule->kind == RULE_ROW ? bind_if_unlocked(rule) : NULL;
 
 	row[0] = ObjectIdGetDatum(rule->relation->relid);
-	row[1] = CStringGetTextDatum(slate_rules_kind_name(rule->kind));
+	row[1] = CStringGetTextDatum(slate_rule_kind_name(rule->kind));
 	row[2] = CStringGetTextDatum(rule->template->source);
 	if (rule->value_column)
 		row[3] = CStringGetTextDatum(rule->value_column);

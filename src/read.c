@@ -1001,5 +1001,5 @@ slate_read_ttl(SlateSlice key, const Interval *given)
 	if (given)
 		return slate_rules_interval_ttl(given);
 	ttl = slate_rules_ttl(key.start, key.len);
-	return ttl >= 0 ? ttl : (int64) slate_rules_default_ttl * 1000;
+	return ttl >= 0 ? ttl : (int64) slate_rule_default_ttl * 1000;
 }

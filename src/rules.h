@@ -5,8 +5,8 @@
  *
  * A table's rules are the arguments of its capture trigger, and nowhere else:
  * so they are dumped, restored, renamed, and dropped with the table, and
- * "\d table" shows them.  This room compiles them, caches the result in each
- * backend, and finds the rule that a key belongs to.
+ * "\d table" shows them.  This room has them compiled (rule.c), caches the result
+ * in each backend, and finds the rule that a key belongs to.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,70 +14,12 @@
 #define SLATE_RULES_H
 
 #include "access/htup.h"
-#include "access/tupdesc.h"
 #include "commands/trigger.h"
-#include "executor/spi.h"
-#include "row.h"
-#include "script.h"
-#include "template.h"
-#include "utils/rel.h"
+#include "rule.h"
 
 /* Names that slate_cache_attach() gives to its triggers. */
 #define SLATE_ROW_TRIGGER "slate_cache_row"
 #define SLATE_TRUNCATE_TRIGGER "slate_cache_truncate"
-
-typedef enum SlateRuleKind
-{
-	RULE_ROW,					/* the row, or one column of it, as JSON */
-	RULE_LIST,					/* a JSON array of the rows that share it */
-	RULE_DROP,					/* dropped on every change */
-	RULE_DELETE_DROP			/* dropped on DELETE and TRUNCATE */
-} SlateRuleKind;
-
-typedef struct SlateRelation SlateRelation;
-
-/*
- * One key template of a table.  The first part is what its text says; the
- * second what it means for the table's columns, in rules that are bound.
- */
-typedef struct SlateRule
-{
-	SlateRelation *relation;
-	SlateRuleKind kind;
-	char	   *source;			/* as given to attach */
-	SlateTemplate *template;
-	char	   *value_column;	/* RULE_ROW: NULL for the whole row */
-	char	   *wildcard;		/* glob of all its keys */
-	int64		ttl;			/* ms, 0 for none; rows and lists */
-
-	AttrNumber *attnums;		/* of the template's columns, in order */
-	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
-	SlateOrder	order;			/* SHARED unless a unique index orders writers */
-	SPIPlanPtr	plan;			/* loads one key, made on first use */
-	SPIPlanPtr	plan_many;		/* loads an array of keys; likewise */
-} SlateRule;
-
-/* The rules of one table.  Valid until the end of the transaction at least. */
-struct SlateRelation
-{
-	Oid			relid;
-	bool		enabled;		/* the trigger fires; see also
-								 * slate_rules_are_kept() */
-	bool		incomplete;		/* it has arguments that make no sense */
-	int			nrules;
-	SlateRule  *rules;
-
-	/* only if bound */
-	TupleDesc	desc;			/* a copy of our own */
-	bool		sets_values;	/* has rows whose values may be set; false if a
-								 * trigger cannot see all of a row, or the
-								 * table does not show the partition any more */
-	bool		needs_settings; /* some JSON depends on DateStyle etc. */
-	bool		key_needs_settings; /* some key does */
-	SlateRowFormat *format;		/* of its rows as JSON; or NULL, see row.h */
-	FmgrInfo   *outputs;		/* by attribute, of the key columns */
-	MemoryContext context;		/* holds all of it */
-};
 
 /* A key taken apart by a rule. */
 typedef struct SlateMatch
@@ -204,18 +146,6 @@ extern void slate_rules_end_of_transaction(void);
  * looks at memory.
  */
 extern bool slate_rules_is_current(const SlateRelation *relation);
-
-/*
- * Parsing for attach: checks one template against a table; ERRORs.  Returns
- * the key's part of it, without a column that is kept.
- */
-extern char *slate_rules_check(Relation relation, SlateRuleKind kind,
-							   const char *source);
-
-extern const char *slate_rules_kind_name(SlateRuleKind kind);
-
-/* TTL in seconds when no rule says; 0 for none. */
-extern int	slate_rules_default_ttl;
 
 /*
  * An interval as a TTL in ms: months have 30 days.  ERROR if it is not

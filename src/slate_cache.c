@@ -200,7 +200,7 @@ define_cache_settings(void)
 	DefineCustomIntVariable("slate_cache.default_ttl",
 							"Lifetime of a value whose rule has none; 0 for no end.",
 							NULL,
-							&slate_rules_default_ttl, 3600, 0, 10 * 366 * 86400,
+							&slate_rule_default_ttl, 3600, 0, 10 * 366 * 86400,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.guard_life",
 							"How long Redis remembers the version of a key after its last change.",
