@@ -30,7 +30,6 @@
 #include "redis.h"
 #include "sentinel.h"
 #include "storage/ipc.h"
-#include "tls.h"
 #include "url.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -277,7 +276,6 @@ link_failed(SlateLinkStatus status, int timeout)
 void
 slate_redis_reconfigure(void)
 {
-	slate_tls_reconfigure();
 	settings_stale = true;
 	unloaded_key = 0;
 }

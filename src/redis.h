@@ -32,8 +32,7 @@ typedef enum SlateRedisStatus
 
 /*
  * Settings of this room, set by the module's GUCs.  slate_redis_reconfigure()
- * must be called after the url, the password file or a setting of tls.h has
- * changed: it only makes
+ * must be called after the url or the password file has changed: it only makes
  * a note, so that it may be called from an assign hook; the next
  * slate_redis_prepare() closes the connection and reads the settings anew.
  */

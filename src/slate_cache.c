@@ -93,6 +93,13 @@ assign_connection(const char *newval pg_attribute_unused(),
 	slate_redis_reconfigure();
 }
 
+static void
+assign_tls(const char *newval, void *extra)
+{
+	slate_tls_reconfigure();
+	assign_connection(newval, extra);
+}
+
 /* Less would have no room for a value. */
 static bool
 check_near_memory(int *newval, void **extra, GucSource source)
@@ -143,25 +150,25 @@ define_tls_settings(void)
 							   "In PEM. Empty: those that the system trusts.",
 							   &slate_tls_ca_file, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, assign_connection, NULL);
+							   NULL, assign_tls, NULL);
 	DefineCustomStringVariable("slate_cache.tls_cert_file",
 							   "File of the certificate that is shown to Redis.",
 							   "In PEM, with those that it was signed with, if there are such. Empty: none is shown.",
 							   &slate_tls_cert_file, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, assign_connection, NULL);
+							   NULL, assign_tls, NULL);
 	DefineCustomStringVariable("slate_cache.tls_key_file",
 							   "File of the key of slate_cache.tls_cert_file.",
 							   "In PEM, without a passphrase. Empty: it is in the certificate's file.",
 							   &slate_tls_key_file, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, assign_connection, NULL);
+							   NULL, assign_tls, NULL);
 	DefineCustomStringVariable("slate_cache.tls_server_name",
 							   "Name or address that the certificate of Redis must have.",
 							   "Empty: the url's host.",
 							   &slate_tls_server_name, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, assign_connection, NULL);
+							   NULL, assign_tls, NULL);
 }
 
 static void
