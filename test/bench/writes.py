@@ -1,4 +1,5 @@
 """Write-through of one row per commit: candidates and their tables."""
+import os
 import subprocess
 import time
 
@@ -11,17 +12,20 @@ BASE = 'no trigger'
 ASYNC, COMMIT, STRICT = 'slate_cache async', 'slate_cache commit', 'slate_cache strict'
 NO_JOURNAL = 'slate_cache commit, no journal'
 BESIDE = 'no trigger, ideal SETs beside'
-MEMCACHE, PYTHON, NOTIFY, WAL2JSON, APP = (
+MEMCACHE, PYTHON, NOTIFY, WAL2JSON, APP, NODE = (
     'pgmemcache trigger', 'PL/Python trigger', 'LISTEN/NOTIFY and a consumer',
-    'wal2json and a consumer', 'app in C: UPDATE, then SET')
+    'wal2json and a consumer', 'app in C: UPDATE, then SET', 'app in JavaScript, likewise')
 
 # Their tables; the key of a row is table:id.
 TABLES = {BASE: 'w_base', BESIDE: 'w_beside', ASYNC: 'w_async', COMMIT: 'w_commit',
           STRICT: 'w_strict', NO_JOURNAL: 'w_unjournaled', MEMCACHE: 'w_memcache',
-          PYTHON: 'w_python', NOTIFY: 'w_notify', WAL2JSON: 'w_wal2json', APP: 'w_app'}
+          PYTHON: 'w_python', NOTIFY: 'w_notify', WAL2JSON: 'w_wal2json', APP: 'w_app', NODE: 'w_node'}
 OPTIONS = {ASYNC: '-c slate_cache.mode=async', STRICT: '-c slate_cache.mode=strict',
            NO_JOURNAL: '-c slate_cache.journal=off'}
 SLATE = (ASYNC, COMMIT, STRICT, NO_JOURNAL)
+
+# A copy of app.mjs beside what it needs, or nothing.
+NODE_APP = os.environ.get('SLATE_BENCH_NODE')
 
 # For the other kind of socket those alone whose number it changes.
 LEFT_OUT_OF_TCP = (NO_JOURNAL, NOTIFY, WAL2JSON)
@@ -126,7 +130,7 @@ class Series:
                  % (table, table))
         else:
             makers = {MEMCACHE: self.make_memcache, PYTHON: self.make_python,
-                      NOTIFY: self.make_notify, WAL2JSON: self.make_wal2json}
+                      NOTIFY: self.make_notify, WAL2JSON: self.make_wal2json, NODE: self.find_node}
             try:
                 makers.get(name, lambda table: None)(table)
             except RuntimeError as error:
@@ -174,12 +178,19 @@ $$""" % where)
         self.followers[WAL2JSON] = Decoder(self.address, table)
 
     @staticmethod
+    def find_node(table):
+        if not NODE_APP:
+            raise RuntimeError('node, or its pg and ioredis, are not there')
+
+    @staticmethod
     def trigger(table, function):
         psql('CREATE TRIGGER copy AFTER INSERT OR UPDATE ON %s '
              'FOR EACH ROW EXECUTE FUNCTION %s()' % (table, function))
 
-    def app(self, clients):
-        return [servers.STAGE + '/bench/app', self.address, TABLES[APP], str(clients)]
+    def app(self, name, clients):
+        """The command of a program that does it itself; None for a candidate of pgbench."""
+        program = {APP: [servers.STAGE + '/bench/app'], NODE: ['node', NODE_APP]}.get(name)
+        return program and [*program, self.address, TABLES[name], str(clients)]
 
     def measure(self, clients, rounds, seconds):
         """TPS of each candidate in each round."""
@@ -198,7 +209,7 @@ $$""" % where)
             for name in self.names:
                 candidates.append(Writer(name, clients, TABLES[name], OPTIONS.get(name, ''),
                                          beside if name == BESIDE else None,
-                                         self.app(clients) if name == APP else None,
+                                         self.app(name, clients),
                                          self.followers.get(name)))
             return take_turns(candidates, rounds, seconds, last.__setitem__)
         finally:
@@ -234,7 +245,7 @@ $$""" % where)
             return found[0].replace(b' ', b'').endswith(b'"n":%d}' % int(n))
 
         # An app that is ended between its UPDATE and its SET leaves an old one.
-        if name == APP:
+        if name in (APP, NODE):
             return is_right()
         servers.wait_for('the right copy of %s by the %s' % (key, name), is_right, 10)
         return found[0] is not None
@@ -294,7 +305,8 @@ COMPARED = ((COMMIT, NO_JOURNAL, 'journal on against off'),
             (COMMIT, NOTIFY, 'commit against LISTEN/NOTIFY'),
             (ASYNC, NOTIFY, 'async against LISTEN/NOTIFY'),
             (ASYNC, WAL2JSON, 'async against wal2json'),
-            (COMMIT, APP, 'commit against the app'))
+            (COMMIT, APP, 'commit against the app in C'),
+            (COMMIT, NODE, 'commit against the app in JavaScript'))
 
 
 def conclude(reached, clients_wanted):
@@ -304,7 +316,7 @@ def conclude(reached, clients_wanted):
             rows.append([title] + [report.ratios(reached[c][one], reached[c][other]).text(3)
                                    for c in clients_wanted])
     if 1 in reached:
-        for name in (ASYNC, COMMIT, NO_JOURNAL, STRICT):
+        for name in (ASYNC, COMMIT, NO_JOURNAL, STRICT, APP):
             if name in reached[1]:
                 more = report.Spread([1e6 / value - 1e6 / base for value, base in
                                       zip(reached[1][name], reached[1][BASE])])
