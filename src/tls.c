@@ -250,6 +250,10 @@ load_authorities(SSL_CTX *context)
 	}
 	if (!is_plain_file("slate_cache.tls_ca_file", slate_tls_ca_file))
 		return false;
+
+	/* whatever is named there is trusted, be it signed by somebody else or not */
+	(void) X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context),
+									   X509_V_FLAG_PARTIAL_CHAIN);
 	if (SSL_CTX_load_verify_locations(context, slate_tls_ca_file, NULL) == 1)
 		return true;
 	set_error_from_queue("could not load slate_cache.tls_ca_file");

@@ -168,6 +168,9 @@ sub present
     return;
 }
 
+use_settings('slate_cache.tls_ca_file' => $certs->file('redis.crt'));
+works('that very certificate');
+use_settings('slate_cache.tls_ca_file' => $certs->ca);
 $certs->issue('elsewhere', names => 'IP:127.0.0.2');
 present('elsewhere');
 refused('of another address', 'certificate is refused: IP address mismatch');
