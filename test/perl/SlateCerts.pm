@@ -18,6 +18,7 @@ use warnings;
 use Carp;
 use File::Temp ();
 use IPC::Run ();
+use POSIX ();
 
 my @new_key = qw(-newkey ec -pkeyopt ec_paramgen_curve:P-256);
 
@@ -43,10 +44,22 @@ sub issue
     close $extensions;
     openssl('req', @new_key, '-subj', "/CN=$name", '-out', $self->file('request'), '-keyout', $key,
         defined $args{passphrase} ? ('-passout', "pass:$args{passphrase}") : '-nodes');
-    openssl('x509', '-req', '-in', $self->file('request'), '-out', $certificate,
+    my @sign = ('x509', '-req', '-in', $self->file('request'), '-out', $certificate,
         '-CA', $self->ca, '-CAkey', $self->file('ca.key'), '-CAcreateserial',
-        '-extfile', $self->file('extensions'), '-days', $args{days} // 30);
+        '-extfile', $self->file('extensions'));
+    openssl(@sign, lasts($args{days} // 30));
     return;
+}
+
+# Newer releases of openssl take no number of days below 0, and older ones no dates.
+sub lasts
+{
+    my ($days) = @_;
+    my $version = '';
+    IPC::Run::run([ 'openssl', 'version' ], '>', \$version) if $days < 0;
+    return ('-days', $days) if $days >= 0 || $version =~ /^OpenSSL (1\.|3\.[0-3]\.)/;
+    my ($from, $until) = map { POSIX::strftime('%Y%m%d%H%M%SZ', gmtime(time + $_ * 86400)) } $days - 1, $days;
+    return ('-not_before', $from, '-not_after', $until);
 }
 
 sub openssl
