@@ -633,7 +633,7 @@ send_some(SlateLink *link, Exchange *exchange)
 
 		exchange->bytes += sent;
 		exchange->len -= sent;
-		if (link->tls == NULL)
+		if (link->tls == NULL || slate_link_now() >= exchange->deadline)
 			return LINK_OK;
 	}
 	return LINK_OK;

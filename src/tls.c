@@ -77,9 +77,17 @@ struct SlateTls
 	int			flags;			/* of the next recv(2) */
 	int			io_errno;		/* of the last send(2) or recv(2), 0: it
 								 * worked */
+	int			reads_left;		/* before the caller looks at the clock */
 	bool		at_end;			/* the server has closed the connection */
 	bool		wants_write;
 };
+
+/*
+ * So often a call may read from the socket.  In a handshake OpenSSL passes over
+ * messages without meaning for as long as there are more; anybody can send
+ * those, before he has proved anything.
+ */
+#define READS_AT_ONCE 64
 
 /* What all connections of the process share; stale: to be made anew. */
 static SSL_CTX *shared_context = NULL;
@@ -120,8 +128,12 @@ static int
 read_socket(BIO *bio, char *buffer, int size)
 {
 	SlateTls   *tls = BIO_get_data(bio);
-	ssize_t		got = recv(tls->fd, buffer, size, tls->flags);
+	ssize_t		got = -1;
 
+	if (tls->reads_left-- > 0)
+		got = recv(tls->fd, buffer, size, tls->flags);
+	else
+		errno = EAGAIN;
 	tls->io_errno = (got < 0) ? errno : 0;
 	tls->at_end |= (got == 0);
 
@@ -299,7 +311,8 @@ set_up_context(SSL_CTX *context)
 	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
 					 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);
-	if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1)
+	if (SSL_CTX_get_min_proto_version(context) < TLS1_2_VERSION &&
+		SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1)
 	{
 		set_error_from_queue("could not ask for TLS 1.2");
 		return false;
@@ -338,6 +351,20 @@ prepare_shared_context(void)
  * A connection
  * ------------------------------------------------------------------------
  */
+
+/*
+ * SSL_VERIFY_PEER refuses a wrong certificate, but not that there is none, with
+ * ciphers that need none, which a lax openssl.cnf may allow.
+ */
+static bool
+has_proved_itself(SSL *ssl)
+{
+	X509	   *certificate = SSL_get_peer_certificate(ssl);
+	bool		is_there = certificate != NULL;
+
+	X509_free(certificate);
+	return is_there && SSL_get_verify_result(ssl) == X509_V_OK;
+}
 
 /* Whom to expect; a name is told to the server as well, which may have many. */
 static bool
@@ -416,10 +443,17 @@ slate_tls_shake_hands(SlateTls *tls)
 	int			result;
 
 	tls->flags = MSG_DONTWAIT;
+	tls->reads_left = READS_AT_ONCE;
 	ERR_clear_error();
 	result = SSL_do_handshake(tls->ssl);
-	if (result == 1)
+	if (result == 1 && has_proved_itself(tls->ssl))
 		return TLS_DONE;
+	if (result == 1)
+	{
+		set_error("the server has shown no certificate");
+		ERR_clear_error();
+		return TLS_FAILED;
+	}
 	switch (SSL_get_error(tls->ssl, result))
 	{
 		case SSL_ERROR_WANT_READ:
@@ -438,6 +472,7 @@ slate_tls_send(SlateTls *tls, const char *bytes, size_t len)
 	int			sent;
 	int			error;
 
+	tls->reads_left = READS_AT_ONCE;
 	ERR_clear_error();
 	sent = SSL_write(tls->ssl, bytes, (int) Min(len, INT_MAX));
 	if (sent > 0)
@@ -460,6 +495,7 @@ slate_tls_recv(SlateTls *tls, char *buffer, size_t size, int flags)
 	int			error;
 
 	tls->flags = flags;
+	tls->reads_left = READS_AT_ONCE;
 	tls->io_errno = 0;
 	tls->wants_write = false;
 	ERR_clear_error();

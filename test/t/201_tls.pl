@@ -263,6 +263,28 @@ use_settings('slate_cache.url' => 'rediss://127.0.0.1:' . $silent->sockport);
 refused('one that says nothing', 'timed out in the TLS handshake');
 cmp_ok(time - $began, '<', 2 * $slack, 'none waits for long');
 
+# One that says what means nothing, in the clear, without an end (HelloRequest).
+my $babbler = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 5) or die "listen: $!";
+my $child = fork() // die "fork: $!";
+if ($child == 0)
+{
+    local $SIG{PIPE} = 'IGNORE';
+    my $nothing = "\x16\x03\x03\x00\x04\x00\x00\x00\x00" x 10000;
+    while (my $client = $babbler->accept)
+    {
+        my $end = time + 90;
+        1 while time < $end && syswrite $client, $nothing;
+    }
+    POSIX::_exit(0);
+}
+my $listener = SlateSession->new($node);
+$listener->query("SET slate_cache.url = 'rediss://127.0.0.1:" . $babbler->sockport . "'");
+is($listener->query(q{SELECT slate_cache_peek('there')}) . $listener->error, '', 'one that never comes to the point: no answer, no error');
+cmp_ok($listener->seconds, '<', 2 * $slack, 'when the time is over');
+$listener->quit;
+kill 'KILL', $child;
+waitpid $child, 0;
+
 use_settings('slate_cache.url' => $redis->url(tls => 1));
 works('at the end');
 is($node->safe_psql('postgres', 'SELECT pushes_lost FROM slate_cache.stats'), 0, 'nothing was lost');
