@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  Every switch on the version of PostgreSQL or hiredis, and no other file
- *	  has one.
+ *	  Every switch on the version of PostgreSQL or hiredis, or on the system,
+ *	  and no other file has one.
  *
  * Supported: PostgreSQL 15 to 18; hiredis 0.14 and 1.x.
  *
@@ -12,6 +12,8 @@
 #define SLATE_COMPAT_H
 
 #include "postgres.h"
+
+#include <sys/socket.h>
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
@@ -84,6 +86,11 @@ typedef JsonParseErrorType compat_json_result;
 #define compat_make_json_lexer(text, len, need_escapes) \
 	makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), \
 								 need_escapes)
+#endif
+
+/* Not everywhere; the backend's ignoring SIGPIPE has to do then. */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
 #endif
 
 /* hiredis 1.0: replies count their elements in size_t */

@@ -154,8 +154,8 @@ slate_emptying_reason(SlateDatabase *database)
 }
 
 /*
- * The breaker does not keep us from it: Redis may take the first steps each time, which closes it, and then
- * refuse, or hang up.
+ * The breaker does not keep us from trying: Redis may take the first steps each
+ * time, which closes it, and then refuse, or hang up.
  */
 bool
 slate_emptying_try(SlateDatabase *database, const char *reason)

@@ -125,8 +125,22 @@ bool
 slate_link_same_address(const SlateAddress *a, const SlateAddress *b)
 {
 	return a->is_unix == b->is_unix && a->is_tls == b->is_tls &&
-		a->port == b->port &&
-		strcmp(a->host, b->host) == 0;
+		a->port == b->port && strcmp(a->host, b->host) == 0;
+}
+
+void
+slate_link_write_address(char *words, size_t size, const SlateAddress *address)
+{
+	const char *scheme = address->is_tls ? "tls:" : "";
+
+	if (address->host[0] == '\0')
+		strlcpy(words, "", size);
+	else if (address->is_unix)
+		snprintf(words, size, "unix:%s", address->host);
+	else if (strchr(address->host, ':') != NULL)
+		snprintf(words, size, "%s[%s]:%d", scheme, address->host, address->port);
+	else
+		snprintf(words, size, "%s%s:%d", scheme, address->host, address->port);
 }
 
 /*
@@ -803,22 +817,15 @@ receive_at_once(SlateLink *link, Exchange *exchange)
 }
 
 /*
- * Wait until there is something to be read, or more can be sent.  By TLS, data
- * may be there already, and to read may need to send.
+ * Wait until there is something to be read, or more can be sent; by TLS, to read
+ * may need to send.  (It has read all that there was: see receive_some().)
  */
 static SlateLinkStatus
 wait_for_exchange(SlateLink *link, Exchange *exchange, short *ready)
 {
-	bool		sends = exchange->len > 0;
+	bool		sends = exchange->len > 0 ||
+		(link->tls != NULL && slate_tls_wants_write(link->tls));
 
-	if (link->tls != NULL)
-	{
-		sends |= slate_tls_wants_write(link->tls);
-		*ready = POLLIN;
-		if (slate_tls_has_more(link->tls) &&
-			slate_link_now() < exchange->deadline)
-			return LINK_OK;
-	}
 	if (wait_for(link->fd, sends ? POLLIN | POLLOUT : POLLIN, ready,
 				 exchange->deadline, exchange->wait) != LINK_OK)
 		return fail(link, LINK_TIMEOUT,

@@ -17,11 +17,6 @@
 
 #include <hiredis/hiredis.h>
 
-/* Where it is missing, the backend's ignoring SIGPIPE has to do. */
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
-
 typedef enum SlateLinkStatus
 {
 	LINK_OK,
@@ -54,6 +49,13 @@ typedef struct SlateAddress
 
 extern bool slate_link_same_address(const SlateAddress *a,
 									const SlateAddress *b);
+
+/*
+ * For people: "host:port", "[IPv6 address]:port", with "tls:" in front where
+ * that is so, "unix:path", or "" if there is no host.
+ */
+extern void slate_link_write_address(char *words, size_t size,
+									 const SlateAddress *address);
 
 /*
  * How to wait for a socket.
@@ -162,7 +164,8 @@ extern bool slate_link_is_open(const SlateLink *link);
 /*
  * Is there a connection with nothing wrong in sight?  An idle connection on
  * which anything can be read (the server's end of file above all; by TLS also
- * what is no data, such as new keys) is not usable.  Does not block; closes the connection when the answer is no.
+ * what is no data, such as new keys) is not usable.  Does not block; closes the
+ * connection when the answer is no.
  */
 extern bool slate_link_usable(SlateLink *link);
 

@@ -342,19 +342,6 @@ load_settings(void)
 	return true;
 }
 
-/* "host:port", or "" if it is not known. */
-static void
-write_address(char *text, size_t size, const SlateAddress *address)
-{
-	if (address->host[0] == '\0')
-		text[0] = '\0';
-	else if (address->is_unix)
-		snprintf(text, size, "unix:%s", address->host);
-	else
-		snprintf(text, size, strchr(address->host, ':') ? "%s[%s]:%d" : "%s%s:%d",
-				 address->is_tls ? "tls:" : "", address->host, address->port);
-}
-
 const char *
 slate_redis_server_name(void)
 {
@@ -365,8 +352,8 @@ slate_redis_server_name(void)
 
 	if (!settings_loaded && !read_url(&fresh, &error))
 		return "(no valid url)";
-	write_address(address, sizeof(address),
-				  settings_loaded ? &present : &fresh.address);
+	slate_link_write_address(address, sizeof(address),
+							 settings_loaded ? &present : &fresh.address);
 
 	if (url->sentinels.count == 0)
 		snprintf(name_text, sizeof(name_text), "%s db %d", address,

@@ -144,8 +144,9 @@ extern void slate_redis_forget_refusal(void);
 
 /*
  * "unix:/path db 0", "host:6379 db 0", "tls:host:6379 db 0", "[::1]:6379 db 0",
- * or "sentinel master mymaster at host:6379 db 0", without credentials: the server of the last
- * slate_redis_prepare(), or, before the first, the one it will try.
+ * or "sentinel master mymaster at host:6379 db 0", without credentials: the
+ * server of the last slate_redis_prepare(), or, before the first, the one it
+ * will try.
  */
 extern const char *slate_redis_server_name(void);
 

@@ -164,22 +164,14 @@ read_knowledge(SlateMaster *master, uint64 *epoch)
 	return false;
 }
 
-/* "host:port" */
-static void
-write_address(char *text, size_t size, const SlateAddress *address)
-{
-	snprintf(text, size, strchr(address->host, ':') ? "[%s]:%d" : "%s:%d",
-			 address->host, address->port);
-}
-
 static void
 note_failover(const SlateAddress *from, const SlateAddress *to)
 {
 	char		was[sizeof(from->host) + 16];
 	char		is[sizeof(to->host) + 16];
 
-	write_address(was, sizeof(was), from);
-	write_address(is, sizeof(is), to);
+	slate_link_write_address(was, sizeof(was), from);
+	slate_link_write_address(is, sizeof(is), to);
 	slate_events_note(EVENT_FAILOVER, InvalidOid,
 					  "sentinel master %s: from %s to %s",
 					  sentinels->master, was, is);
@@ -374,7 +366,7 @@ note_failure(const SlateAddress *address, const char *reason)
 	size_t		used = strlen(error_text);
 	char		sentinel[sizeof(address->host) + 16];
 
-	write_address(sentinel, sizeof(sentinel), address);
+	slate_link_write_address(sentinel, sizeof(sentinel), address);
 	snprintf(error_text + used, sizeof(error_text) - used, "%s%s: %s",
 			 used > 0 ? "; " : "", sentinel, reason);
 }

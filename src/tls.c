@@ -18,22 +18,21 @@
  * - OpenSSL's queue of errors, which PostgreSQL's own connections use as well,
  *	 is empty between calls.
  * - All that OpenSSL has read of the socket but not handed out is part of one
- *	 record: it is told to read no further (which is its default).
+ *	 record, since by default it reads no further; so who reads until EAGAIN
+ *	 may poll(2).
  *
  * The settings' files are read once by a process, and again after a setting was
- * changed, or TLS has failed: they may have been renewed.  Keys with a passphrase are refused, since
- * OpenSSL would ask the terminal.
+ * changed, or TLS has failed: they may have been renewed.  Keys with a
+ * passphrase are refused, since OpenSSL would ask the terminal.
  *
  * Throws: nothing.  No locks.
  *
  *-------------------------------------------------------------------------
  */
-#include "postgres.h"
+#include "compat.h"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "link.h"
 #include "tls.h"
 
 /* Settings; see tls.h. */
@@ -263,7 +262,7 @@ load_authorities(SSL_CTX *context)
 	if (!is_plain_file("slate_cache.tls_ca_file", slate_tls_ca_file))
 		return false;
 
-	/* whatever is named there is trusted, be it signed by somebody else or not */
+	/* what is named there is trusted, whoever has signed it */
 	(void) X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context),
 									   X509_V_FLAG_PARTIAL_CHAIN);
 	if (SSL_CTX_load_verify_locations(context, slate_tls_ca_file, NULL) == 1)
@@ -472,7 +471,6 @@ slate_tls_send(SlateTls *tls, const char *bytes, size_t len)
 	int			sent;
 	int			error;
 
-	tls->reads_left = READS_AT_ONCE;
 	ERR_clear_error();
 	sent = SSL_write(tls->ssl, bytes, (int) Min(len, INT_MAX));
 	if (sent > 0)
@@ -522,12 +520,6 @@ slate_tls_recv(SlateTls *tls, char *buffer, size_t size, int flags)
 }
 
 bool
-slate_tls_has_more(const SlateTls *tls)
-{
-	return SSL_pending(tls->ssl) > 0;
-}
-
-bool
 slate_tls_wants_write(const SlateTls *tls)
 {
 	return tls->wants_write;
@@ -570,12 +562,6 @@ slate_tls_recv(SlateTls *tls, char *buffer, size_t size, int flags)
 {
 	errno = EIO;
 	return -1;
-}
-
-bool
-slate_tls_has_more(const SlateTls *tls)
-{
-	return false;
 }
 
 bool

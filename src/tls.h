@@ -42,8 +42,8 @@ typedef enum SlateTlsStatus
 /*
  * Get ready for a handshake with host, whose certificate must have that name or
  * address, unless slate_cache.tls_server_name says another.  Reads the files
- * that the settings name, if that has not been done, or if a handshake has
- * failed since: they may have been renewed.  NULL on failure.
+ * that the settings name, if that has not been done, or if TLS has failed since:
+ * they may have been renewed.  NULL on failure.
  */
 extern SlateTls *slate_tls_start(int fd, const char *host);
 
@@ -66,9 +66,6 @@ extern void slate_tls_end(SlateTls *tls);
 extern ssize_t slate_tls_send(SlateTls *tls, const char *bytes, size_t len);
 extern ssize_t slate_tls_recv(SlateTls *tls, char *buffer, size_t size,
 							  int flags);
-
-/* Is there data that recv(2) has seen already, so that poll(2) would not? */
-extern bool slate_tls_has_more(const SlateTls *tls);
 
 /* Has slate_tls_recv() something to write before it can go on? */
 extern bool slate_tls_wants_write(const SlateTls *tls);

@@ -28,9 +28,9 @@ typedef struct SlateUrl
  * Percent escapes are decoded in user, password and path; an IPv6 address
  * stands in brackets.  redis://:password@host gives a password without a
  * user.  cluster:// is recognised and refused as not supported by this
- * version.  On failure return false and set *error to a constant
- * message, worded as an errdetail sentence, which never repeats the url (it
- * may hold a password); *url is then undefined.
+ * version.  On failure return false and set *error to a constant message,
+ * worded as an errdetail sentence, which never repeats the url (it may hold a
+ * password); *url is then undefined.
  */
 extern bool slate_url_parse(const char *text, SlateUrl *url,
 							const char **error);

@@ -248,7 +248,7 @@ sub start_servers
     $self->{redis} = SlateRedis->new(tls => $certs, config => { maxclients => 1000 });
     $self->{proxy} = SlateProxy->new($self->{redis}) if grep { $faults{$_}{proxy} } @{ $self->{chosen} };
     croak 'a proxy does not see into TLS' if $certs && $self->{proxy};
-    my $url = $self->{proxy} ? $self->{proxy}->url : $self->{redis}->url(tls => $certs);
+    my $where = $self->{proxy} ? $self->{proxy}->url : $certs ? $self->{redis}->url(tls => 1) : $self->{redis};
     my %conf = (
         $certs ? ('slate_cache.tls_ca_file' => $certs->ca) : (),
         restart_after_crash => 'on', deadlock_timeout => '50ms', max_connections => 60,
@@ -263,7 +263,7 @@ sub start_servers
         $conf{'slate_cache.mode'} = $self->{mode} eq 'mixed' ? 'strict' : $self->{mode};
         $conf{'slate_cache.near_memory'} = $self->{near} if $self->{near};
     }
-    my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $url,
+    my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $where,
         extension => !$self->{naive}, conf => \%conf);
 
     my %values = (LIBRARY => "$self->{built}/naive.so", SOCKET => $self->{redis}->socket,

@@ -6,6 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use IO::Socket::INET;
+use IPC::Run ();
 use POSIX ();
 use SlateCerts;
 use SlateNode;
@@ -291,5 +292,48 @@ is($node->safe_psql('postgres', 'SELECT pushes_lost FROM slate_cache.stats'), 0,
 $redis->cli('DEL', 'shop:item:2');
 is($node->safe_psql('postgres', q{SELECT slate_cache_get('shop:item:2')->>'name' = name FROM item WHERE id = 2}), 't',
     'and all is right');
+SlateNode::unharmed($node);
+
+#
+# An openssl.cnf that allows more, or less, than usual
+#
+my $settings = $certs->file('openssl.cnf');
+
+sub openssl_settings
+{
+    my ($line) = @_;
+    open my $file, '>', $settings or die "openssl.cnf: $!";
+    print $file "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = all\n[all]\n$line\n";
+    close $file;
+    return;
+}
+
+# Ciphers that need no certificate, and a server that has none.
+my $port = SlateRedis::free_port();
+my ($in, $heard) = ('', '');
+my $nobody = IPC::Run::start([ 'openssl', 's_server', '-accept', $port, '-nocert', '-quiet', '-tls1_2', '-cipher', 'aNULL:@SECLEVEL=0' ],
+    '<', \$in, '>&', \$heard);
+openssl_settings('CipherString = ALL:@SECLEVEL=0');
+local $ENV{OPENSSL_CONF} = $settings;
+$node = SlateNode->start('lax', redis => "rediss://:sesame\@127.0.0.1:$port",
+    conf => { 'slate_cache.tls_ca_file' => $certs->ca });
+$node->poll_query_until('postgres', q{SELECT detail ~ 'has shown no certificate' FROM slate_cache.health WHERE "check" = 'redis'})
+  or die 'health says ' . redis_detail();
+pass('a server without a certificate is refused, whatever openssl.cnf allows');
+$nobody->pump_nb;
+unlike($heard, qr/AUTH|SETNAME/, 'and hears nothing');
+$nobody->kill_kill;
+
+# A minimum that is higher than ours.
+openssl_settings('MinProtocol = TLSv1.3');
+$node->append_conf('postgresql.conf', "slate_cache.url = '" . $redis->url(tls => 1) . "'");
+$node->restart;
+$redis->config('tls-auth-clients' => 'no', 'tls-protocols' => 'TLSv1.2');
+$node->poll_query_until('postgres', q{SELECT detail ~ 'could not connect by TLS: ' FROM slate_cache.health WHERE "check" = 'redis'})
+  or die 'health says ' . redis_detail();
+pass('TLS 1.2 is not spoken where openssl.cnf asks for 1.3');
+$redis->config('tls-protocols' => '');
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'redis'});
+pass('1.3 is');
 SlateNode::unharmed($node);
 done_testing;
