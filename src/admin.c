@@ -357,28 +357,36 @@ take_pong(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 }
 
 static bool
-ask(const char *command, SlateReplyFn fn, void *arg)
+ask(int node, const char *command, SlateReplyFn fn, void *arg)
 {
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 
 	return slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		slate_redis_run(command, strlen(command), 1, NULL, fn, arg,
+		node < slate_redis_nodes() &&
+		slate_redis_run(node, command, strlen(command), 1, NULL, fn, arg,
 						deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
 }
 
+/* Each node must answer; the first that does not is told of. */
 static bool
 check_redis(ReturnSetInfo *result)
 {
 	StringInfoData answer;
+	int			node = 0;
 
 	initStringInfo(&answer);
-	if (!ask("*1\r\n$4\r\nPING\r\n", take_pong, &answer))
+	do
 	{
-		put_check(result, "redis", false, slate_redis_error());
-		return false;
-	}
+		resetStringInfo(&answer);
+		if (!ask(node, "*1\r\n$4\r\nPING\r\n", take_pong, &answer))
+		{
+			put_check(result, "redis", false, slate_redis_error());
+			return false;
+		}
+	} while (strcmp(answer.data, "PONG") == 0 && ++node < slate_redis_nodes());
 	put_check(result, "redis", strcmp(answer.data, "PONG") == 0,
-			  psprintf("%s answers %s", slate_redis_server_name(),
+			  psprintf("%s %s %s", slate_redis_server_name(),
+					   node > 1 ? "and the others answer" : "answers",
 					   answer.data));
 	return true;
 }
@@ -515,6 +523,24 @@ take_save(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		reply->element[1]->len > 0;
 }
 
+/* Does one node save snapshots, or append?  False if it does not tell. */
+static bool
+ask_persistence(int node, bool *saves, bool *appends)
+{
+	StringInfoData info;
+	char	   *aof;
+	bool		node_saves = false;
+
+	initStringInfo(&info);
+	if (!ask(node, "*2\r\n$4\r\nINFO\r\n$11\r\npersistence\r\n", take_info, &info) ||
+		!ask(node, "*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n", take_save, &node_saves))
+		return false;
+	aof = info_field(info.data, "aof_enabled");
+	*appends |= aof && strcmp(aof, "1") == 0;
+	*saves |= node_saves;
+	return true;
+}
+
 /*
  * A Redis that saves comes back from a restart with what it had some time ago.
  * That is noticed, and costs a cold cache; but until then apps read it.
@@ -522,16 +548,15 @@ take_save(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 static void
 check_persistence(ReturnSetInfo *result)
 {
-	StringInfoData info;
-	char	   *aof;
 	bool		saves = false;
+	bool		appends = false;
 
-	initStringInfo(&info);
-	if (!ask("*2\r\n$4\r\nINFO\r\n$11\r\npersistence\r\n", take_info, &info) ||
-		!ask("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n", take_save, &saves))
-		return;
-	aof = info_field(info.data, "aof_enabled");
-	if ((aof && strcmp(aof, "1") == 0) || saves)
+	for (int node = 0; node < slate_redis_nodes(); node++)
+	{
+		if (!ask_persistence(node, &saves, &appends))
+			return;
+	}
+	if (appends || saves)
 		put_check(result, "persistence", false,
 				  psprintf("%s: after a restart apps can read old values until the worker has emptied the namespace",
 						   saves ? "snapshots are on" : "the append-only file is on"));
@@ -540,29 +565,48 @@ check_persistence(ReturnSetInfo *result)
 				  "off: after a restart the cache is empty");
 }
 
+/* False if a node does not tell. */
+static bool
+ask_eviction(int node, char **policy, char **limit)
+{
+	StringInfoData info;
+
+	initStringInfo(&info);
+	if (!ask(node, "*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n", take_info, &info))
+		return false;
+	*policy = info_field(info.data, "maxmemory_policy");
+	*limit = info_field(info.data, "maxmemory");
+	return *policy != NULL && *limit != NULL;
+}
+
+/* In a Cluster, of the first node that evicts, or else the first with a limit. */
 static void
 check_eviction(ReturnSetInfo *result)
 {
-	StringInfoData info;
-	char	   *policy;
-	char	   *limit;
+	char	   *evicting = NULL;
+	bool		is_limited = false;
 
-	initStringInfo(&info);
-	if (!ask("*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n", take_info, &info))
-		return;
-	policy = info_field(info.data, "maxmemory_policy");
-	limit = info_field(info.data, "maxmemory");
-	if (policy == NULL || limit == NULL)
-		return;
-	if (strcmp(limit, "0") == 0)
-		put_check(result, "eviction", true, "no maxmemory: nothing is evicted");
-	else if (strcmp(policy, "noeviction") == 0)
-		put_check(result, "eviction", true,
-				  "noeviction: when memory is full, keys are dropped instead of set");
-	else
+	for (int node = 0; node < slate_redis_nodes(); node++)
+	{
+		char	   *policy;
+		char	   *limit;
+
+		if (!ask_eviction(node, &policy, &limit))
+			return;
+		if (strcmp(limit, "0") == 0)
+			continue;
+		is_limited = true;
+		if (evicting == NULL && strcmp(policy, "noeviction") != 0)
+			evicting = policy;
+	}
+	if (evicting)
 		put_check(result, "eviction", false,
 				  psprintf("maxmemory-policy %s evicts guards, too: a fill is lost then, and a push that is overtaken in that very moment may leave an old value",
-						   policy));
+						   evicting));
+	else
+		put_check(result, "eviction", true,
+				  is_limited ? "noeviction: when memory is full, keys are dropped instead of set"
+				  : "no maxmemory: nothing is evicted");
 }
 
 Datum

@@ -129,8 +129,8 @@ add_joined(SlateBundle *bundle, SlateBundlePart *part)
 void
 slate_bundle_begin(SlateBundle *bundle)
 {
-	resetStringInfo(&bundle->batch.bytes);
-	bundle->batch.ncommands = 0;
+	slate_script_batch_reset(&bundle->batch);
+	slate_script_batch_aim(&bundle->batch, 0);
 	bundle->nunits = 0;
 	begin_join(&bundle->join);
 }

@@ -91,7 +91,9 @@ slate_direct_should_watch(const SlateStamp *stamp, bool at_once)
 {
 	uint64		connection = slate_redis_connection();
 
-	return stamp->epoch[0] != '\0' && stamp->epoch[0] != '-' &&
+	/* a Cluster's masters have no transaction together */
+	return slate_redis_topology() == 0 &&
+		stamp->epoch[0] != '\0' && stamp->epoch[0] != '-' &&
 		connection != 0 && connection != watching.refused &&
 		(at_once || (connection == watching.used &&
 					 watching.count >= WATCH_AFTER)) &&
@@ -192,14 +194,14 @@ slate_direct_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
 	SlateRedisStatus status;
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_script_batch_init_for(&batch, 0);
 	append_multi(&batch);
 	append_exec_and_watch(&batch, stamp->epoch_key);
-	status = slate_redis_run(batch.bytes.data, batch.bytes.len,
+	status = slate_redis_run(0, batch.bytes.data, batch.bytes.len,
 							 batch.ncommands, NULL, on_direct_reply, &replies,
 							 deadline, wait);
 	note_watching(status, &replies);
-	pfree(batch.bytes.data);
+	slate_script_batch_free(&batch);
 	return status;
 }
 
@@ -211,7 +213,7 @@ slate_direct_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
 void
 slate_direct_make_fence(SlateBatch *batch, const char *epoch_key)
 {
-	slate_script_batch_init(batch);
+	slate_script_batch_init_for(batch, 0);
 	append_array(batch, 3);
 	append_text(batch, "PEXPIRE");
 	append_text(batch, epoch_key);
@@ -255,7 +257,7 @@ slate_direct_fence(const SlateBatch *batch, bool *done, int64 deadline,
 	SlateRedisStatus status;
 	bool		watched = watching.connection != 0;
 
-	status = slate_redis_run(batch->bytes.data, batch->bytes.len,
+	status = slate_redis_run(0, batch->bytes.data, batch->bytes.len,
 							 batch->ncommands, NULL, on_fence_reply, &replies,
 							 deadline, wait);
 	if (watched)
@@ -339,7 +341,7 @@ void
 slate_direct_init(SlateDirect *direct)
 {
 	memset(direct, 0, sizeof(*direct));
-	slate_script_batch_init(&direct->batch);
+	slate_script_batch_init_for(&direct->batch, 0);
 	initStringInfo(&direct->expected);
 }
 
@@ -426,7 +428,7 @@ slate_direct_push(const SlateDirect *direct, SlateOutcome *outcome,
 
 	*done = false;
 	memset(outcome, 0, sizeof(*outcome));
-	status = slate_redis_run(direct->batch.bytes.data,
+	status = slate_redis_run(0, direct->batch.bytes.data,
 							 direct->batch.bytes.len, direct->batch.ncommands,
 							 expected.len > 0 ? &expected : NULL,
 							 on_direct_reply, &replies, deadline, wait);

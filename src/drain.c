@@ -134,7 +134,7 @@ init(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	slate_script_batch_init(&exchange.bundle.batch);
+	slate_script_batch_init_for(&exchange.bundle.batch, 0);
 	slate_direct_init(&exchange.direct);
 	exchange.bundle.units = exchange.units;
 	MemoryContextSwitchTo(old);

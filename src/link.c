@@ -295,6 +295,7 @@ slate_link_close(SlateLink *link)
 	link->reader = NULL;
 	link->reply = NULL;
 	link->mid_exchange = false;
+	link->ahead = 0;
 	link->buffer_grown = false;
 }
 
@@ -876,6 +877,26 @@ run_exchange(SlateLink *link, Exchange *exchange)
 	return LINK_OK;
 }
 
+void
+slate_link_send_ahead(SlateLink *link, const char *bytes, size_t len)
+{
+	ssize_t		sent;
+
+	if (!slate_link_is_open(link) || link->tls != NULL)
+		return;
+	sent = send_bytes(link, bytes, len);
+	if (sent <= 0)
+		return;					/* the exchange will tell */
+	link->ahead = sent;
+	link->mid_exchange = true;
+}
+
+bool
+slate_link_is_ahead(const SlateLink *link)
+{
+	return link->reader != NULL && link->ahead > 0;
+}
+
 SlateLinkStatus
 slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 					int nreplies, SlateExpected *expected,
@@ -885,14 +906,15 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	SlateLinkStatus status;
 	Exchange	exchange;
 
-	if (!slate_link_is_open(link))
+	if (!slate_link_is_open(link) && !slate_link_is_ahead(link))
 	{
 		slate_link_close(link);
 		return fail(link, LINK_BROKEN, "there is no connection");
 	}
 
-	exchange.bytes = bytes;
-	exchange.len = len;
+	exchange.bytes = bytes + link->ahead;
+	exchange.len = len - link->ahead;
+	link->ahead = 0;
 	exchange.nreplies = nreplies;
 	exchange.received = 0;
 	exchange.expected = expected;

@@ -88,6 +88,8 @@ typedef struct SlateLink
 								 * start of an exchange knows that the last
 								 * one was thrown out of, and that the
 								 * connection must be dropped */
+	size_t		ahead;			/* bytes of the exchange to come that were
+								 * sent already; then that has begun */
 	redisReply *reply;			/* the reply in the caller's hands, so that it
 								 * is freed even if the caller throws */
 	size_t		reply_bytes;	/* of the reply that is coming in, so far */
@@ -168,6 +170,16 @@ extern bool slate_link_is_open(const SlateLink *link);
  * connection when the answer is no.
  */
 extern bool slate_link_usable(SlateLink *link);
+
+/*
+ * Begin an exchange: send what the socket takes at once.  The same bytes are to
+ * be exchanged next, or else the connection is good for nothing any more.  For
+ * who has exchanges with several servers to make, so that all are at it.  By TLS
+ * does nothing.
+ */
+extern void slate_link_send_ahead(SlateLink *link, const char *bytes,
+								  size_t len);
+extern bool slate_link_is_ahead(const SlateLink *link);
 
 /*
  * Send bytes and read nreplies replies, interleaved, so that neither side's

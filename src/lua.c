@@ -125,9 +125,21 @@
  * that; who had taken a lower version by then has a deadline less than another
  * half later.
  *
- * A key and its guard share a Cluster hash slot: the guard of K holds K as its
- * hash tag, or K's own tag in its place.  Indexes, floors and the tick do not,
- * and will have to be kept on each node.
+ * A CLUSTER
+ *
+ * Each master of a Redis Cluster is a Redis of its own, with all of the above
+ * for the keys that it has: an epoch, a tick, floors, marks and indexes.  Their
+ * names have a hash tag of a slot that the master has, which is written in place
+ * of @ in the scripts; without a Cluster nothing is.  A key and its guard share
+ * a slot: the guard of K holds K as its hash tag, or K's own tag in its place;
+ * where braces in K allow neither, it is the master's by its tag.  A script may
+ * use any key of its master, by commands of one slot each; those that it names
+ * to be called by have one slot together (since Redis 7.0 also where they are
+ * not named; see "EVAL compatibility mode" and allow-cross-slot-keys in
+ * https://redis.io/docs/latest/develop/programmability/lua-api/).
+ *
+ * If another master takes over a slot, the history of all is unknown; see
+ * trust.c and slate_redis_identity().
  *
  *-------------------------------------------------------------------------
  */
@@ -150,6 +162,7 @@
 	"local function guard(key)\n" \
 	"  local tag = string.find(key, '{', 1, true)\n" \
 	"  if tag and string.find(key, '{[^}]+}') == tag then return 'slate_cache:tagged:' .. key end\n" \
+	"  if '@' ~= '' and string.find(key, '}', 1, true) then return 'slate_cache:@odd:' .. key end\n" \
 	"  return 'slate_cache:guard:{' .. key .. '}'\n" \
 	"end\n"
 
@@ -172,7 +185,7 @@
  */
 #define LUA_MARKS \
 	"local function marks_of(mark)\n" \
-	"  return 'slate_cache:marks:' .. string.sub(mark, 1, 8)\n" \
+	"  return 'slate_cache:@marks:' .. string.sub(mark, 1, 8)\n" \
 	"end\n" \
 	"local function stands(mark)\n" \
 	"  return redis.pcall('HEXISTS', marks_of(mark), string.sub(mark, 9, 24)) == 1\n" \
@@ -189,7 +202,7 @@
 	"end\n" \
 	"local beginnings\n" \
 	"local function covered(key, me)\n" \
-	"  beginnings = beginnings or redis.pcall('HKEYS', 'slate_cache:marked')\n" \
+	"  beginnings = beginnings or redis.pcall('HKEYS', 'slate_cache:@marked')\n" \
 	"  for _, field in ipairs(beginnings) do\n" \
 	"    local mark = string.sub(field, 1, 24)\n" \
 	"    if mark ~= me and string.sub(key, 1, #field - 24) == string.sub(field, 25) and stands(mark) then\n" \
@@ -274,7 +287,7 @@ LUA_MARKS
 "local version, life, me = ARGV[1], tonumber(ARGV[3]), ARGV[5]\n"
 LUA_COUNT
 LUA_CLOCK
-"local known = redis.pcall('GET', 'slate_cache:floors')\n"
+"local known = redis.pcall('GET', 'slate_cache:@floors')\n"
 "local start, long, recent, before = string.match(\n"
 "  type(known) == 'string' and known or '', '^(%d+):(%d+):([%d,]*):([%d,]*)$')\n"
 "start, long = math.min(tonumber(start) or now, now), math.max(tonumber(long) or life, life)\n"
@@ -286,9 +299,9 @@ LUA_CLOCK
 "  local length = ',' .. #ARGV[i]\n"
 "  if not string.find(recent .. ',', length .. ',', 1, true) then recent = recent .. length end\n"
 "end\n"
-"redis.call('SET', 'slate_cache:floors', string.format('%d:%d:%s:%s', start, long, recent, before), 'PX', 2 * long)\n"
+"redis.call('SET', 'slate_cache:@floors', string.format('%d:%d:%s:%s', start, long, recent, before), 'PX', 2 * long)\n"
 "for i = 6, #ARGV do\n"
-"  local name = 'slate_cache:floor:' .. ARGV[i]\n"
+"  local name = 'slate_cache:@floor:' .. ARGV[i]\n"
 "  local top = redis.pcall('GET', name)\n"
 "  if type(top) ~= 'string' or top < version then top = version end\n"
 "  redis.call('SET', name, top, 'PX', life)\n"
@@ -297,7 +310,7 @@ LUA_CLOCK
 "return {0, 0, 0}\n";
 
 /*
- * KEYS: keys, and at the end that of the epoch.  ARGV: the deadline, when the
+ * KEYS: keys.  ARGV: the key of the epoch, or ""; the deadline, when the
  * guards are to expire and their life (13, 13 and 8 digits), and the own mark
  * or nothing, in one; the epoch, or ""; then two a key: the guard as it should
  * be, with the TTL in ms behind it, or "-" for a DROP, and the value.
@@ -312,10 +325,18 @@ LUA_CLOCK
  * counts are told one by one.
  */
 static const char publish_source[] =
-"local head, n, guards = ARGV[1], #KEYS - 1, {}\n"
+"local head, n, guards, there = ARGV[2], #KEYS, {}, nil\n"
 LUA_GUARD_NAME
 "for i = 1, n do guards[i] = guard(KEYS[i]) end\n"
-"local there = redis.call('MGET', KEYS[n + 1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
+"if '@' == '' then\n"
+"  there = redis.call('MGET', ARGV[1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
+"else\n"
+"  there = {}\n"
+"  for i, name in ipairs({ARGV[1], 'slate_cache:@tick', 'slate_cache:@floors', unpack(guards)}) do\n"
+"    local found = name ~= '' and redis.pcall('GET', name)\n"
+"    there[i] = type(found) == 'string' and found\n"
+"  end\n"
+"end\n"
 "local epoch, tick, floors = there[1], there[2], there[3]\n"
 "local lengths\n"
 "local function below(key, version)\n"
@@ -327,7 +348,7 @@ LUA_GUARD_NAME
 "  end\n"
 "  local names = {}\n"
 "  for _, length in ipairs(lengths) do\n"
-"    if length <= #key then names[#names + 1] = 'slate_cache:floor:' .. string.sub(key, 1, length) end\n"
+"    if length <= #key then names[#names + 1] = 'slate_cache:@floor:' .. string.sub(key, 1, length) end\n"
 "  end\n"
 "  if #names == 0 then return false end\n"
 "  for _, top in ipairs(redis.call('MGET', unpack(names))) do\n"
@@ -338,14 +359,14 @@ LUA_GUARD_NAME
 "local me, marked = string.sub(head, 35), ''\n"
 "local quick = tick and tick <= head\n"
 "if quick and me ~= '' then\n"
-"  local mine = 'slate_cache:marks:' .. string.sub(me, 1, 8)\n"
+"  local mine = 'slate_cache:@marks:' .. string.sub(me, 1, 8)\n"
 "  quick = redis.pcall('HEXISTS', mine, string.sub(me, 9)) == 1\n"
 "  marked = me\n"
 "end\n"
-"local sure = quick and epoch == ARGV[2]\n"
+"local sure = quick and epoch == ARGV[3]\n"
 "local stored, dropped, closer = 0, 0, nil\n"
 "for i = 1, n do\n"
-"  local new, known = ARGV[1 + 2 * i], there[3 + i]\n"
+"  local new, known = ARGV[2 + 2 * i], there[3 + i]\n"
 "  local ttl = string.sub(new, 76)\n"
 "  local done = false\n"
 "  new = string.sub(new, 1, 75)\n"
@@ -356,7 +377,7 @@ LUA_GUARD_NAME
 "      if done then dropped = dropped + 1 end\n"
 "    elseif sure and not (floors and below(KEYS[i], new)) and\n"
 "           not redis.pcall('SET', guards[i], new, 'PXAT', string.sub(head, 14, 26)).err then\n"
-"      local value = ARGV[2 + 2 * i]\n"
+"      local value = ARGV[3 + 2 * i]\n"
 "      if ttl == '0' then done = not redis.pcall('SET', KEYS[i], value).err\n"
 "      else done = not redis.pcall('SET', KEYS[i], value, 'PX', ttl).err end\n"
 "      if done then stored = stored + 1 end\n"
@@ -368,7 +389,7 @@ LUA_GUARD_NAME
 "  end\n"
 "end\n"
 "if not closer and me ~= '' then\n"
-"  redis.call('HINCRBY', 'slate_cache:marks:' .. string.sub(me, 1, 8), string.sub(me, 9) .. '+', 1)\n"
+"  redis.call('HINCRBY', 'slate_cache:@marks:' .. string.sub(me, 1, 8), string.sub(me, 9) .. '+', 1)\n"
 "end\n"
 "if not closer then return " LUA_QUICK_REPLY " + stored * 4096 + dropped end\n"
 LUA_LOOK
@@ -378,7 +399,7 @@ LUA_CLOCK
 "local life = tonumber(string.sub(head, 27, 34))\n"
 LUA_COUNT
 LUA_RULES
-"local strange = ARGV[2] ~= '' and epoch ~= ARGV[2]\n"
+"local strange = ARGV[3] ~= '' and epoch ~= ARGV[3]\n"
 "local late = strange or now > tonumber(string.sub(head, 1, 13))\n"
 "local outdated = 0\n"
 "local function put(key, order, ttl, value)\n"
@@ -401,11 +422,11 @@ LUA_RULES
 "  end\n"
 "end\n"
 "for _, i in ipairs(closer) do\n"
-"  local new, key = ARGV[1 + 2 * i], KEYS[i]\n"
+"  local new, key = ARGV[2 + 2 * i], KEYS[i]\n"
 "  local order, ttl = string.sub(new, 31, 38), string.sub(new, 76)\n"
 "  version, nonce, owner = string.sub(new, 1, 30), string.sub(new, 39, 54), string.sub(new, 55, 62)\n"
 "  if ttl ~= '-' and not late then\n"
-"    put(key, order, ttl, ARGV[2 + 2 * i])\n"
+"    put(key, order, ttl, ARGV[3 + 2 * i])\n"
 "  else\n"
 "    drop(key, order)\n"
 "    dropped = dropped + 1\n"
@@ -421,9 +442,9 @@ LUA_RULES
  */
 static const char tick_source[] =
 "local life = tonumber(ARGV[1])\n"
-"if redis.call('EXISTS', 'slate_cache:marked') == 0 then\n"
+"if redis.call('EXISTS', 'slate_cache:@marked') == 0 then\n"
 LUA_CLOCK
-"  redis.call('SET', 'slate_cache:tick', string.format('%013d', now + 1.5 * life), 'PX', life)\n"
+"  redis.call('SET', 'slate_cache:@tick', string.format('%013d', now + 1.5 * life), 'PX', life)\n"
 "end\n"
 "return {0, 0, 0}\n";
 
@@ -449,7 +470,8 @@ LUA_PUSH
 "return {0, #members, 0}\n";
 
 /*
- * KEYS: keys that globs match.  ARGV: guard life, a nonce for this step, the
+ * KEYS: keys that globs match; in a Cluster they have different slots, and so
+ * are the first ARGV.  ARGV: guard life, a nonce for this step, the
  * owner; then for each key the version and the nonce of the glob, and "="
  * behind them if all globs that match it are of one transaction.  What was put
  * with that very nonce was put by the same transaction, after the glob.  What
@@ -463,10 +485,15 @@ LUA_PUSH
  */
 static const char drop_swept_source[] =
 LUA_PUSH
-"life, nonce, owner, me = tonumber(ARGV[1]), ARGV[2], ARGV[3], ''\n"
+"local keys, n, from = KEYS, #KEYS, 0\n"
+"if '@' ~= '' then\n"
+"  n = (#ARGV - 3) / 2\n"
+"  keys, from = ARGV, n\n"
+"end\n"
+"life, nonce, owner, me = tonumber(ARGV[from + 1]), ARGV[from + 2], ARGV[from + 3], ''\n"
 "local dropped = 0\n"
-"for i, key in ipairs(KEYS) do\n"
-"  local given = ARGV[3 + i]\n"
+"for i = 1, n do\n"
+"  local key, given = keys[i], ARGV[from + 3 + i]\n"
 "  version = string.sub(given, 1, 30)\n"
 "  local known = look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
@@ -562,7 +589,8 @@ LUA_GUARD
 "return 1\n";
 
 /*
- * KEYS: keys of a namespace that is being emptied.  ARGV: guard life, a nonce.
+ * KEYS: keys of a namespace that is being emptied, or in a Cluster the first
+ * ARGV.  ARGV: guard life, a nonce.
  * A DROP without a version: a guard that is there keeps the one it has, and
  * its marks, since pushes of its key may be under way, and leases are void.
  * Without a guard there is no lease.  Where Redis has no memory for that: as
@@ -571,20 +599,26 @@ LUA_GUARD
 static const char forget_source[] =
 LUA_GUARD
 "local failure\n"
-"for i, key in ipairs(KEYS) do\n"
+"local keys, n, from = KEYS, #KEYS, 0\n"
+"if '@' ~= '' then\n"
+"  n = #ARGV - 2\n"
+"  keys, from = ARGV, n\n"
+"end\n"
+"for i = 1, n do\n"
+"  local key = keys[i]\n"
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
 "  redis.call('UNLINK', key)\n"
 "  if known then\n"
-"    local reply = redis.pcall('SET', g, string.sub(known, 1, 38) .. ARGV[2] .. string.sub(known, 55),\n"
-"                              'PX', #known > 75 and " LUA_MARK_LIFE " or ARGV[1])\n"
+"    local reply = redis.pcall('SET', g, string.sub(known, 1, 38) .. ARGV[from + 2] .. string.sub(known, 55),\n"
+"                              'PX', #known > 75 and " LUA_MARK_LIFE " or ARGV[from + 1])\n"
 "    if reply.err then\n"
 "      redis.call('PEXPIRE', g, " LUA_MARK_LIFE ")\n"
 "      failure = failure or reply\n"
 "    end\n"
 "  end\n"
 "end\n"
-"return failure or {0, #KEYS, 0}\n";
+"return failure or {0, n, 0}\n";
 
 /*
  * KEYS: keys.  ARGV: own mark, the transaction's number, a nonce, the epoch's
@@ -599,10 +633,10 @@ LUA_MARKS
 "redis.call('HSET', marks_of(me), string.sub(me, 9), ARGV[2])\n"
 "redis.call('PEXPIRE', marks_of(me), " LUA_MARK_LIFE ")\n"
 "for i = 6, #ARGV do\n"
-"  redis.call('HSET', 'slate_cache:marked', me .. ARGV[i], 1)\n"
-"  redis.call('PEXPIRE', 'slate_cache:marked', " LUA_MARK_LIFE ")\n"
+"  redis.call('HSET', 'slate_cache:@marked', me .. ARGV[i], 1)\n"
+"  redis.call('PEXPIRE', 'slate_cache:@marked', " LUA_MARK_LIFE ")\n"
 "end\n"
-"if #ARGV > 5 then redis.call('UNLINK', 'slate_cache:tick') end\n"
+"if #ARGV > 5 then redis.call('UNLINK', 'slate_cache:@tick') end\n"
 "for i, key in ipairs(KEYS) do\n"
 "  local g = guard(key)\n"
 "  local known = look(g)\n"
@@ -619,13 +653,13 @@ LUA_MARKS
  */
 static const char release_source[] =
 "local me, calls = ARGV[1], tonumber(ARGV[2])\n"
-"local name, id = 'slate_cache:marks:' .. string.sub(me, 1, 8), string.sub(me, 9)\n"
+"local name, id = 'slate_cache:@marks:' .. string.sub(me, 1, 8), string.sub(me, 9)\n"
 "local counted = redis.pcall('HGET', name, id .. '+')\n"
 "if calls >= 0 and tonumber(type(counted) == 'string' and counted or 0) < calls then return {0, 0, 0} end\n"
 "redis.pcall('HDEL', name, id, id .. '+')\n"
-"local fields = redis.pcall('HKEYS', 'slate_cache:marked')\n"
+"local fields = redis.pcall('HKEYS', 'slate_cache:@marked')\n"
 "for _, field in ipairs(fields) do\n"
-"  if string.sub(field, 1, 24) == me then redis.call('HDEL', 'slate_cache:marked', field) end\n"
+"  if string.sub(field, 1, 24) == me then redis.call('HDEL', 'slate_cache:@marked', field) end\n"
 "end\n"
 "return {0, 0, 0}\n";
 
@@ -639,20 +673,20 @@ static const char epoch_source[] =
 "redis.call('SET', KEYS[1], ARGV[2])\n"
 "return {0, 0, 0, 0}\n";
 
-SlateLua	slate_lua_publish = {publish_source, ""};
-SlateLua	slate_lua_tick = {tick_source, ""};
-SlateLua	slate_lua_floor = {floor_source, ""};
-SlateLua	slate_lua_drop_family = {drop_family_source, ""};
-SlateLua	slate_lua_drop_swept = {drop_swept_source, ""};
-SlateLua	slate_lua_register = {register_source, ""};
-SlateLua	slate_lua_lease = {lease_source, ""};
-SlateLua	slate_lua_fill = {fill_source, ""};
-SlateLua	slate_lua_forget = {forget_source, ""};
-SlateLua	slate_lua_mark = {mark_source, ""};
-SlateLua	slate_lua_release = {release_source, ""};
-SlateLua	slate_lua_epoch = {epoch_source, ""};
+const SlateLua slate_lua_publish = {0, publish_source};
+const SlateLua slate_lua_tick = {1, tick_source};
+const SlateLua slate_lua_floor = {2, floor_source};
+const SlateLua slate_lua_drop_family = {3, drop_family_source};
+const SlateLua slate_lua_drop_swept = {4, drop_swept_source};
+const SlateLua slate_lua_register = {5, register_source};
+const SlateLua slate_lua_lease = {6, lease_source};
+const SlateLua slate_lua_fill = {7, fill_source};
+const SlateLua slate_lua_forget = {8, forget_source};
+const SlateLua slate_lua_mark = {9, mark_source};
+const SlateLua slate_lua_release = {10, release_source};
+const SlateLua slate_lua_epoch = {11, epoch_source};
 
-SlateLua   *const slate_lua_scripts[SLATE_LUA_SCRIPTS] = {
+static const SlateLua *const scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_publish,
 	&slate_lua_tick,
 	&slate_lua_floor,
@@ -667,27 +701,36 @@ SlateLua   *const slate_lua_scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_epoch
 };
 
-static void
-hash_script(SlateLua *script)
+char *
+slate_lua_source(int number, const char *tag)
+{
+	StringInfoData source;
+
+	initStringInfo(&source);
+	for (const char *at = scripts[number]->source; *at; at++)
+	{
+		if (*at == '@')
+			appendStringInfoString(&source, tag);
+		else
+			appendStringInfoCharMacro(&source, *at);
+	}
+	return source.data;
+}
+
+void
+slate_lua_hash(const char *source, char sha[SLATE_LUA_SHA_SIZE])
 {
 	uint8		digest[SHA1_DIGEST_LENGTH];
 	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA1);
 
 	if (pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) script->source,
-							 strlen(script->source)) < 0 ||
+		pg_cryptohash_update(context, (const uint8 *) source,
+							 strlen(source)) < 0 ||
 		pg_cryptohash_final(context, digest, sizeof(digest)) < 0)
 		elog(ERROR, "could not compute SHA-1 hash: %s",
 			 pg_cryptohash_error(context));
 	pg_cryptohash_free(context);
 
 	for (int i = 0; i < SHA1_DIGEST_LENGTH; i++)
-		snprintf(script->sha + 2 * i, 3, "%02x", digest[i]);
-}
-
-void
-slate_lua_hash(void)
-{
-	for (int i = 0; i < SLATE_LUA_SCRIPTS; i++)
-		hash_script(slate_lua_scripts[i]);
+		snprintf(sha + 2 * i, 3, "%02x", digest[i]);
 }

@@ -12,30 +12,33 @@
 
 typedef struct SlateLua
 {
-	const char *source;
-	char		sha[SHA1_DIGEST_LENGTH * 2 + 1];	/* once it is hashed */
+	int			number;			/* from 0 */
+	const char *source;			/* with @ for the tag of a node */
 } SlateLua;
 
 /* What their keys and arguments are, and their answers: see the sources. */
-extern SlateLua slate_lua_publish;
-extern SlateLua slate_lua_tick;
-extern SlateLua slate_lua_floor;
-extern SlateLua slate_lua_drop_family;
-extern SlateLua slate_lua_drop_swept;
-extern SlateLua slate_lua_register;
-extern SlateLua slate_lua_lease;
-extern SlateLua slate_lua_fill;
-extern SlateLua slate_lua_forget;
-extern SlateLua slate_lua_mark;
-extern SlateLua slate_lua_release;
-extern SlateLua slate_lua_epoch;
+extern const SlateLua slate_lua_publish;
+extern const SlateLua slate_lua_tick;
+extern const SlateLua slate_lua_floor;
+extern const SlateLua slate_lua_drop_family;
+extern const SlateLua slate_lua_drop_swept;
+extern const SlateLua slate_lua_register;
+extern const SlateLua slate_lua_lease;
+extern const SlateLua slate_lua_fill;
+extern const SlateLua slate_lua_forget;
+extern const SlateLua slate_lua_mark;
+extern const SlateLua slate_lua_release;
+extern const SlateLua slate_lua_epoch;
 
-/* All of them. */
 #define SLATE_LUA_SCRIPTS 12
-extern SlateLua *const slate_lua_scripts[SLATE_LUA_SCRIPTS];
 
-/* Find out under which names Redis has them.  ERRORs if that cannot be done. */
-extern void slate_lua_hash(void);
+/*
+ * The source of one with the tag of a node, "" without a Cluster, palloc'd; and
+ * under which name Redis has that.  ERRORs if that cannot be found out.
+ */
+#define SLATE_LUA_SHA_SIZE (SHA1_DIGEST_LENGTH * 2 + 1)
+extern char *slate_lua_source(int number, const char *tag);
+extern void slate_lua_hash(const char *source, char sha[SLATE_LUA_SHA_SIZE]);
 
 /* The order of a push that has none; the owner of a version that is none. */
 #define LUA_SHARED "--------"

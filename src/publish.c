@@ -496,8 +496,7 @@ encode(SlateOpList *list, Size max_bytes)
 	encode_registrations(list, &publish.batch);
 	encode_pushes(list, &publish.batch);
 	if (publish.stamp.mark[0])
-		slate_script_add_release(&publish.batch, publish.stamp.mark,
-								 publish.batch.npushes);
+		slate_script_add_release(&publish.batch, publish.stamp.mark, false);
 	MemoryContextSwitchTo(old);
 }
 

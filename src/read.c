@@ -98,6 +98,7 @@ typedef struct LookupSet
 	int64		refused;
 	bool		failed;			/* an error reply where a value should be */
 	bool		unregistered;	/* a registration was refused */
+	int			first_lease;	/* the command that asks for leases first */
 	Oid			seen;			/* the relation that was looked at last ... */
 	bool		sees_all;		/* ... and what the cache has of it is for us */
 } LookupSet;
@@ -277,8 +278,6 @@ on_get_reply(int index, const redisReply *reply, void *arg)
 {
 	LookupSet  *set = arg;
 
-	if (index == 0)
-		set->failed = false;
 	if (set->nmget == 0)
 		take_get_reply(set, set->waiting[index], reply);
 	else if (index > 0)
@@ -340,7 +339,8 @@ get_from_cache(LookupSet *set)
 	if (set->nwaiting == 0)
 		return;
 
-	set->nmget = ncovered > 1 ? ncovered : 0;
+	set->nmget = ncovered > 1 && !slate_redis_is_cluster() ? ncovered : 0;
+	set->failed = false;
 	slate_script_batch_init(&batch);
 	if (set->nmget > 0)
 		add_keys_waiting(&batch, set, set->nmget, slate_script_add_mget);
@@ -383,23 +383,21 @@ take_lease(Lookup *lookup, const redisReply *answer)
 }
 
 /*
- * DROPs of bad values and registrations come first; the lease is last, and of
- * no use if one of them was refused.
+ * DROPs of bad values and registrations come first; then the leases, all in one
+ * answer, or each in its own.
  */
 static void
 on_lease_reply(int index, const redisReply *reply, void *arg)
 {
 	LookupSet  *set = arg;
+	int			first = index - set->first_lease;
 
-	if (index == 0)
-		set->unregistered = false;
 	set->unregistered |= reply->type == REDIS_REPLY_ERROR;
-	if (set->unregistered || reply->type != REDIS_REPLY_ARRAY ||
-		reply->elements != (size_t) set->nwaiting ||
-		reply->element[0]->type != REDIS_REPLY_ARRAY)
+	if (first < 0 || reply->type != REDIS_REPLY_ARRAY ||
+		reply->elements > (size_t) (set->nwaiting - first))
 		return;
-	for (int i = 0; i < set->nwaiting; i++)
-		take_lease(set->waiting[i], reply->element[i]);
+	for (size_t i = 0; i < reply->elements; i++)
+		take_lease(set->waiting[first + i], reply->element[i]);
 }
 
 static void
@@ -477,21 +475,30 @@ lease_waiting(LookupSet *set, int64 ttl)
 		lookup->bad_value = false;
 		add_registrations(&batch, lookup, ttl);
 	}
+	set->first_lease = batch.ncommands;
+	set->unregistered = false;
 	add_keys_waiting(&batch, set, set->nwaiting, slate_trust_add_leases);
 	(void) exchange(&batch, on_lease_reply, set);
 	for (int i = 0; i < set->nwaiting; i++)
-		slate_stats_add(STAT_BAD_VALUES, set->waiting[i]->wrong_type ? 1 : 0);
+	{
+		Lookup	   *lookup = set->waiting[i];
+
+		slate_stats_add(STAT_BAD_VALUES, lookup->wrong_type ? 1 : 0);
+
+		/* of no use then */
+		if (set->unregistered)
+			lookup->leased = false;
+	}
 	slate_pause(PAUSE_AFTER_LEASE);
 }
 
 /* Registrations answer with an array. */
 static void
-on_fill_reply(int index, const redisReply *reply, void *arg)
+on_fill_reply(int index pg_attribute_unused(), const redisReply *reply,
+			  void *arg)
 {
 	LookupSet  *set = arg;
 
-	if (index == 0)
-		set->filled = set->refused = 0;
 	if (reply->type == REDIS_REPLY_ARRAY)
 		return;
 	if (reply->type == REDIS_REPLY_INTEGER && reply->integer == 1)
@@ -530,6 +537,7 @@ run_fills(LookupSet *set, SlateBatch *batch)
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
 	slate_pause(PAUSE_BEFORE_FILL);
+	set->filled = set->refused = 0;
 	if (exchange(batch, on_fill_reply, set))
 	{
 		slate_stats_add(STAT_FILLS, set->filled);
@@ -613,6 +621,8 @@ static LookupSet *
 make_set(int nlookups)
 {
 	LookupSet  *set = palloc0_object(LookupSet);
+
+	slate_script_find_nodes(LINK_WAIT_INTERRUPTIBLE);
 
 	set->nlookups = nlookups;
 	set->lookups = palloc0_array(Lookup, nlookups);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "breaker.h"
+#include "cluster.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "names.h"
@@ -105,46 +106,53 @@ static bool settings_stale = false;
 static uint64 unloaded_key = 0;
 
 /*
- * The connection, if any; see link.h.  If there is none, is what became of the
- * last what error_text tells?
+ * A server that we talk to: the url's address, what the sentinels said, or a
+ * master of the Cluster.
  */
-static SlateLink connection;
-static bool loss_is_told = false;
+typedef struct Peer
+{
+	SlateAddress address;		/* where the connection goes, or last went */
+	SlateLink	link;			/* the connection, if any; see link.h */
+	bool		loss_is_told;	/* if there is none: is what became of the
+								 * last what error_text tells? */
+	bool		has_failed;		/* since it was last found to be well */
 
-/*
- * The server's clock minus our CLOCK_MONOTONIC, in us, and when we were told,
- * by the latter.  Valid while the connection is open.
- */
-static int64 clock_offset;
-static int64 clock_told_at;
+	/*
+	 * The server's clock minus our CLOCK_MONOTONIC, in us, and when we were
+	 * told, by the latter; and see slate_redis_identity().  Valid while the
+	 * connection is open.
+	 */
+	int64		clock_offset;
+	int64		clock_told_at;
+	uint64		identity;
+} Peer;
 
-/* See slate_redis_identity(); valid while the connection is open. */
-static uint64 identity;
+/* Without a Cluster there is one.  node is the one that we are busy with. */
+static Peer nodes[SLATE_MAX_NODES];
+static int	nnodes = 1;
+static Peer *node = nodes;
 
 /* How many connections there have been. */
 static uint64 connection_number = 0;
 
 /*
- * When the connection was prepared for use last; and whether it was shut down
- * since, because nobody used it.
+ * When the connections were prepared for use last; and whether they were shut
+ * down since, because nobody used them.
  */
 static volatile int64 used_at;
 static volatile sig_atomic_t shut_down_idle = false;
 
 /*
- * Where the connection goes, or last went: the url's address, or what the
- * sentinels said.  Then master_changes is slate_sentinel_changes() as it was,
- * or 0 if they have not yet said anything; and distrusted_at is when something
- * last spoke against it, or 0.
+ * With sentinels, slate_sentinel_changes() as it was when they told us of the
+ * master, or 0 if they have not yet; with a Cluster, what we know of it.
+ * distrusted_at is when something last spoke against that, or 0.
  */
-static SlateAddress present;
 static uint64 master_changes;
+static SlateTopology topology;
 static int64 distrusted_at;
 
-/* What to send on each new connection; the caller's memory. */
-static const char *preamble_bytes = NULL;
-static size_t preamble_len = 0;
-static int	preamble_replies = 0;
+/* What to send on each new connection. */
+static SlatePreambleFn preamble_fn = NULL;
 
 /*
  * The handshake's bytes.  They are static so that a throw out of the handshake
@@ -186,6 +194,7 @@ set_error(const char *format,...)
 static void
 note_failure(int timeout)
 {
+	node->has_failed = true;
 	slate_breaker_open(timeout, slate_redis_server_name(),
 					   error_text + error_prefix);
 }
@@ -195,6 +204,19 @@ note_success(void)
 {
 	if (slate_breaker_is_open())
 		slate_breaker_close(slate_redis_server_name());
+}
+
+/* The node is well.  The breaker is for all: are the others? */
+static void
+note_node_success(void)
+{
+	node->has_failed = false;
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (nodes[i].has_failed)
+			return;
+	}
+	note_success();
 }
 
 const char *
@@ -248,8 +270,8 @@ distrust(void)
 static SlateRedisStatus
 link_failed(SlateLinkStatus status, int timeout)
 {
-	set_error("%s", connection.error);
-	loss_is_told = true;
+	set_error("%s", node->link.error);
+	node->loss_is_told = true;
 	distrust();
 
 	switch (status)
@@ -302,17 +324,37 @@ hash_service(const SlateUrl *url)
 	return Max(hash, 1);
 }
 
+static void
+close_all(void)
+{
+	for (int i = 0; i < nnodes; i++)
+		slate_link_close(&nodes[i].link);
+}
+
+/* Back to one node, of which nothing is known. */
+static void
+forget_nodes(void)
+{
+	nnodes = 1;
+	node = nodes;
+	node->has_failed = false;
+	memset(&topology, 0, sizeof(topology));
+}
+
 /* Make another url the one in use. */
 static void
 take_url(const SlateUrl *fresh)
 {
 	memcpy(&server, fresh, sizeof(server));
 	server_key = hash_service(&server);
-	present = server.address;
+	forget_nodes();
+	nodes[0].address = server.address;
 	master_changes = 0;
 	distrusted_at = 0;
 	if (server.sentinels.count > 0)
 		slate_sentinel_choose(&server.sentinels);
+	if (server.cluster.count > 0)
+		slate_cluster_choose(&server.cluster);
 	slate_breaker_choose(hash_bytes_extended((const unsigned char *) &server,
 											 sizeof(server), 0));
 }
@@ -327,7 +369,7 @@ load_settings(void)
 	if (settings_loaded && !settings_stale)
 		return true;
 
-	slate_link_close(&connection);
+	close_all();
 	if (!read_url(&fresh, &error))
 	{
 		snprintf(error_text, sizeof(error_text),
@@ -342,10 +384,26 @@ load_settings(void)
 	return true;
 }
 
+/* The node that we are busy with, or the first seed. */
+static void
+write_cluster_name(const SlateUrl *url)
+{
+	char		address[sizeof(node->address.host) + 16];
+
+	slate_link_write_address(address, sizeof(address),
+							 topology.count > 0 ? &node->address
+							 : &url->cluster.address[0]);
+	if (topology.count > 0)
+		snprintf(name_text, sizeof(name_text), "cluster of %d, %s",
+				 topology.count, address);
+	else
+		snprintf(name_text, sizeof(name_text), "cluster of %s", address);
+}
+
 const char *
 slate_redis_server_name(void)
 {
-	char		address[sizeof(present.host) + 16];
+	char		address[sizeof(node->address.host) + 16];
 	SlateUrl	fresh;
 	const SlateUrl *url = settings_loaded ? &server : &fresh;
 	const char *error;
@@ -353,9 +411,11 @@ slate_redis_server_name(void)
 	if (!settings_loaded && !read_url(&fresh, &error))
 		return "(no valid url)";
 	slate_link_write_address(address, sizeof(address),
-							 settings_loaded ? &present : &fresh.address);
+							 settings_loaded ? &node->address : &fresh.address);
 
-	if (url->sentinels.count == 0)
+	if (url->cluster.count > 0)
+		write_cluster_name(url);
+	else if (url->sentinels.count == 0)
 		snprintf(name_text, sizeof(name_text), "%s db %d", address,
 				 url->database);
 	else
@@ -379,11 +439,9 @@ slate_redis_server_key(void)
 }
 
 void
-slate_redis_set_preamble(const char *bytes, size_t len, int nreplies)
+slate_redis_set_preamble(SlatePreambleFn fn)
 {
-	preamble_bytes = bytes;
-	preamble_len = len;
-	preamble_replies = nreplies;
+	preamble_fn = fn;
 }
 
 /*
@@ -558,7 +616,8 @@ init_handshake(Handshake *handshake)
 
 /* Write the whole handshake, noting which reply will be whose. */
 static void
-compose_handshake(Wire *wire, Handshake *handshake, const char *password)
+compose_handshake(Wire *wire, Handshake *handshake, const char *password,
+				  const SlatePreamble *preamble)
 {
 	int			next = 0;
 
@@ -579,9 +638,9 @@ compose_handshake(Wire *wire, Handshake *handshake, const char *password)
 	wire_put(wire, questions, sizeof(questions) - 1);
 	next += NQUESTIONS;
 
-	if (preamble_len > 0)
-		wire_put(wire, preamble_bytes, preamble_len);
-	handshake->nreplies = next + preamble_replies;
+	if (preamble->len > 0)
+		wire_put(wire, preamble->bytes, preamble->len);
+	handshake->nreplies = next + preamble->nreplies;
 }
 
 /* The command that a reply of the handshake answers, in words. */
@@ -645,8 +704,8 @@ take_time(const redisReply *reply)
 	 * at which it is here.  So the estimate is behind by the way back, and by
 	 * the microsecond that may lie between two clocks that are cut off.
 	 */
-	clock_told_at = monotonic_us();
-	clock_offset = seconds * 1000000 + micros - clock_told_at - 1;
+	node->clock_told_at = monotonic_us();
+	node->clock_offset = seconds * 1000000 + micros - node->clock_told_at - 1;
 	return true;
 }
 
@@ -694,11 +753,11 @@ take_promotion(const redisReply *reply, const Handshake *handshake)
 
 	if (reply->type != REDIS_REPLY_STRING)
 		return false;
-	identity = handshake->run_id;
+	node->identity = handshake->run_id;
 	if (len > 0 && strncmp(offset, "-1", len) != 0)
-		identity = hash_bytes_extended((const unsigned char *) offset,
-									   (int) len, identity);
-	identity = Max(identity, 1);
+		node->identity = hash_bytes_extended((const unsigned char *) offset,
+											 (int) len, node->identity);
+	node->identity = Max(node->identity, 1);
 	return true;
 }
 
@@ -789,11 +848,14 @@ static SlateRedisStatus
 prepare_handshake(Handshake *handshake)
 {
 	char		password[sizeof(server.password)];
+	SlatePreamble preamble = {0};
 
 	StaticAssertStmt(sizeof(server.user) + sizeof(server.password) + 256 <=
 					 HANDSHAKE_ROOM, "room for the handshake");
 
-	if (!wire_reserve(&handshake_wire, HANDSHAKE_ROOM + preamble_len))
+	if (preamble_fn)
+		preamble_fn(node - nodes, &preamble);
+	if (!wire_reserve(&handshake_wire, HANDSHAKE_ROOM + preamble.len))
 	{
 		set_error("out of memory");
 		return REDIS_UNREACHABLE;
@@ -804,7 +866,7 @@ prepare_handshake(Handshake *handshake)
 		return REDIS_REJECTED;
 	}
 
-	compose_handshake(&handshake_wire, handshake, password);
+	compose_handshake(&handshake_wire, handshake, password, &preamble);
 	explicit_bzero(password, sizeof(password));
 	return REDIS_DONE;
 }
@@ -816,7 +878,7 @@ run_handshake(Handshake *handshake, const char *bytes, size_t len,
 {
 	SlateLinkStatus status;
 
-	status = slate_link_exchange(&connection, bytes, len, handshake->nreplies,
+	status = slate_link_exchange(&node->link, bytes, len, handshake->nreplies,
 								 NULL, take_handshake_reply, handshake,
 								 deadline, wait);
 
@@ -824,7 +886,7 @@ run_handshake(Handshake *handshake, const char *bytes, size_t len,
 	if (handshake->rejected ||
 		(handshake->name_refused && status == LINK_BROKEN))
 	{
-		slate_link_close(&connection);
+		slate_link_close(&node->link);
 		distrust();
 		note_failure(0);
 		return REDIS_REJECTED;
@@ -848,9 +910,9 @@ shake_hands(int64 deadline, SlateWait wait)
 		explicit_bzero(handshake_wire.bytes, handshake_wire.len);
 	}
 	if (status != REDIS_DONE)
-		slate_link_close(&connection);
+		slate_link_close(&node->link);
 	connection_number++;
-	loss_is_told = (status != REDIS_DONE);
+	node->loss_is_told = (status != REDIS_DONE);
 	return status;
 }
 
@@ -860,7 +922,7 @@ refresh_answers(int64 deadline, SlateWait wait)
 {
 	Handshake	handshake;
 
-	if (monotonic_us() - clock_told_at < ANSWERS_MAX_AGE)
+	if (monotonic_us() - node->clock_told_at < ANSWERS_MAX_AGE)
 		return REDIS_DONE;
 
 	init_handshake(&handshake);
@@ -878,10 +940,10 @@ static SlateRedisStatus
 connect_to_server(int64 deadline, SlateWait wait)
 {
 	SlateAddressList known;
-	bool		is_known = slate_names_get(&present, &known);
+	bool		is_known = slate_names_get(&node->address, &known);
 	SlateLinkStatus status;
 
-	status = slate_link_open(&connection, &present, is_known ? &known : NULL,
+	status = slate_link_open(&node->link, &node->address, is_known ? &known : NULL,
 							 deadline, wait);
 	if (status == LINK_UNREACHABLE && slate_link_now() >= deadline)
 		status = LINK_TIMEOUT;
@@ -949,8 +1011,8 @@ find_master(int64 deadline, SlateWait wait)
 
 	if (master.changes != master_changes)
 	{
-		slate_link_close(&connection);
-		present = master.address;
+		slate_link_close(&node->link);
+		node->address = master.address;
 		master_changes = master.changes;
 	}
 	return REDIS_DONE;
@@ -964,22 +1026,178 @@ master_has_changed(void)
 		slate_sentinel_changes() != master_changes;
 }
 
+/* ----------
+ * The Cluster
+ * ----------
+ */
+
+/* On failure the reason is noted, but no failure of a server. */
+static SlateLinkStatus
+ask_cluster(bool another, int64 deadline, SlateWait wait)
+{
+	static char password[sizeof(server.password)];	/* a throw leaks nothing */
+	SlateLinkStatus status;
+
+	if (!get_password(password, sizeof(password)))
+		return LINK_UNREACHABLE;
+	status = slate_cluster_ask(server.user, password, another, deadline, wait);
+	explicit_bzero(password, sizeof(password));
+	if (status != LINK_OK)
+		set_error("no node could be asked: %s", slate_cluster_error());
+	return status;
+}
+
+/* It is the nodes that did not answer. */
+static SlateRedisStatus
+cluster_is_unknown(SlateLinkStatus status)
+{
+	note_failure(status == LINK_TIMEOUT ? slate_redis_connect_timeout : 0);
+	return status == LINK_TIMEOUT ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
+}
+
+/* Talk to other nodes from now on. */
+static void
+take_topology(void)
+{
+	close_all();
+	nnodes = topology.count;
+	node = nodes;
+	for (int i = 0; i < nnodes; i++)
+	{
+		nodes[i].address = topology.node[i].address;
+		nodes[i].has_failed = false;
+	}
+}
+
+/*
+ * Learn which masters there are, and drop the connections to others.  What is
+ * known will do where nobody answers.
+ */
+static SlateRedisStatus
+find_topology(int64 deadline, SlateWait wait)
+{
+	SlateLinkStatus status = LINK_OK;
+	int64		now = slate_link_now();
+
+	if (slate_cluster_should_ask(distrusted_at, MASTER_MAX_AGE))
+		status = ask_cluster(distrusted_at != 0, now + (deadline - now) / 2,
+							 wait);
+	distrusted_at = 0;
+	if (topology.count > 0 && topology.changes == slate_cluster_changes())
+		return REDIS_DONE;
+	if (slate_cluster_known(&topology))
+	{
+		take_topology();
+		return REDIS_DONE;
+	}
+	close_all();
+	forget_nodes();
+	if (status == LINK_OK)
+		set_error("what the nodes have said could not be read");
+	return cluster_is_unknown(status);
+}
+
+/* Has anybody heard that other masters serve the slots? */
+static bool
+topology_has_changed(void)
+{
+	return server.cluster.count > 0 &&
+		slate_cluster_changes() != topology.changes;
+}
+
+bool
+slate_redis_is_cluster(void)
+{
+	SlateUrl	url;
+	const char *error;
+
+	if (settings_loaded && !settings_stale)
+		return server.cluster.count > 0;
+	return read_url(&url, &error) && url.cluster.count > 0;
+}
+
+int
+slate_redis_nodes(void)
+{
+	return nnodes;
+}
+
+int
+slate_redis_node_of(const char *key, int keylen)
+{
+	return nnodes == 1 ? 0 : topology.owner[slate_cluster_slot(key, keylen)];
+}
+
+const char *
+slate_redis_tag(int which)
+{
+	return topology.count > 0 ? topology.node[which].tag : "";
+}
+
 void
-slate_redis_refresh(void)
+slate_redis_send_ahead(int which, const char *bytes, size_t len)
+{
+	slate_link_send_ahead(&nodes[which].link, bytes, len);
+}
+
+uint64
+slate_redis_topology(void)
+{
+	return topology.changes;
+}
+
+bool
+slate_redis_has_topology(uint64 number)
+{
+	if (number == topology.changes)
+		return true;
+	set_error("other masters serve the slots");
+	return false;
+}
+
+/* ----------
+ * For workers
+ * ----------
+ */
+
+static void
+refresh_sentinels(int64 deadline)
 {
 	static uint64 seen = 0;
 
-	if (!load_settings() || server.sentinels.count == 0)
-		return;
 	if (slate_sentinel_should_ask(0, MASTER_REFRESH))
-		(void) ask_sentinels(true, slate_link_now() +
-							 Min(slate_redis_connect_timeout, REFRESH_TIMEOUT),
-							 LINK_WAIT_INTERRUPTIBLE);
+		(void) ask_sentinels(true, deadline, LINK_WAIT_INTERRUPTIBLE);
 
 	/* what was learnt of one server says nothing about another */
 	if (slate_sentinel_changes() != seen)
 		note_success();
 	seen = slate_sentinel_changes();
+}
+
+static void
+refresh_cluster(int64 deadline)
+{
+	static uint64 seen = 0;
+
+	if (slate_cluster_should_ask(0, MASTER_REFRESH))
+		(void) ask_cluster(true, deadline, LINK_WAIT_INTERRUPTIBLE);
+	if (slate_cluster_changes() != seen)
+		note_success();
+	seen = slate_cluster_changes();
+}
+
+void
+slate_redis_refresh(void)
+{
+	int64		deadline = slate_link_now() +
+		Min(slate_redis_connect_timeout, REFRESH_TIMEOUT);
+
+	if (!load_settings())
+		return;
+	if (server.sentinels.count > 0)
+		refresh_sentinels(deadline);
+	if (server.cluster.count > 0)
+		refresh_cluster(deadline);
 }
 
 /* ----------
@@ -1036,6 +1254,12 @@ slate_redis_look_up(void)
 
 	if (!load_settings())
 		return false;
+	for (int i = 0; i < server.cluster.count; i++)
+		has_names |= look_up(&server.cluster.address[i]);
+	for (int i = 0; i < topology.count; i++)
+		has_names |= look_up(&topology.node[i].address);
+	if (server.cluster.count > 0)
+		return has_names;
 	if (server.sentinels.count == 0)
 		return look_up(&server.address);
 	for (int i = 0; i < server.sentinels.count; i++)
@@ -1064,11 +1288,26 @@ static void
 shut_down_if_idle(void)
 {
 	if (slate_redis_idle_timeout == 0 || shut_down_idle ||
-		!slate_link_is_open(&connection) ||
 		slate_link_now() - used_at < (int64) slate_redis_idle_timeout * 1000)
 		return;
-	(void) shutdown(connection.fd, SHUT_RDWR);
-	shut_down_idle = true;
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (!slate_link_is_open(&nodes[i].link))
+			continue;
+		(void) shutdown(nodes[i].link.fd, SHUT_RDWR);
+		shut_down_idle = true;
+	}
+}
+
+static bool
+any_is_open(void)
+{
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (slate_link_is_open(&nodes[i].link))
+			return true;
+	}
+	return false;
 }
 
 void
@@ -1079,8 +1318,7 @@ slate_redis_watch_idle(void)
 
 	/* workers work, or end */
 	if (MyBackendType != B_BACKEND || proc_exit_inprogress ||
-		slate_redis_idle_timeout == 0 ||
-		!slate_link_is_open(&connection))
+		slate_redis_idle_timeout == 0 || !any_is_open())
 		return;
 	if (timer == MAX_TIMEOUTS)
 		timer = RegisterTimeout(USER_TIMEOUT, shut_down_if_idle);
@@ -1091,21 +1329,56 @@ slate_redis_watch_idle(void)
 							 period);
 }
 
-/* Is it there, and nothing wrong with it in sight? */
+/* Are they there, and nothing wrong with them in sight? */
 static void
-look_at_connection(int64 now)
+look_at_connections(int64 now)
 {
 	bool		is_recent = now - used_at < RECENT_USE_MS;
 
 	used_at = now;
 	if (shut_down_idle)
-		slate_link_close(&connection);
+		close_all();
 	shut_down_idle = false;
+	if (is_recent)
+		return;
 
 	/* who closes an idle connection may not be the master for much longer */
-	if (!is_recent && slate_link_is_open(&connection) &&
-		!slate_link_usable(&connection))
-		distrust();
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (slate_link_is_open(&nodes[i].link) &&
+			!slate_link_usable(&nodes[i].link))
+			distrust();
+	}
+}
+
+/* Where is it that we should connect to? */
+static SlateRedisStatus
+find_servers(int64 deadline, SlateWait wait)
+{
+	if (server.sentinels.count > 0)
+		return find_master(deadline, wait);
+	if (server.cluster.count > 0)
+		return find_topology(deadline, wait);
+	return REDIS_DONE;
+}
+
+/* A Cluster is one: all of its masters must be there. */
+static SlateRedisStatus
+connect_all(int64 deadline, SlateWait wait)
+{
+	SlateRedisStatus status = REDIS_DONE;
+
+	for (int i = 0; i < nnodes && status == REDIS_DONE; i++)
+	{
+		node = &nodes[i];
+		if (slate_link_is_open(&node->link))
+			status = refresh_answers(deadline, wait);
+		else
+			status = connect_to_server(deadline, wait);
+	}
+	if (status == REDIS_DONE)
+		node = nodes;
+	return status;
 }
 
 SlateRedisStatus
@@ -1128,17 +1401,11 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 								 slate_redis_timeout))
 		return resting();
 
-	look_at_connection(now);
-	if (server.sentinels.count > 0)
-	{
-		status = find_master(deadline, wait);
-		if (status != REDIS_DONE)
-			return status;
-	}
-	if (slate_link_is_open(&connection))
-		status = refresh_answers(deadline, wait);
-	else
-		status = connect_to_server(deadline, wait);
+	look_at_connections(now);
+	status = find_servers(deadline, wait);
+	if (status != REDIS_DONE)
+		return status;
+	status = connect_all(deadline, wait);
 	slate_redis_watch_idle();
 	return status;
 }
@@ -1149,18 +1416,37 @@ typedef struct Watch
 	SlateReplyFn reply_fn;
 	void	   *arg;
 	bool		read_only;		/* a reply was READONLY */
+	bool		moved;			/* a reply told that the slot is another's */
 } Watch;
+
+static bool
+begins_with(const redisReply *reply, const char *code)
+{
+	return reply->type == REDIS_REPLY_ERROR &&
+		strncmp(reply->str, code, strlen(code)) == 0;
+}
 
 static bool
 is_read_only(const redisReply *reply)
 {
-	if (reply->type == REDIS_REPLY_ERROR)
-		return strncmp(reply->str, "READONLY", 8) == 0;
 	if (reply->type == REDIS_REPLY_ARRAY)
 		for (size_t i = 0; i < reply->elements; i++)
 			if (is_read_only(reply->element[i]))
 				return true;
-	return false;
+	return begins_with(reply, "READONLY");
+}
+
+/*
+ * Does a node of the Cluster say that it does not have, or no longer serves, what
+ * we think it has?  (A slot that is just being moved is still its own: ASK,
+ * TRYAGAIN.)
+ */
+static bool
+is_moved(const redisReply *reply)
+{
+	return begins_with(reply, "MOVED ") || begins_with(reply, "CLUSTERDOWN") ||
+		(reply->type == REDIS_REPLY_ERROR &&
+		 strstr(reply->str, "non local key") != NULL);
 }
 
 /* SlateReplyFn */
@@ -1172,8 +1458,19 @@ watch_reply(int index, const redisReply *reply, void *arg)
 	note_refusal(reply);
 	if (is_read_only(reply))
 		watch->read_only = true;
+	if (topology.count > 0 && is_moved(reply))
+		watch->moved = true;
 	if (watch->reply_fn != NULL)
 		watch->reply_fn(index, reply, watch->arg);
+}
+
+/* Drop the connections, for the reason that was set. */
+static void
+lose_all(void)
+{
+	close_all();
+	for (int i = 0; i < nnodes; i++)
+		nodes[i].loss_is_told = true;
 }
 
 /*
@@ -1182,16 +1479,18 @@ watch_reply(int index, const redisReply *reply, void *arg)
  * that what came too late for that does not count as delivered.
  */
 SlateRedisStatus
-slate_redis_run(const char *bytes, size_t len, int nreplies,
+slate_redis_run(int which, const char *bytes, size_t len, int nreplies,
 				SlateExpected *expected, SlateReplyFn reply_fn, void *arg,
 				int64 deadline, SlateWait wait)
 {
-	Watch		watch = {reply_fn, arg, false};
+	Watch		watch = {.reply_fn = reply_fn,.arg = arg};
 	SlateLinkStatus status;
 
-	if (!slate_link_is_open(&connection))
+	node = &nodes[which];
+
+	if (!slate_link_is_open(&node->link) && !slate_link_is_ahead(&node->link))
 	{
-		if (!loss_is_told)
+		if (!node->loss_is_told)
 			set_error("there is no connection");
 		return REDIS_UNREACHABLE;
 	}
@@ -1201,7 +1500,7 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 		return REDIS_TIMEOUT;
 	}
 
-	status = slate_link_exchange(&connection, bytes, len, nreplies,
+	status = slate_link_exchange(&node->link, bytes, len, nreplies,
 								 expected, watch_reply, &watch, deadline,
 								 wait);
 	if (status != LINK_OK)
@@ -1209,44 +1508,81 @@ slate_redis_run(const char *bytes, size_t len, int nreplies,
 
 	if (master_has_changed())
 	{
-		slate_link_close(&connection);
 		set_error("another server has become the master");
-		loss_is_told = true;
+		lose_all();
 		return REDIS_UNREACHABLE;
+	}
+	if (topology_has_changed() || watch.moved)
+	{
+		set_error("other masters serve the slots");
+		lose_all();
+		distrust();
+		return watch.moved ? REDIS_DONE : REDIS_UNREACHABLE;
 	}
 	if (watch.read_only)
 	{
-		slate_link_close(&connection);
 		set_error("the server is read-only");
-		loss_is_told = true;
+		lose_all();
 		distrust();
 		return REDIS_DONE;
 	}
-	note_success();
+	note_node_success();
+	node = nodes;
 	return REDIS_DONE;
+}
+
+static bool
+all_are_open(void)
+{
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (!slate_link_is_open(&nodes[i].link))
+			return false;
+	}
+	return true;
 }
 
 uint64
 slate_redis_connection(void)
 {
-	return slate_link_is_open(&connection) ? connection_number : 0;
+	return all_are_open() ? connection_number : 0;
 }
 
 uint64
 slate_redis_identity(void)
 {
-	return slate_link_is_open(&connection) ? identity : 0;
+	uint64		whole = topology.hash;
+
+	if (!all_are_open())
+		return 0;
+	if (topology.count == 0)
+		return nodes[0].identity;
+	for (int i = 0; i < nnodes; i++)
+		whole = hash_combine64(whole, nodes[i].identity);
+	return Max(whole, 1);
+}
+
+/* Of an open connection, in ms. */
+static int64
+clock_of(const Peer *one)
+{
+	int64		now = monotonic_us();
+
+	/* clocks drift apart; see redis.h for the allowance */
+	return (now + one->clock_offset - (now - one->clock_told_at) / 1000) / 1000;
 }
 
 int64
 slate_redis_server_clock(void)
 {
-	int64		now;
+	return slate_link_is_open(&nodes[0].link) ? clock_of(&nodes[0]) : 0;
+}
 
-	if (!slate_link_is_open(&connection))
+int64
+slate_redis_clock_ahead(int which)
+{
+	if (which == 0 || !slate_link_is_open(&nodes[0].link) ||
+		!slate_link_is_open(&nodes[which].link))
 		return 0;
-
-	/* clocks drift apart; see redis.h for the allowance */
-	now = monotonic_us();
-	return (now + clock_offset - (now - clock_told_at) / 1000) / 1000;
+	return clock_of(&nodes[which]) - clock_of(&nodes[0]);
 }

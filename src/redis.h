@@ -50,12 +50,19 @@ extern void slate_redis_reconfigure(void);
 extern void slate_redis_watch_idle(void);
 
 /*
- * Commands to be sent on each new connection after AUTH and SELECT (script
- * loads); bytes must stay valid.  An error reply to one of them rejects the
- * connection.
+ * Commands to be sent on each new connection to a node after AUTH and SELECT
+ * (script loads); the bytes must stay valid until the connection is made.  An
+ * error reply to one of them rejects the connection.
  */
-extern void slate_redis_set_preamble(const char *bytes, size_t len,
-									 int nreplies);
+typedef struct SlatePreamble
+{
+	const char *bytes;
+	size_t		len;
+	int			nreplies;
+} SlatePreamble;
+
+typedef void (*SlatePreambleFn) (int which, SlatePreamble *preamble);
+extern void slate_redis_set_preamble(SlatePreambleFn fn);
 
 /*
  * For workers: look the names of the server, or of the sentinels and the
@@ -65,14 +72,34 @@ extern void slate_redis_set_preamble(const char *bytes, size_t len,
 extern bool slate_redis_look_up(void);
 
 /*
- * For workers: ask a sentinel which server is the master, unless somebody has
- * within the last half second; so call it about that often.  Without sentinels
- * does nothing.  Waits interruptibly, half a second at most.
+ * For workers: ask a sentinel which server is the master, or a node of the
+ * Cluster which are, unless somebody has within the last half second; so call
+ * it about that often.  Without those does nothing.  Waits interruptibly, half
+ * a second at most.
  */
 extern void slate_redis_refresh(void);
 
 /*
- * Make sure that there is a usable connection: reuse, or connect and shake
+ * The nodes of a Cluster: its masters that have slots, numbered from 0, as of
+ * the last slate_redis_prepare().  Without a Cluster, and before one is known,
+ * there is one node, 0.
+ *
+ * slate_redis_node_of() tells which has a key.  slate_redis_tag() is a hash tag
+ * that makes a name the node's, "{7}"; "" without a Cluster.
+ * slate_redis_topology() is another number whenever the numbers of nodes may
+ * mean others; 0 where there is no Cluster, or none is known.
+ */
+extern bool slate_redis_is_cluster(void);
+extern int	slate_redis_nodes(void);
+extern int	slate_redis_node_of(const char *key, int keylen);
+extern const char *slate_redis_tag(int which);
+extern uint64 slate_redis_topology(void);
+
+/* Is it still that one?  If not, slate_redis_error() says so. */
+extern bool slate_redis_has_topology(uint64 number);
+
+/*
+ * Make sure that there is a usable connection to each node: reuse, or connect and shake
  * hands, within min(connect_timeout, deadline).  With sentinels, the
  * connection is to what they last said is the master; they are asked here, and
  * only here, if no worker has done it.  For use before a commit and in reads.
@@ -87,22 +114,30 @@ extern void slate_redis_refresh(void);
 extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
 
 /*
- * Run a batch on the prepared connection.  Never connects: without a usable
+ * Run a batch on the prepared connection to a node.  Never connects: without a usable
  * connection the status is REDIS_UNREACHABLE.  A timeout or a broken
  * connection opens the breaker; success closes it.  A deadline that is over
  * already is nobody's failure: REDIS_TIMEOUT, with nothing sent.
  *
- * With sentinels, REDIS_DONE also means that when all replies had come, no
- * process of ours had heard of another master.  After a READONLY among the
- * replies, also within an array, the connection is gone.
+ * With sentinels or a Cluster, REDIS_DONE also means that when all replies had
+ * come, no process of ours had heard of another master.  After a READONLY among
+ * the replies, also within an array, the connections are gone; so they are after
+ * a MOVED or CLUSTERDOWN.
  *
  * If expected is given, and met, no reply was handed over; see link.h.
  */
-extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
+extern SlateRedisStatus slate_redis_run(int which,
+										const char *bytes, size_t len,
 										int nreplies,
 										SlateExpected *expected,
 										SlateReplyFn reply_fn, void *arg,
 										int64 deadline, SlateWait wait);
+
+/*
+ * Send to a node what is to be run there next, so that several nodes are at it
+ * at the same time.  Nothing else may be run there before.
+ */
+extern void slate_redis_send_ahead(int which, const char *bytes, size_t len);
 
 /*
  * The server's clock now, in ms since the epoch, as far as its last TIME
@@ -114,11 +149,18 @@ extern SlateRedisStatus slate_redis_run(const char *bytes, size_t len,
 extern int64 slate_redis_server_clock(void);
 
 /*
+ * That is node 0's clock in a Cluster: how far is another node's ahead of it, in
+ * ms?  0 if it is not known.
+ */
+extern int64 slate_redis_clock_ahead(int which);
+
+/*
  * Which server the open connection goes to: a hash of its run_id, which each
  * start of a Redis chooses anew, and, if it was once promoted from a replica,
  * of the offset at which that was: as a replica it has taken over another's
  * data.  Never 0, unless there is no connection, or an exchange on it is under
- * way.  slate_redis_prepare() learns it anew each minute.
+ * way.  slate_redis_prepare() learns it anew each minute.  Of a
+ * Cluster: of all its nodes, and of who has which slots.
  */
 extern uint64 slate_redis_identity(void);
 

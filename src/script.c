@@ -13,6 +13,7 @@
 #include "compat.h"
 
 #include "access/xlog.h"
+#include "cluster.h"
 #include "common/hashfn.h"
 #include "encode.h"
 #include "lua.h"
@@ -48,8 +49,18 @@ StaticAssertDecl(SLATE_GUARD_LEN == SLATE_VERSION_LEN + ORDER_LEN +
 
 int			slate_script_guard_life = 60;
 
-/* SCRIPT LOAD of all of them; lives as long as the backend. */
-static SlateBatch load_all;
+/*
+ * The scripts as a node has them: names, and SCRIPT LOAD of all of them.  Lives as
+ * long as the backend; of nodes that there is no more, too.
+ */
+typedef struct Scripts
+{
+	char		tag[SLATE_TAG_SIZE];	/* of the node */
+	char		sha[SLATE_LUA_SCRIPTS][SLATE_LUA_SHA_SIZE];
+	SlateBatch	load;			/* empty: not made yet */
+} Scripts;
+
+static Scripts scripts[SLATE_MAX_NODES];
 
 static const char no_version[] = "000000000000000000000000000000";
 
@@ -94,14 +105,84 @@ slate_script_put_hex(char *to, uint64 number, int width)
 	return to + width;
 }
 
+/*
+ * Where to append the next command: for a node, or for the one that has a key.
+ */
+static SlateBatch *
+command_for(SlateBatch *batch, int node)
+{
+	SlateBatch *part;
+
+	if (batch->nparts == 0)
+		return batch;
+	part = &batch->parts[node];
+	if (part->ncommands == part->maxnumbers)
+	{
+		part->maxnumbers *= 2;
+		part->numbers = repalloc_array(part->numbers, int, part->maxnumbers);
+	}
+	part->numbers[part->ncommands] = batch->ncommands++;
+	return part;
+}
+
+static SlateBatch *
+command_about(SlateBatch *batch, const char *key, int keylen)
+{
+	if (batch->nparts == 0)
+		return batch;
+	return command_for(batch, slate_redis_node_of(key, keylen));
+}
+
+/* For who tells each node: how many there are. */
+static int
+count_nodes(const SlateBatch *batch)
+{
+	return Max(batch->nparts, 1);
+}
+
+/* How many keys may be named in one call; in a Cluster each has its slot. */
+static int
+keys_per_call(const SlateBatch *batch)
+{
+	return batch->nparts > 0 ? 1 : KEYS_PER_CALL;
+}
+
 /* EVALSHA sha numkeys, with room for nkeys keys and nargs arguments */
 static void
 append_call(SlateBatch *batch, const SlateLua *script, int nkeys, int nargs)
 {
 	append_array(batch, 3 + nkeys + nargs);
 	append_text(batch, "EVALSHA");
-	append_text(batch, script->sha);
+	append_text(batch, scripts[batch->node].sha[script->number]);
 	append_number(batch, nkeys);
+}
+
+/* A name of our own, or "", as the node has it. */
+static void
+append_own(SlateBatch *batch, const char *name)
+{
+	const char *tag = slate_redis_tag(batch->node);
+	char		tagged[160];
+
+	if (tag[0] == '\0' || name[0] == '\0')
+	{
+		append_text(batch, name);
+		return;
+	}
+	snprintf(tagged, sizeof(tagged), SLATE_INTERNAL_PREFIX "%s%s", tag,
+			 name + strlen(SLATE_INTERNAL_PREFIX));
+	append_text(batch, tagged);
+}
+
+/* A stamp with its deadline by the node's clock. */
+static const SlateStamp *
+stamp_for(const SlateStamp *stamp, int node, SlateStamp *shifted)
+{
+	if (node == 0 || stamp->deadline == 0)
+		return stamp;
+	*shifted = *stamp;
+	shifted->deadline += slate_redis_clock_ahead(node);
+	return shifted;
 }
 
 /*
@@ -142,11 +223,23 @@ append_index_key(SlateBatch *batch, const char *family, int familylen)
 	StringInfoData key;
 
 	initStringInfo(&key);
-	appendStringInfoString(&key, SLATE_INTERNAL_PREFIX "index:{");
+	appendStringInfo(&key, SLATE_INTERNAL_PREFIX "%sindex:{",
+					 slate_redis_tag(batch->node));
 	appendBinaryStringInfo(&key, family, familylen);
 	appendStringInfoChar(&key, '}');
 	append_bytes(batch, key.data, key.len);
 	pfree(key.data);
+}
+
+/* The hash tag of a key, if it has one; see slate_cluster_slot(). */
+static bool
+has_tag(const char *key, int keylen)
+{
+	const char *end = key + keylen;
+	const char *tag = memchr(key, '{', keylen);
+	const char *tag_end = tag ? memchr(tag, '}', end - tag) : NULL;
+
+	return tag_end && tag_end > tag + 1;
 }
 
 void
@@ -154,24 +247,35 @@ slate_script_add_guard_key(SlateBatch *batch, const char *key, int keylen)
 {
 	static const char plain[] = SLATE_INTERNAL_PREFIX "guard:{";
 	static const char tagged[] = SLATE_INTERNAL_PREFIX "tagged:";
-	const char *end = key + keylen;
-	const char *tag = memchr(key, '{', keylen);
-	const char *tag_end = tag ? memchr(tag, '}', end - tag) : NULL;
-	bool		is_tagged = tag_end && tag_end > tag + 1;
-	const char *prefix = is_tagged ? tagged : plain;
+	const char *node_tag = slate_redis_tag(batch->node);
+	char		odd[64];
+	bool		is_tagged = has_tag(key, keylen);
+	bool		is_odd = !is_tagged && node_tag[0] != '\0' &&
+		memchr(key, '}', keylen) != NULL;
+	bool		is_plain = !is_tagged && !is_odd;
+	const char *prefix = is_tagged ? tagged : is_odd ? odd : plain;
+	int			prefix_len;
+	char	   *at;
 
-	int			prefix_len = strlen(prefix);
-	char	   *at = begin_append(&batch->bytes,
-								  prefix_len + keylen + 2 * MAX_HEAD);
-
-	at = put_head(at, '$', prefix_len + keylen + !is_tagged);
+	if (is_odd)
+		snprintf(odd, sizeof(odd), SLATE_INTERNAL_PREFIX "%sodd:", node_tag);
+	prefix_len = strlen(prefix);
+	at = begin_append(&batch->bytes, prefix_len + keylen + 2 * MAX_HEAD);
+	at = put_head(at, '$', prefix_len + keylen + is_plain);
 	at = put_bytes(at, prefix, prefix_len);
 	at = put_bytes(at, key, keylen);
-	if (!is_tagged)
+	if (is_plain)
 		*at++ = '}';
 	*at++ = '\r';
 	*at++ = '\n';
 	end_append(&batch->bytes, at);
+}
+
+static void
+skip(SlateSlice *slice, int len)
+{
+	slice->start += len;
+	slice->len -= len;
 }
 
 /* What a name is about: itself, or the key that it guards. */
@@ -180,6 +284,8 @@ slate_script_find_key(const char *name, int len, SlateSlice *key)
 {
 	static const char plain[] = SLATE_INTERNAL_PREFIX "guard:{";
 	static const char tagged[] = SLATE_INTERNAL_PREFIX "tagged:";
+	static const char with_tag[] = SLATE_INTERNAL_PREFIX "{";
+	const char *tag_end;
 
 	key->start = name;
 	key->len = len;
@@ -187,15 +293,24 @@ slate_script_find_key(const char *name, int len, SlateSlice *key)
 		return true;
 	if (starts_with(name, len, tagged))
 	{
-		key->start += strlen(tagged);
-		key->len -= strlen(tagged);
+		skip(key, strlen(tagged));
 		return true;
 	}
 	if (starts_with(name, len, plain) && name[len - 1] == '}')
 	{
-		key->start += strlen(plain);
-		key->len -= strlen(plain) + 1;
+		skip(key, strlen(plain));
+		key->len--;
 		return true;
+	}
+	if (starts_with(name, len, with_tag) &&
+		(tag_end = memchr(name, '}', len)) != NULL)
+	{
+		skip(key, tag_end + 1 - name);
+		if (starts_with(key->start, key->len, "odd:"))
+		{
+			skip(key, strlen("odd:"));
+			return true;
+		}
 	}
 	return false;				/* an index */
 }
@@ -206,36 +321,57 @@ slate_script_find_key(const char *name, int len, SlateSlice *key)
  */
 
 /*
- * Not in _PG_init(): hashing needs a resource owner, which the postmaster does
- * not have.
+ * Make those of a node, unless they are there.  Not in _PG_init(): hashing needs
+ * a resource owner, which the postmaster does not have.
  */
 static void
-load_scripts(void)
+make_scripts(int node)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	Scripts    *made = &scripts[node];
+	const char *tag = slate_redis_tag(node);
+	MemoryContext old;
 
-	slate_script_batch_init(&load_all);
-	slate_lua_hash();
+	if (made->load.ncommands > 0 && strcmp(made->tag, tag) == 0)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (made->load.bytes.data == NULL)
+		slate_script_batch_init_for(&made->load, node);
+	slate_script_batch_reset(&made->load);
+	strlcpy(made->tag, tag, sizeof(made->tag));
 	for (int i = 0; i < SLATE_LUA_SCRIPTS; i++)
 	{
-		append_array(&load_all, 3);
-		append_text(&load_all, "SCRIPT");
-		append_text(&load_all, "LOAD");
-		append_text(&load_all, slate_lua_scripts[i]->source);
+		char	   *source = slate_lua_source(i, tag);
+
+		slate_lua_hash(source, made->sha[i]);
+		append_array(&made->load, 3);
+		append_text(&made->load, "SCRIPT");
+		append_text(&made->load, "LOAD");
+		append_text(&made->load, source);
+		pfree(source);
 	}
 	MemoryContextSwitchTo(old);
-	slate_redis_set_preamble(load_all.bytes.data, load_all.bytes.len,
-							 load_all.ncommands);
+}
+
+/* SlatePreambleFn */
+static void
+load_scripts(int node, SlatePreamble *preamble)
+{
+	make_scripts(node);
+	preamble->bytes = scripts[node].load.bytes.data;
+	preamble->len = scripts[node].load.bytes.len;
+	preamble->nreplies = scripts[node].load.ncommands;
 }
 
 void
 slate_script_init(void)
 {
-	static bool loaded = false;
+	static bool initialised = false;
 
-	if (!loaded)
-		load_scripts();
-	loaded = true;
+	if (initialised)
+		return;
+	make_scripts(0);
+	slate_redis_set_preamble(load_scripts);
+	initialised = true;
 }
 
 SlateRedisStatus
@@ -243,6 +379,14 @@ slate_script_prepare(int64 deadline, SlateWait wait)
 {
 	slate_script_init();
 	return slate_redis_prepare(deadline, wait);
+}
+
+void
+slate_script_find_nodes(SlateWait wait)
+{
+	if (slate_redis_topology() == 0 && slate_redis_is_cluster())
+		(void) slate_script_prepare(slate_link_now() + slate_redis_timeout,
+									wait);
 }
 
 void
@@ -302,11 +446,78 @@ slate_script_refresh_nonce(SlateStamp *stamp)
 	make_nonce(stamp->nonce);
 }
 
+#define FIRST_NUMBERS 16
+
 void
 slate_script_batch_init(SlateBatch *batch)
 {
+	int			nnodes = slate_redis_nodes();
+
+	if (slate_redis_topology() == 0)
+	{
+		slate_script_batch_init_for(batch, 0);
+		return;
+	}
+	memset(batch, 0, sizeof(*batch));
+	batch->topology = slate_redis_topology();
+	batch->parts = palloc_array(SlateBatch, nnodes);
+	batch->nparts = nnodes;
+	for (int i = 0; i < nnodes; i++)
+	{
+		SlateBatch *part = &batch->parts[i];
+
+		slate_script_batch_init_for(part, i);
+		part->maxnumbers = FIRST_NUMBERS;
+		part->numbers = palloc_array(int, FIRST_NUMBERS);
+	}
+}
+
+void
+slate_script_batch_init_for(SlateBatch *batch, int node)
+{
 	memset(batch, 0, sizeof(*batch));
 	initStringInfo(&batch->bytes);
+	slate_script_batch_aim(batch, node);
+}
+
+void
+slate_script_batch_aim(SlateBatch *batch, int node)
+{
+	batch->node = node;
+	batch->topology = slate_redis_topology();
+}
+
+void
+slate_script_batch_reset(SlateBatch *batch)
+{
+	for (int i = 0; i < batch->nparts; i++)
+		slate_script_batch_reset(&batch->parts[i]);
+	if (batch->nparts == 0)
+		resetStringInfo(&batch->bytes);
+	batch->ncommands = batch->npushes = batch->nkeys = batch->ncuts = 0;
+}
+
+void
+slate_script_batch_free(SlateBatch *batch)
+{
+	for (int i = 0; i < batch->nparts; i++)
+		slate_script_batch_free(&batch->parts[i]);
+	if (batch->parts)
+		pfree(batch->parts);
+	if (batch->numbers)
+		pfree(batch->numbers);
+	if (batch->bytes.data)
+		pfree(batch->bytes.data);
+}
+
+int
+slate_script_batch_size(const SlateBatch *batch)
+{
+	int			size = batch->bytes.len;
+
+	for (int i = 0; i < batch->nparts; i++)
+		size += batch->parts[i].bytes.len;
+	return size;
 }
 
 /* A call with so many keys has been added: is the exchange full? */
@@ -334,12 +545,12 @@ count_keys(SlateBatch *batch, int nkeys)
 
 /* How many of the pushes go into one call. */
 static int
-pushes_for_call(const SlatePush *pushes, int npushes)
+pushes_for_call(const SlateBatch *batch, const SlatePush *pushes, int npushes)
 {
 	Size		bytes = 0;
 	int			n;
 
-	for (n = 0; n < npushes && n < KEYS_PER_CALL; n++)
+	for (n = 0; n < npushes && n < keys_per_call(batch); n++)
 	{
 		bytes += pushes[n].keylen;
 		bytes += pushes[n].value ? pushes[n].valuelen : 0;
@@ -404,31 +615,43 @@ append_publish_head(SlateBatch *batch, const SlateStamp *stamp)
 	batch->npushes++;
 }
 
+/* One call. */
+static void
+append_pushes(SlateBatch *batch, const SlateStamp *given,
+			  const SlatePush *pushes, int n)
+{
+	SlateStamp	shifted;
+	const SlateStamp *stamp = stamp_for(given, batch->node, &shifted);
+
+	append_call(batch, &slate_lua_publish, n, 3 + 2 * n);
+	batch->call.nkeys = n;
+	batch->call.keys_at = batch->bytes.len;
+	for (int i = 0; i < n; i++)
+		append_bytes(batch, pushes[i].key, pushes[i].keylen);
+	batch->call.common_at = batch->bytes.len;
+	append_own(batch, stamp->epoch_key);
+	append_publish_head(batch, stamp);
+	batch->call.pushes_at = batch->bytes.len;
+	for (int i = 0; i < n; i++)
+	{
+		append_guard(batch, stamp, &pushes[i]);
+		append_bytes(batch, pushes[i].value ? pushes[i].value : "",
+					 pushes[i].value ? pushes[i].valuelen : 0);
+	}
+	batch->call.end = batch->bytes.len;
+	count_keys(batch, n);
+}
+
 void
 slate_script_add_pushes(SlateBatch *batch, const SlateStamp *stamp,
 						const SlatePush *pushes, int npushes)
 {
 	while (npushes > 0)
 	{
-		int			n = pushes_for_call(pushes, npushes);
+		int			n = pushes_for_call(batch, pushes, npushes);
 
-		append_call(batch, &slate_lua_publish, n + 1, 2 + 2 * n);
-		batch->call.nkeys = n;
-		batch->call.keys_at = batch->bytes.len;
-		for (int i = 0; i < n; i++)
-			append_bytes(batch, pushes[i].key, pushes[i].keylen);
-		batch->call.common_at = batch->bytes.len;
-		append_text(batch, stamp->epoch_key);
-		append_publish_head(batch, stamp);
-		batch->call.pushes_at = batch->bytes.len;
-		for (int i = 0; i < n; i++)
-		{
-			append_guard(batch, stamp, &pushes[i]);
-			append_bytes(batch, pushes[i].value ? pushes[i].value : "",
-						 pushes[i].value ? pushes[i].valuelen : 0);
-		}
-		batch->call.end = batch->bytes.len;
-		count_keys(batch, n);
+		append_pushes(command_about(batch, pushes->key, pushes->keylen), stamp,
+					  pushes, n);
 		pushes += n;
 		npushes -= n;
 	}
@@ -496,7 +719,7 @@ slate_script_add_joined(SlateBatch *batch, const SlateCall *const *calls,
 
 	for (int i = 0; i < ncalls; i++)
 		nkeys += calls[i]->nkeys;
-	append_call(batch, &slate_lua_publish, nkeys + 1, 2 + 2 * nkeys);
+	append_call(batch, &slate_lua_publish, nkeys, 3 + 2 * nkeys);
 	for (int i = 0; i < ncalls; i++)
 		appendBinaryStringInfo(&batch->bytes, bytes[i] + calls[i]->keys_at,
 							   calls[i]->common_at - calls[i]->keys_at);
@@ -593,21 +816,38 @@ slate_script_add_register(SlateBatch *batch, const SlateStamp *stamp,
 						  const char *family, int familylen,
 						  const char *key, int keylen, int64 ttl)
 {
-	append_call(batch, &slate_lua_register, 1, 3);
-	append_index_key(batch, family, familylen);
-	append_bytes(batch, key, keylen);
+	SlateBatch *to = command_about(batch, key, keylen);
+
+	append_call(to, &slate_lua_register, 1, 3);
+	append_index_key(to, family, familylen);
+	append_bytes(to, key, keylen);
 
 	/* the value comes later than this, by a guard's life at most */
-	append_number(batch, ttl == 0 ? 0 : ttl + guard_life_ms());
-	append_text(batch, stamp ? stamp->mark : "");
-	batch->npushes++;
+	append_number(to, ttl == 0 ? 0 : ttl + guard_life_ms());
+	append_text(to, stamp ? stamp->mark : "");
+	to->npushes++;
 }
 
 void
 slate_script_add_tick(SlateBatch *batch)
 {
-	append_call(batch, &slate_lua_tick, 0, 1);
-	append_number(batch, guard_life_ms() / 8);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_call(to, &slate_lua_tick, 0, 1);
+		append_number(to, guard_life_ms() / 8);
+	}
+}
+
+static void
+append_floors(SlateBatch *batch, const SlateStamp *stamp,
+			  const SlateSlice *prefixes, int n)
+{
+	append_call(batch, &slate_lua_floor, 0, 5 + n);
+	append_push_arguments(batch, stamp);
+	append_slices(batch, prefixes, n);
+	count_keys(batch, n);
 }
 
 void
@@ -616,12 +856,9 @@ slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 {
 	for (int start = 0; start < nprefixes; start += KEYS_PER_CALL)
 	{
-		int			n = Min(nprefixes - start, KEYS_PER_CALL);
-
-		append_call(batch, &slate_lua_floor, 0, 5 + n);
-		append_push_arguments(batch, stamp);
-		append_slices(batch, prefixes + start, n);
-		count_keys(batch, n);
+		for (int node = 0; node < count_nodes(batch); node++)
+			append_floors(command_for(batch, node), stamp, prefixes + start,
+						  Min(nprefixes - start, KEYS_PER_CALL));
 	}
 }
 
@@ -634,40 +871,70 @@ slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 
 	/* a PUT of the same transaction, of the same key, has another nonce */
 	make_nonce(own.nonce);
-	append_call(batch, &slate_lua_drop_family, 1, 6);
-	append_index_key(batch, family, familylen);
-	append_push_arguments(batch, &own);
-	append_bytes(batch, glob, globlen);
-	count_keys(batch, 1);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_call(to, &slate_lua_drop_family, 1, 6);
+		append_index_key(to, family, familylen);
+		append_push_arguments(to, &own);
+		append_bytes(to, glob, globlen);
+		count_keys(to, 1);
+	}
 }
 
 void
 slate_script_add_get(SlateBatch *batch, const char *key, int keylen)
 {
-	append_array(batch, 2);
-	append_text(batch, "GET");
-	append_bytes(batch, key, keylen);
+	SlateBatch *to = command_about(batch, key, keylen);
+
+	append_array(to, 2);
+	append_text(to, "GET");
+	append_bytes(to, key, keylen);
 }
 
 void
-slate_script_add_note(SlateBatch *batch, const char *key, const char *value)
+slate_script_add_note(SlateBatch *batch, const char *name, const char *value)
 {
-	append_array(batch, 3);
-	append_text(batch, "SET");
-	append_text(batch, key);
-	append_text(batch, value);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_array(to, 3);
+		append_text(to, "SET");
+		append_own(to, name);
+		append_text(to, value);
+	}
+}
+
+void
+slate_script_add_get_note(SlateBatch *batch, const char *name)
+{
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_array(to, 2);
+		append_text(to, "GET");
+		append_own(to, name);
+	}
 }
 
 void
 slate_script_add_epoch(SlateBatch *batch, const char *key, const char *from,
 					   const char *to, const char *wal_key, const char *wal)
 {
-	append_call(batch, &slate_lua_epoch, 2, 3);
-	append_text(batch, key);
-	append_text(batch, wal_key);
-	append_text(batch, from);
-	append_text(batch, to);
-	append_text(batch, wal);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *part = command_for(batch, node);
+
+		append_call(part, &slate_lua_epoch, 2, 3);
+		append_own(part, key);
+		append_own(part, wal_key);
+		append_text(part, from);
+		append_text(part, to);
+		append_text(part, wal);
+	}
 }
 
 void
@@ -681,17 +948,21 @@ slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 void
 slate_script_add_ttl(SlateBatch *batch, const char *key, int keylen)
 {
-	append_array(batch, 2);
-	append_text(batch, "PTTL");
-	append_bytes(batch, key, keylen);
+	SlateBatch *to = command_about(batch, key, keylen);
+
+	append_array(to, 2);
+	append_text(to, "PTTL");
+	append_bytes(to, key, keylen);
 }
 
 void
 slate_script_add_get_guard(SlateBatch *batch, const char *key, int keylen)
 {
-	append_array(batch, 2);
-	append_text(batch, "GET");
-	slate_script_add_guard_key(batch, key, keylen);
+	SlateBatch *to = command_about(batch, key, keylen);
+
+	append_array(to, 2);
+	append_text(to, "GET");
+	slate_script_add_guard_key(to, key, keylen);
 }
 
 void
@@ -729,14 +1000,16 @@ slate_script_take_scan(const redisReply *reply, char cursor[SLATE_CURSOR_SIZE])
 	return reply->element[1];
 }
 
-/* The keys are bulk strings. */
+/* The keys are bulk strings; of many slots, so in a Cluster they are not KEYS. */
 static void
 append_swept(SlateBatch *batch, const SlateLua *script, StringInfo keys,
 			 int nkeys, int nargs)
 {
 	char		nonce[SLATE_TOKEN_LEN + 1];
+	bool		are_keys = slate_redis_topology() == 0;
 
-	append_call(batch, script, nkeys, nargs);
+	append_call(batch, script, are_keys ? nkeys : 0,
+				are_keys ? nargs : nargs + nkeys);
 	appendBinaryStringInfo(&batch->bytes, keys->data, keys->len);
 	make_nonce(nonce);
 	append_number(batch, guard_life_ms());
@@ -775,9 +1048,9 @@ slate_script_append_swept_stamp(StringInfo stamps, const SlateStamp *stamp,
 	append_bulk(stamps, text, strlen(text));
 }
 
-void
-slate_script_add_leases(SlateBatch *batch, const SlateStamp *stamp,
-						const SlateSlice *keys, int nkeys)
+static void
+append_leases(SlateBatch *batch, const SlateStamp *stamp,
+			  const SlateSlice *keys, int nkeys)
 {
 	char		nonce[SLATE_TOKEN_LEN + 1];
 
@@ -786,8 +1059,19 @@ slate_script_add_leases(SlateBatch *batch, const SlateStamp *stamp,
 	append_slices(batch, keys, nkeys);
 	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
 	append_number(batch, guard_life_ms());
-	append_text(batch, stamp->epoch_key);
+	append_own(batch, stamp->epoch_key);
 	append_text(batch, stamp->epoch);
+}
+
+void
+slate_script_add_leases(SlateBatch *batch, const SlateStamp *stamp,
+						const SlateSlice *keys, int nkeys)
+{
+	int			step = batch->nparts > 0 ? 1 : nkeys;
+
+	for (int i = 0; i < nkeys; i += step)
+		append_leases(command_about(batch, keys[i].start, keys[i].len), stamp,
+					  keys + i, step);
 }
 
 void
@@ -795,12 +1079,14 @@ slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
 					  const char *token, const char *value, int valuelen,
 					  int64 ttl)
 {
-	append_call(batch, &slate_lua_fill, 1, 4);
-	append_bytes(batch, key, keylen);
-	append_bytes(batch, token, SLATE_TOKEN_LEN);
-	append_number(batch, ttl);
-	append_bytes(batch, value, valuelen);
-	append_number(batch, guard_life_ms());
+	SlateBatch *to = command_about(batch, key, keylen);
+
+	append_call(to, &slate_lua_fill, 1, 4);
+	append_bytes(to, key, keylen);
+	append_bytes(to, token, SLATE_TOKEN_LEN);
+	append_number(to, ttl);
+	append_bytes(to, value, valuelen);
+	append_number(to, guard_life_ms());
 }
 
 /* What every MARK begins with: room for nkeys keys, nbeginnings more. */
@@ -817,7 +1103,7 @@ append_mark_call(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
 	append_text(batch, stamp->mark);
 	append_number(batch, (int64) xid);
 	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
-	append_text(batch, stamp->epoch_key);
+	append_own(batch, stamp->epoch_key);
 	append_text(batch, stamp->epoch);
 }
 
@@ -825,13 +1111,26 @@ void
 slate_script_add_marks(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
 					   const SlateSlice *keys, int nkeys)
 {
-	for (int start = 0; start < nkeys; start += KEYS_PER_CALL)
-	{
-		int			n = Min(nkeys - start, KEYS_PER_CALL);
+	int			step = keys_per_call(batch);
 
-		append_mark_call(batch, stamp, xid, keys + start, n, 0);
-		count_keys(batch, n);
+	for (int start = 0; start < nkeys; start += step)
+	{
+		int			n = Min(nkeys - start, step);
+		SlateBatch *to = command_about(batch, keys[start].start,
+									   keys[start].len);
+
+		append_mark_call(to, stamp, xid, keys + start, n, 0);
+		count_keys(to, n);
 	}
+}
+
+static void
+append_mark_beginnings(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
+					   const SlateSlice *beginnings, int n)
+{
+	append_mark_call(batch, stamp, xid, NULL, 0, n);
+	append_slices(batch, beginnings, n);
+	count_keys(batch, n);
 }
 
 void
@@ -841,20 +1140,24 @@ slate_script_add_mark_beginnings(SlateBatch *batch, const SlateStamp *stamp,
 {
 	for (int start = 0; start < nbeginnings; start += KEYS_PER_CALL)
 	{
-		int			n = Min(nbeginnings - start, KEYS_PER_CALL);
-
-		append_mark_call(batch, stamp, xid, NULL, 0, n);
-		append_slices(batch, beginnings + start, n);
-		count_keys(batch, n);
+		for (int node = 0; node < count_nodes(batch); node++)
+			append_mark_beginnings(command_for(batch, node), stamp, xid,
+								   beginnings + start,
+								   Min(nbeginnings - start, KEYS_PER_CALL));
 	}
 }
 
 void
-slate_script_add_release(SlateBatch *batch, const char *mark, int after_calls)
+slate_script_add_release(SlateBatch *batch, const char *mark, bool in_any_case)
 {
-	append_call(batch, &slate_lua_release, 0, 2);
-	append_text(batch, mark);
-	append_number(batch, after_calls);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_call(to, &slate_lua_release, 0, 2);
+		append_text(to, mark);
+		append_number(to, in_any_case ? -1 : to->npushes);
+	}
 }
 
 void
@@ -864,9 +1167,14 @@ slate_script_add_get_marks(SlateBatch *batch, const SlateStamp *stamp)
 
 	snprintf(name, sizeof(name), SLATE_INTERNAL_PREFIX "marks:%s",
 			 stamp->owner);
-	append_array(batch, 2);
-	append_text(batch, "HGETALL");
-	append_text(batch, name);
+	for (int node = 0; node < count_nodes(batch); node++)
+	{
+		SlateBatch *to = command_for(batch, node);
+
+		append_array(to, 2);
+		append_text(to, "HGETALL");
+		append_own(to, name);
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -878,6 +1186,7 @@ typedef struct RunState
 {
 	SlateReplyFn reply_fn;
 	void	   *arg;
+	const int  *numbers;		/* of the commands; NULL: as they are */
 	int			first;			/* index of the first reply of this exchange */
 	int			forgotten;		/* index of the first NOSCRIPT; -1: none */
 	bool		remembered;		/* what came behind that was done */
@@ -891,6 +1200,13 @@ is_error(const redisReply *reply, const char *code)
 }
 
 static void
+hand_on(const RunState *state, int index, const redisReply *reply)
+{
+	state->reply_fn(state->numbers ? state->numbers[index] : index, reply,
+					state->arg);
+}
+
+static void
 watch_for_noscript(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
@@ -900,7 +1216,7 @@ watch_for_noscript(int index, const redisReply *reply, void *arg)
 	else if (state->forgotten >= 0)
 		state->remembered = true;
 	else
-		state->reply_fn(index, reply, state->arg);
+		hand_on(state, index, reply);
 }
 
 static void
@@ -908,7 +1224,7 @@ on_later_reply(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
 
-	state->reply_fn(state->first + index, reply, state->arg);
+	hand_on(state, state->first + index, reply);
 }
 
 /* Where the nth command of a batch begins: arrays of bulk strings, all of it. */
@@ -949,19 +1265,26 @@ answer_forgotten(const RunState *state, int ncommands)
 	.len = sizeof(text) - 1};
 
 	for (int i = state->forgotten; i < ncommands; i++)
-		state->reply_fn(i, &reply, state->arg);
+		hand_on(state, i, &reply);
 }
 
+/* The commands of a batch for one node between two places. */
 static SlateRedisStatus
-run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
-		  void *arg, int64 deadline, SlateWait wait)
+run_commands(const SlateBatch *batch, SlateCut from, SlateCut to,
+			 SlateReplyFn reply_fn, void *arg, int64 deadline, SlateWait wait)
 {
-	RunState	state = {reply_fn, arg, 0, -1, false};
+	const Scripts *here = &scripts[batch->node];
+	RunState	state = {.reply_fn = reply_fn,.arg = arg,.forgotten = -1};
+	const char *bytes = batch->bytes.data + from.end;
+	int			len = to.end - from.end;
+	int			ncommands = to.ncommands - from.ncommands;
 	SlateRedisStatus status;
 	const char *rest;
 
-	status = slate_redis_run(bytes, len, ncommands, NULL, watch_for_noscript,
-							 &state, deadline, wait);
+	if (batch->numbers)
+		state.numbers = batch->numbers + from.ncommands;
+	status = slate_redis_run(batch->node, bytes, len, ncommands, NULL,
+							 watch_for_noscript, &state, deadline, wait);
 	if (status != REDIS_DONE || state.forgotten < 0)
 		return status;
 
@@ -975,23 +1298,60 @@ run_bytes(const char *bytes, int len, int ncommands, SlateReplyFn reply_fn,
 	 * SCRIPT FLUSH, or a server that has never seen them.  What it has done is
 	 * not sent again: its nonces would come twice.
 	 */
-	status = slate_redis_run(load_all.bytes.data, load_all.bytes.len,
-							 load_all.ncommands, NULL, ignore_reply, NULL,
-							 deadline, wait);
+	status = slate_redis_run(batch->node, here->load.bytes.data,
+							 here->load.bytes.len, here->load.ncommands, NULL,
+							 ignore_reply, NULL, deadline, wait);
 	if (status != REDIS_DONE)
 		return status;
 	rest = find_command(bytes, state.forgotten);
 	state.first = state.forgotten;
-	return slate_redis_run(rest, bytes + len - rest, ncommands - state.first,
-						   NULL, on_later_reply, &state, deadline, wait);
+	return slate_redis_run(batch->node, rest, bytes + len - rest,
+						   ncommands - state.first, NULL, on_later_reply,
+						   &state, deadline, wait);
+}
+
+/* All commands of a batch for one node. */
+static SlateRedisStatus
+run_all(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
+		int64 deadline, SlateWait wait)
+{
+	SlateCut	from = {0, 0};
+	SlateCut	to = {batch->bytes.len, batch->ncommands};
+
+	if (batch->ncommands == 0)
+		return REDIS_DONE;
+	return run_commands(batch, from, to, reply_fn, arg, deadline, wait);
+}
+
+/* Have all nodes at work on the first exchange that each has. */
+static void
+send_ahead(const SlateBatch *batch)
+{
+	for (int i = 0; i < batch->nparts; i++)
+	{
+		const SlateBatch *part = &batch->parts[i];
+
+		if (part->ncommands > 0)
+			slate_redis_send_ahead(part->node, part->bytes.data,
+								   part->ncuts > 0 ? part->cuts[0].end
+								   : part->bytes.len);
+	}
 }
 
 SlateRedisStatus
 slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
 				 int64 deadline, SlateWait wait)
 {
-	return run_bytes(batch->bytes.data, batch->bytes.len, batch->ncommands,
-					 reply_fn, arg, deadline, wait);
+	SlateRedisStatus status = REDIS_DONE;
+
+	if (!slate_redis_has_topology(batch->topology))
+		return REDIS_UNREACHABLE;
+	if (batch->nparts == 0)
+		return run_all(batch, reply_fn, arg, deadline, wait);
+	send_ahead(batch);
+	for (int i = 0; i < batch->nparts && status == REDIS_DONE; i++)
+		status = run_all(&batch->parts[i], reply_fn, arg, deadline, wait);
+	return status;
 }
 
 static int64
@@ -1061,13 +1421,10 @@ slate_script_count_outcome(const SlateOutcome *outcome)
 }
 
 static void
-on_push_reply(int index, const redisReply *reply, void *arg)
+on_push_reply(int index pg_attribute_unused(), const redisReply *reply,
+			  void *arg)
 {
-	SlateOutcome *outcome = arg;
-
-	if (index == 0)
-		memset(outcome, 0, sizeof(*outcome));
-	slate_script_take_reply(outcome, reply);
+	slate_script_take_reply(arg, reply);
 }
 
 static void
@@ -1082,15 +1439,15 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 	sum->refused += outcome->refused;
 }
 
-SlateRedisStatus
-slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
-					 int64 deadline, int timeout, SlateWait wait)
+/* What goes to one node; *deadline is the first exchange's. */
+static SlateRedisStatus
+publish_part(const SlateBatch *batch, SlateOutcome *outcome, int64 *deadline,
+			 int timeout, SlateWait wait)
 {
 	SlateRedisStatus status = REDIS_DONE;
 	SlateCut	last = {batch->bytes.len, batch->ncommands};
 	SlateCut	from = {0, 0};
 
-	memset(outcome, 0, sizeof(*outcome));
 	for (int i = 0; i <= batch->ncuts && status == REDIS_DONE; i++)
 	{
 		SlateCut	to = i < batch->ncuts ? batch->cuts[i] : last;
@@ -1098,12 +1455,30 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 
 		if (to.ncommands == from.ncommands)
 			continue;
-		status = run_bytes(batch->bytes.data + from.end, to.end - from.end,
-						   to.ncommands - from.ncommands, on_push_reply, &part,
-						   deadline, wait);
+		status = run_commands(batch, from, to, on_push_reply, &part, *deadline,
+							  wait);
 		add_outcome(outcome, &part);
 		from = to;
-		deadline = slate_link_now() + timeout;
+		if (i < batch->ncuts)
+			*deadline = slate_link_now() + timeout;
 	}
+	return status;
+}
+
+SlateRedisStatus
+slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
+					 int64 deadline, int timeout, SlateWait wait)
+{
+	SlateRedisStatus status = REDIS_DONE;
+
+	memset(outcome, 0, sizeof(*outcome));
+	if (!slate_redis_has_topology(batch->topology))
+		return REDIS_UNREACHABLE;
+	if (batch->nparts == 0)
+		return publish_part(batch, outcome, &deadline, timeout, wait);
+	send_ahead(batch);
+	for (int i = 0; i < batch->nparts && status == REDIS_DONE; i++)
+		status = publish_part(&batch->parts[i], outcome, &deadline, timeout,
+							  wait);
 	return status;
 }

@@ -104,10 +104,21 @@ typedef struct SlateCall
 	int			end;
 } SlateCall;
 
-/* Commands that wait to be sent. */
+/*
+ * Commands that wait to be sent: to one node, or to those of a Cluster.  Then it
+ * has a part for each of them, and no bytes of its own; its commands are
+ * numbered as they were added, and so are the replies, which may come in any
+ * order between nodes.
+ */
 typedef struct SlateBatch
 {
 	StringInfoData bytes;
+	int			node;			/* where they go */
+	int			nparts;			/* 0: there are none */
+	struct SlateBatch *parts;
+	uint64		topology;		/* by which they were parted */
+	int		   *numbers;		/* of a part: of its commands */
+	int			maxnumbers;
 	SlateCall	call;			/* the last one that pushes */
 	int			ncommands;
 	int			npushes;		/* of these, what a mark counts */
@@ -140,6 +151,13 @@ extern void slate_script_init(void);
  */
 extern SlateRedisStatus slate_script_prepare(int64 deadline, SlateWait wait);
 
+/*
+ * For who makes a batch before that: in a Cluster that is not known yet, prepare.
+ * A batch that was made for other nodes than there are when it is sent is not
+ * sent (REDIS_UNREACHABLE).
+ */
+extern void slate_script_find_nodes(SlateWait wait);
+
 /* The stamp of changes made now; only on a primary.  Without an epoch. */
 extern void slate_script_stamp(SlateStamp *stamp);
 
@@ -161,7 +179,17 @@ extern void slate_script_disown(SlateStamp *stamp);
 /* Another nonce for what is sent under a stamp that was sent before. */
 extern void slate_script_refresh_nonce(SlateStamp *stamp);
 
+/*
+ * One for whatever nodes there are, or for a single one, which may become that
+ * for another; empty one, which keeps its memory, or free that.  How many bytes
+ * has it?
+ */
 extern void slate_script_batch_init(SlateBatch *batch);
+extern void slate_script_batch_init_for(SlateBatch *batch, int node);
+extern void slate_script_batch_aim(SlateBatch *batch, int node);
+extern void slate_script_batch_reset(SlateBatch *batch);
+extern void slate_script_batch_free(SlateBatch *batch);
+extern int	slate_script_batch_size(const SlateBatch *batch);
 
 /* PUTs and DROPs of many keys, in as few calls as is good for Redis. */
 extern void slate_script_add_pushes(SlateBatch *batch,
@@ -254,9 +282,13 @@ extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const char *family, int familylen,
 										 const char *glob, int globlen);
 
-/* Plain SET of a key of our own. */
-extern void slate_script_add_note(SlateBatch *batch, const char *key,
+/*
+ * Plain SET and GET of a key of our own, by its name without a Cluster; each
+ * node has one, so there are as many replies, one after the other.
+ */
+extern void slate_script_add_note(SlateBatch *batch, const char *name,
 								  const char *value);
+extern void slate_script_add_get_note(SlateBatch *batch, const char *name);
 
 /*
  * Begin an epoch, and note a WAL position, if the one that is there is the one
@@ -266,7 +298,7 @@ extern void slate_script_add_epoch(SlateBatch *batch, const char *key,
 								   const char *from, const char *to,
 								   const char *wal_key, const char *wal);
 
-/* Plain reads: GET, MGET. */
+/* Plain reads: GET, MGET.  The latter not in a Cluster. */
 extern void slate_script_add_get(SlateBatch *batch,
 								 const char *key, int keylen);
 extern void slate_script_add_mget(SlateBatch *batch,
@@ -322,7 +354,7 @@ extern void slate_script_add_forget(SlateBatch *batch, StringInfo keys,
  * counts.  The reply is an array with one pair a key: (1, value) when there is
  * a value after all, (0, token), or (2, token) when something of another type
  * than string was there and has been removed; (3, "") when there is no lease
- * to be had.
+ * to be had.  In a Cluster there is a reply for each key, an array of one.
  */
 extern void slate_script_add_leases(SlateBatch *batch,
 									const SlateStamp *stamp,
@@ -344,11 +376,11 @@ extern void slate_script_add_mark_beginnings(SlateBatch *batch,
 											 int nbeginnings);
 
 /*
- * Take away all marks of a transaction, if so many pushes under its stamp have
- * succeeded (a batch's npushes); -1: in any case.
+ * Take away all marks of a transaction: in any case, or if the pushes under its
+ * stamp that the batch has so far have succeeded.
  */
 extern void slate_script_add_release(SlateBatch *batch, const char *mark,
-									 int after_calls);
+									 bool in_any_case);
 
 /* HGETALL of an owner's marks: ids and transactions, and counts ("id+"). */
 extern void slate_script_add_get_marks(SlateBatch *batch,

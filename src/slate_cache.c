@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "breaker.h"
 #include "capture.h"
+#include "cluster.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -115,7 +116,7 @@ define_connection_settings(void)
 {
 	DefineCustomStringVariable("slate_cache.url",
 							   "Where Redis is.",
-							   "redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS, unix:///path[?db=n] or sentinel://host[:port],.../master[/db].",
+							   "redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS, unix:///path[?db=n], sentinel://host[:port],.../master[/db] or cluster://host[:port],....",
 							   &slate_redis_url, "redis://localhost:6379/0",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   check_url, assign_connection, NULL);
@@ -364,6 +365,7 @@ on_shmem_request(void)
 	RequestAddinShmemSpace(slate_names_shmem_size());
 	RequestAddinShmemSpace(slate_breaker_shmem_size());
 	RequestAddinShmemSpace(slate_sentinel_shmem_size());
+	RequestAddinShmemSpace(slate_cluster_shmem_size());
 	RequestAddinShmemSpace(slate_stats_shmem_size());
 	RequestAddinShmemSpace(slate_events_shmem_size());
 	RequestAddinShmemSpace(slate_doubt_shmem_size());
@@ -381,6 +383,7 @@ on_shmem_startup(void)
 	slate_names_shmem_startup();
 	slate_breaker_shmem_startup();
 	slate_sentinel_shmem_startup();
+	slate_cluster_shmem_startup();
 	slate_stats_shmem_startup();
 	slate_events_shmem_startup();
 	slate_database_shmem_startup();

@@ -193,7 +193,7 @@ static void
 hold_marks(const SlateStamp *stamp, uint64 xid)
 {
 	slate_script_batch_init(&marked.release);
-	slate_script_add_release(&marked.release, stamp->mark, -1);
+	slate_script_add_release(&marked.release, stamp->mark, true);
 	slate_doubt_begin_marking(xid);
 	marked.standing = true;
 }
@@ -219,7 +219,7 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 	walk(list);
 	if (!slate_trust_is_marked(outcome.strange))
 		report_failure_of_server("it is another server than the one that slate_cache has used so far");
-	pfree(batch.bytes.data);
+	slate_script_batch_free(&batch);
 	MemoryContextSwitchTo(old);
 }
 
@@ -271,7 +271,6 @@ take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 {
 	Look	   *look = arg;
 
-	look->count = 0;
 	if (reply->type != REDIS_REPLY_ARRAY)
 		return;
 	for (size_t i = 0; i + 1 < reply->elements; i += 2)
@@ -353,7 +352,7 @@ slate_strict_resolve(SlateDatabase *database)
 	{
 		memcpy(stamp.nonce, look->marks[i].id, sizeof(stamp.nonce));
 		slate_script_make_mark(&stamp);
-		slate_script_add_release(&batch, stamp.mark, -1);
+		slate_script_add_release(&batch, stamp.mark, true);
 	}
 	if (batch.ncommands > 0)
 		(void) slate_script_run(&batch, ignore_reply, NULL, deadline,
@@ -414,7 +413,7 @@ mark_generation(int generation)
 								  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
 			 outcome.refused > 0))
 			return false;
-		pfree(batch.bytes.data);
+		slate_script_batch_free(&batch);
 	}
 	return true;
 }

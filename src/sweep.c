@@ -43,6 +43,7 @@ typedef struct Sweep
 	char		cursor[SLATE_CURSOR_SIZE];	/* where the next SCAN begins */
 	int			count;			/* its COUNT */
 	int			scan_reply;		/* which reply of the exchange is SCAN's */
+	int			node;			/* whose keys are walked over */
 	int			nfound;			/* names in names_found */
 	bool		overflow;		/* not all names fitted */
 	bool		failed;			/* SCAN got something that is not its answer */
@@ -76,7 +77,7 @@ slate_sweep_init(void)
 	if (names_found.data)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	slate_script_batch_init(&to_send);
+	slate_script_batch_init_for(&to_send, 0);
 	enlargeStringInfo(&to_send.bytes, 2 * STEP_BYTES + 1024);
 	initStringInfo(&stamps_found);
 	enlargeStringInfo(&stamps_found, STEP_BYTES);
@@ -186,8 +187,8 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 static void
 encode_step(Sweep *sweep, bool scan)
 {
-	resetStringInfo(&to_send.bytes);
-	to_send.ncommands = 0;
+	slate_script_batch_reset(&to_send);
+	slate_script_batch_aim(&to_send, sweep->node);
 	sweep->scan_reply = -1;
 	if (sweep->nfound > 0 && sweep->stamps == NULL)
 		slate_script_add_forget(&to_send, &names_found, sweep->nfound);
@@ -207,18 +208,18 @@ outlives_guards(int64 since)
 	return slate_link_now() - since > (int64) slate_script_guard_life * 1000;
 }
 
-SlateRedisStatus
-slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
-			SlateSwept *swept, int64 stop_at, int64 deadline, SlateWait wait)
+/* One node, from its beginning to its end; *finished: it has got through. */
+static SlateRedisStatus
+sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
+		   bool *finished)
 {
-	Sweep		sweep = {.globs = globs,.stamps = stamps,
-	.swept = swept,.cursor = "0",.count = STEP_COUNT};
+	SlateSwept *swept = sweep->swept;
 	bool		scan = true;
 	bool		again = false;
 	int64		start = slate_link_now();
 
-	memset(swept, 0, sizeof(*swept));
-	while (scan || sweep.nfound > 0)
+	*finished = false;
+	while (scan || sweep->nfound > 0)
 	{
 		int64		now = slate_link_now();
 		SlateRedisStatus status;
@@ -227,28 +228,49 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 			CHECK_FOR_INTERRUPTS();
 
 		/* what was found is still dropped */
-		if (now >= stop_at && sweep.nfound == 0)
+		if (now >= stop_at && sweep->nfound == 0)
 			return REDIS_DONE;
-		encode_step(&sweep, scan && now < stop_at);
-		sweep.before = swept->outcome;
-		status = slate_script_run(&to_send, on_sweep_reply, &sweep,
+		encode_step(sweep, scan && now < stop_at);
+		sweep->before = swept->outcome;
+		status = slate_script_run(&to_send, on_sweep_reply, sweep,
 								  Min(deadline, now + slate_redis_timeout), wait);
 		if (status != REDIS_DONE)
 			return status;
-		if (sweep.failed || (sweep.overflow && sweep.count == 1) ||
+		if (sweep->failed || (sweep->overflow && sweep->count == 1) ||
 			swept->outcome.refused > 0)
 			return REDIS_DONE;
-		if (sweep.overflow)
+		if (sweep->overflow)
 		{
 			/* what did fit is dropped now; the step is taken again */
-			sweep.count = Max(sweep.count / 2, 1);
+			sweep->count = Max(sweep->count / 2, 1);
 			continue;
 		}
-		if (sweep.scan_reply >= 0)
-			scan = strcmp(sweep.cursor, "0") != 0;
+		if (sweep->scan_reply >= 0)
+			scan = strcmp(sweep->cursor, "0") != 0;
 		if (!scan && !again && outlives_guards(start))
 			scan = again = true;
 	}
-	swept->finished = true;
+	*finished = true;
 	return REDIS_DONE;
+}
+
+SlateRedisStatus
+slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
+			SlateSwept *swept, int64 stop_at, int64 deadline, SlateWait wait)
+{
+	SlateRedisStatus status = REDIS_DONE;
+	bool		finished = true;
+	uint64		topology = slate_redis_topology();
+	int			nnodes = slate_redis_nodes();
+
+	memset(swept, 0, sizeof(*swept));
+	for (int node = 0; node < nnodes && finished; node++)
+	{
+		Sweep		sweep = {.globs = globs,.stamps = stamps,
+		.swept = swept,.node = node,.cursor = "0",.count = STEP_COUNT};
+
+		status = sweep_node(&sweep, stop_at, deadline, wait, &finished);
+	}
+	swept->finished = finished && slate_redis_has_topology(topology);
+	return status;
 }

@@ -124,14 +124,23 @@ typedef struct History
 	TimeLineID	timeline;
 } History;
 
-/* What Redis says of us; empty texts for nothing. */
+/*
+ * What Redis says of us; empty texts for nothing.  In a Cluster each node has
+ * such notes; then these are the highest, and the lowest.
+ */
 typedef struct Notes
 {
 	char		epoch[SLATE_EPOCH_LEN + 1];
+	char		lowest_epoch[SLATE_EPOCH_LEN + 1];
 	char		wal[SLATE_VERSION_LEN + 1];
+	char		lowest_wal[SLATE_VERSION_LEN + 1];
+	int			nepochs;		/* that have been told, "nothing" included */
+	int			nwals;
 	bool		went_back;		/* it has told us more before */
 	bool		failed;			/* an error reply */
-	int			tick;			/* index of a reply that does not matter */
+	int			first_wal;		/* where replies of the latter kind begin */
+	int			first_set;		/* those to a SET */
+	int			first_tick;		/* and those that do not matter; 0: none */
 } Notes;
 
 /* ------------------------------------------------------------------------
@@ -305,7 +314,7 @@ take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 {
 	Confirmation *confirmation = arg;
 
-	confirmation->is_other = reply->type != REDIS_REPLY_ERROR &&
+	confirmation->is_other |= reply->type != REDIS_REPLY_ERROR &&
 		(reply->type != REDIS_REPLY_STRING ||
 		 strcmp(reply->str, confirmation->epoch) != 0);
 }
@@ -322,12 +331,12 @@ confirm(SlateDatabase *database, const char *epoch, int64 deadline)
 	/* locks are held meanwhile */
 	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
 	slate_script_batch_init(&batch);
-	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
+	slate_script_add_get_note(&batch, epoch_key());
 	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
 						 LINK_WAIT_UNINTERRUPTED) == REDIS_DONE &&
 		!confirmation.is_other)
 		note_confirmed(database);
-	pfree(batch.bytes.data);
+	slate_script_batch_free(&batch);
 	return !confirmation.is_other;
 }
 
@@ -429,7 +438,8 @@ slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 	SlateDatabase *database = vouching();
 	int64		clock;
 
-	if (database == NULL)
+	/* who sends what is left to the worker knows of one node */
+	if (database == NULL || slate_redis_is_cluster())
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
 	slate_script_set_deadline(stamp, clock == 0 ? 0
@@ -509,6 +519,9 @@ slate_trust_fence(int64 deadline, SlateWait wait)
 {
 	bool		done;
 
+	/* nobody has pushed directly */
+	if (slate_redis_topology() != 0)
+		return true;
 	(void) slate_direct_fence(&fence, &done, deadline, wait);
 	return done;
 }
@@ -653,20 +666,40 @@ append_history(const History *history)
  * ------------------------------------------------------------------------
  */
 
+/* Of another type: none of ours. */
+static const char *
+note_text(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_STRING ? reply->str : "";
+}
+
+/* Keep the highest and the lowest of what the nodes say. */
+static void
+keep_note(const char *note, int nbefore, char *highest, char *lowest,
+		  size_t size)
+{
+	if (nbefore == 0 || strcmp(note, highest) > 0)
+		strlcpy(highest, note, size);
+	if (nbefore == 0 || strcmp(note, lowest) < 0)
+		strlcpy(lowest, note, size);
+}
+
 static void
 take_note(int index, const redisReply *reply, void *arg)
 {
 	Notes	   *notes = arg;
 
-	/* of another type: none of ours */
-	if (index > 0 && index == notes->tick)
+	if (notes->first_tick > 0 && index >= notes->first_tick)
 		return;
-	if (reply->type == REDIS_REPLY_ERROR)
-		notes->failed |= strncmp(reply->str, "WRONGTYPE", 9) != 0;
-	else if (reply->type == REDIS_REPLY_STRING && index == 0)
-		strlcpy(notes->epoch, reply->str, sizeof(notes->epoch));
-	else if (reply->type == REDIS_REPLY_STRING && index == 1)
-		strlcpy(notes->wal, reply->str, sizeof(notes->wal));
+	if (reply->type == REDIS_REPLY_ERROR &&
+		strncmp(reply->str, "WRONGTYPE", 9) != 0)
+		notes->failed = true;
+	else if (index < notes->first_wal)
+		keep_note(note_text(reply), notes->nepochs++, notes->epoch,
+				  notes->lowest_epoch, sizeof(notes->epoch));
+	else if (index < notes->first_set)
+		keep_note(note_text(reply), notes->nwals++, notes->wal,
+				  notes->lowest_wal, sizeof(notes->wal));
 }
 
 static bool
@@ -739,18 +772,20 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 	tell = held && position != 0 && strcmp(wal, told) > 0;
 	memset(notes, 0, sizeof(*notes));
 	slate_script_batch_init(&batch);
-	slate_script_add_get(&batch, epoch_key(), strlen(epoch_key()));
-	slate_script_add_get(&batch, owned_key("wal"), strlen(owned_key("wal")));
+	slate_script_add_get_note(&batch, epoch_key());
+	notes->first_wal = batch.ncommands;
+	slate_script_add_get_note(&batch, owned_key("wal"));
+	notes->first_set = batch.ncommands;
 	if (tell)
 		slate_script_add_note(&batch, owned_key("wal"), wal);
-	notes->tick = batch.ncommands;
+	notes->first_tick = batch.ncommands;
 	if (held)
 		slate_script_add_tick(&batch);
 	if (!run(&batch, notes))
 		return false;
 	pg_atomic_write_u64(&database->clock,
 						(uint64) (slate_redis_server_clock() - slate_link_now()));
-	notes->went_back = strcmp(notes->wal, told) < 0;
+	notes->went_back = strcmp(notes->lowest_wal, told) < 0;
 	if (tell)
 		strlcpy(told, wal, sizeof(told));
 	return true;
@@ -793,15 +828,16 @@ compare_history(SlateDatabase *database, const Notes *notes,
 	char		epoch[SLATE_EPOCH_LEN + 1];
 
 	write_epoch(epoch, history->epoch);
-	if (notes->epoch[0] == '\0')
+	if (notes->lowest_epoch[0] == '\0')
 		return "Redis has no epoch of this database: it is new, or has lost its data";
-	if (is_attempted(notes->epoch))
+	if (is_attempted(notes->epoch) && is_attempted(notes->lowest_epoch))
 		return NULL;
 	if (history->number == 0)
 		return "this database has not used this Redis before";
 	if (history->timeline != GetWALInsertionTimeLine())
 		return "PostgreSQL has a new timeline: it was promoted or restored";
-	if (strcmp(epoch, notes->epoch) != 0)
+	if (strcmp(epoch, notes->epoch) != 0 ||
+		strcmp(epoch, notes->lowest_epoch) != 0)
 		return "Redis and PostgreSQL do not have the same history";
 	if (history->identity != slate_redis_identity())
 		return "Redis was restarted or replaced";
@@ -827,8 +863,9 @@ compare_known(SlateDatabase *database, const Notes *notes)
 
 	write_epoch(epoch, pg_atomic_read_u64(&database->epoch));
 	contested = notes->epoch[0] != '\0' && strcmp(epoch, notes->epoch) != 0;
-	if (notes->epoch[0] == '\0')
+	if (notes->lowest_epoch[0] == '\0')
 		return "Redis has lost its data";
+	contested |= strcmp(epoch, notes->lowest_epoch) != 0;
 	if (contested)
 		return "Redis has another history";
 	if (pg_atomic_read_u64(&database->identity) != slate_redis_identity())

@@ -283,9 +283,13 @@ parse_redis_url(Span host, SlateUrl *url)
 	return error;
 }
 
-/* host[:port][,host[:port]...] */
+/*
+ * host[:port][,host[:port]...]; too_many is what to say if there are more than
+ * max of them.
+ */
 static const char *
-parse_sentinels(Span hosts, SlateSentinels *sentinels)
+parse_hosts(Span hosts, SlateAddress *addresses, int max, int default_port,
+			const char *too_many, int *count)
 {
 	const char *comma;
 	const char *error;
@@ -293,18 +297,17 @@ parse_sentinels(Span hosts, SlateSentinels *sentinels)
 	do
 	{
 		Span		rest = {"", 0};
-		SlateAddress *address = &sentinels->address[sentinels->count];
 
-		if (sentinels->count == SLATE_MAX_SENTINELS)
-			return "There are more than 8 sentinels.";
+		if (*count == max)
+			return too_many;
 		comma = find_in(hosts, ',');
 		if (comma != NULL)
 			rest = cut_at(&hosts, comma);
-		address->port = SLATE_SENTINEL_PORT;
-		error = parse_host_and_port(hosts, address);
+		addresses[*count].port = default_port;
+		error = parse_host_and_port(hosts, &addresses[*count]);
 		if (error != NULL)
 			return error;
-		sentinels->count++;
+		(*count)++;
 		hosts = rest;
 	} while (comma != NULL);
 	return NULL;
@@ -347,11 +350,43 @@ parse_sentinel_url(Span hosts, SlateUrl *url)
 
 	error = split_credentials(&hosts, url);
 	if (error == NULL)
-		error = parse_sentinels(hosts, &url->sentinels);
+		error = parse_hosts(hosts, url->sentinels.address,
+							SLATE_MAX_SENTINELS, SLATE_SENTINEL_PORT,
+							"There are more than 8 sentinels.",
+							&url->sentinels.count);
 	if (error == NULL)
 		error = parse_master(master, &url->sentinels);
 	if (error == NULL && database.len > 0)
 		error = parse_database(database, url);
+	return error;
+}
+
+/* What follows cluster:// */
+static const char *
+parse_cluster_url(Span hosts, SlateUrl *url)
+{
+	Span		database = {"", 0};
+	const char *slash;
+	const char *error;
+
+	if (find_in(hosts, '?') != NULL)
+		return "A cluster:// url takes no parameters; a question mark in a password is written %3F.";
+	if (find_in(hosts, '#') != NULL)
+		return "A url has no fragment here; a number sign in a password is written %23.";
+
+	slash = find_in(hosts, '/');
+	if (slash != NULL)
+		database = cut_at(&hosts, slash);
+
+	error = split_credentials(&hosts, url);
+	if (error == NULL)
+		error = parse_hosts(hosts, url->cluster.address,
+							SLATE_MAX_SEEDS, DEFAULT_PORT,
+							"There are more than 8 nodes.",
+							&url->cluster.count);
+	if (error == NULL && database.len > 0 &&
+		(parse_database(database, url) != NULL || url->database != 0))
+		error = "A Redis Cluster has database 0 alone.";
 	return error;
 }
 
@@ -420,14 +455,14 @@ parse_any_url(const char *text, SlateUrl *url)
 		return parse_unix_url(rest, url);
 	if (has_scheme(text, "sentinel://", &rest))
 		return parse_sentinel_url(rest, url);
+	if (has_scheme(text, "cluster://", &rest))
+		return parse_cluster_url(rest, url);
 	if (has_scheme(text, "rediss://", &rest))
 	{
 		url->address.is_tls = true;
 		return parse_redis_url(rest, url);
 	}
-	if (has_scheme(text, "cluster://", &rest))
-		return "Redis Cluster (cluster://) is not supported by this version.";
-	return "The url must begin with redis://, rediss://, unix:// or sentinel://.";
+	return "The url must begin with redis://, rediss://, unix://, sentinel:// or cluster://.";
 }
 
 bool

@@ -151,6 +151,7 @@ slate_walk_begin(SlateWalk *walk, Oid relid)
 
 	walk->from = from_clause(relation);
 	relation_close(relation, NoLock);
+	slate_script_find_nodes(LINK_WAIT_INTERRUPTIBLE);
 
 	walk->batch_size = FIRST_BATCH_KEYS;
 	walk->batch = AllocSetContextCreate(CurrentMemoryContext,
@@ -566,6 +567,26 @@ on_scan_reply(int index pg_attribute_unused(), const redisReply *reply,
 	}
 }
 
+/* What one node has. */
+static void
+walk_node(SlateWalk *walk, int node, const StringInfo glob)
+{
+	ScanStep	step = {walk, "0"};
+
+	do
+	{
+		SlateBatch	batch;
+
+		slate_script_batch_init_for(&batch, node);
+		slate_script_add_scan(&batch, step.cursor, glob->data, glob->len);
+		slate_walk_exchange(&batch, on_scan_reply, &step);
+		slate_script_batch_free(&batch);
+		if (walk->nkeys >= walk->batch_size)
+			work_off(walk);
+	} while (strcmp(step.cursor, "0") != 0);
+	work_off(walk);
+}
+
 /* A glob that all keys of the table match: the text that they begin with. */
 static void
 append_common_glob(const SlateRelation *rules, StringInfo glob)
@@ -593,21 +614,10 @@ append_common_glob(const SlateRelation *rules, StringInfo glob)
 void
 slate_walk_redis(SlateWalk *walk)
 {
-	ScanStep	step = {walk, "0"};
 	StringInfoData glob;
 
 	initStringInfo(&glob);
 	append_common_glob(walk->rules, &glob);
-	do
-	{
-		SlateBatch	batch;
-
-		slate_script_batch_init(&batch);
-		slate_script_add_scan(&batch, step.cursor, glob.data, glob.len);
-		slate_walk_exchange(&batch, on_scan_reply, &step);
-		pfree(batch.bytes.data);
-		if (walk->nkeys >= walk->batch_size)
-			work_off(walk);
-	} while (strcmp(step.cursor, "0") != 0);
-	work_off(walk);
+	for (int node = 0; node < slate_redis_nodes(); node++)
+		walk_node(walk, node, &glob);
 }

@@ -150,8 +150,7 @@ run_fills(Warm *warm, SlateBatch *batch)
 	slate_stats_add(STAT_FILLS, count.filled);
 	slate_stats_add(STAT_FILLS_REFUSED, count.refused);
 	warm->filled += count.filled;
-	resetStringInfo(&batch->bytes);
-	batch->ncommands = 0;
+	slate_script_batch_reset(batch);
 }
 
 static Size
@@ -175,7 +174,7 @@ fill(Warm *warm, const SlateLoad *loads, int nloads)
 		}
 		slate_script_add_fill(&batch, key->key.start, key->key.len, key->token,
 							  loads[i].json, loads[i].len, loads[i].ttl);
-		if (batch.bytes.len > SLATE_WALK_BYTES)
+		if (slate_script_batch_size(&batch) > SLATE_WALK_BYTES)
 			run_fills(warm, &batch);
 	}
 	run_fills(warm, &batch);

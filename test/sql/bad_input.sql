@@ -220,7 +220,7 @@ FROM unnest(ARRAY['', ' ', 'localhost', 'localhost:6379', 'http://localhost',
                   'unix:///tmp/x?db=', 'unix:///tmp/x?db=one',
                   'unix:///tmp/x?database=1', 'unix:///tmp/x#y',
                   'unix:///' || repeat('x', 200),
-                  'rediss://', 'rediss://host:0', 'rediss://host?x', 'cluster://host',
+                  'rediss://', 'rediss://host:0', 'rediss://host?x',
                   E'redis://host\n',
                   'sentinel://', 'sentinel:///master', 'sentinel://host',
                   'sentinel://host/', 'sentinel://host//0',
@@ -232,7 +232,15 @@ FROM unnest(ARRAY['', ' ', 'localhost', 'localhost:6379', 'http://localhost',
                   'sentinel://host/' || repeat('m', 128),
                   'sentinel://host/master/x', 'sentinel://host/master/0/1',
                   'sentinel://host/master?db=1', 'sentinel://host/master#x',
-                  'sentinel://u:%zz@host/master']) AS url;
+                  'sentinel://u:%zz@host/master',
+                  'cluster://', 'cluster:///0', 'cluster://h1,,h3',
+                  'cluster://h1,h2,', 'cluster://h1,h2:', 'cluster://h1:0,h2',
+                  'cluster://h1,[::1', 'cluster://h1 ,h2',
+                  'cluster://h1,h2,h3,h4,h5,h6,h7,h8,h9', 'cluster://h1/h2',
+                  'cluster://host/1', 'cluster://host/-1', 'cluster://host/0/0',
+                  'cluster://host?db=0', 'cluster://host#x',
+                  'cluster://u:%zz@host',
+                  'cluster://:' || repeat('p', 256) || '@host']) AS url;
 -- good ones; nothing is connected to
 SELECT url, try(format('SET LOCAL slate_cache.url = %L', url))
 FROM unnest(ARRAY['redis://host', 'redis://host/', 'REDIS://host:6379/15',
@@ -242,7 +250,10 @@ FROM unnest(ARRAY['redis://host', 'redis://host/', 'REDIS://host:6379/15',
                   'unix:///run/my%20redis.sock', 'sentinel://host/master',
                   'sentinel://h1,h2:26380,[::1]:26381/my-master_1.x/15',
                   'SENTINEL://u:p@ss@h1,h2,h3,h4,h5,h6,h7,h8/master/',
-                  'sentinel://:p%2Css@host/' || repeat('m', 127)]) AS url;
+                  'sentinel://:p%2Css@host/' || repeat('m', 127),
+                  'cluster://host', 'cluster://h1,h2:7001,[::1]:7002/',
+                  'CLUSTER://u:p@ss@h1,h2,h3,h4,h5,h6,h7,h8/0',
+                  'cluster://:p%2Css@10.0.0.1:7001']) AS url;
 
 -- other settings
 SELECT try('SET slate_cache.mode = async');
