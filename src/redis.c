@@ -18,14 +18,10 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
 #include "breaker.h"
 #include "cluster.h"
 #include "common/hashfn.h"
+#include "handshake.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "redis.h"
@@ -48,43 +44,6 @@
 #define MASTER_MAX_AGE 2000
 #define MASTER_REFRESH 450
 #define REFRESH_TIMEOUT 500
-
-/* The handshake but for the preamble fits into this; AUTH is the longest. */
-#define HANDSHAKE_ROOM 1024
-
-/* What we want to know of a server, at first and then every minute. */
-static const char questions[] =
-"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n"
-"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
-"*1\r\n$4\r\nROLE\r\n"
-"*1\r\n$4\r\nTIME\r\n";
-
-#define NQUESTIONS 4
-
-/* Bytes to send, in RESP; malloc'ed. */
-typedef struct Wire
-{
-	char	   *bytes;
-	size_t		len;
-	size_t		capacity;
-} Wire;
-
-/*
- * A handshake under way: which reply answers what, and what was found in them.
- * Commands that were not sent have the index -1.
- */
-typedef struct Handshake
-{
-	int			auth;
-	int			select;
-	int			set_name;
-	int			first_question; /* in the order of questions[] */
-	int			nreplies;
-	uint64		run_id;			/* a hash */
-	bool		rejected;		/* the reason is in error_text */
-	bool		name_refused;	/* likewise, and no matter unless the server
-								 * hangs up: then it was about more */
-} Handshake;
 
 /* Settings; see redis.h. */
 char	   *slate_redis_url = NULL;
@@ -117,14 +76,7 @@ typedef struct Peer
 								 * last what error_text tells? */
 	bool		has_failed;		/* since it was last found to be well */
 
-	/*
-	 * The server's clock minus our CLOCK_MONOTONIC, in us, and when we were
-	 * told, by the latter; and see slate_redis_identity().  Valid while the
-	 * connection is open.
-	 */
-	int64		clock_offset;
-	int64		clock_told_at;
-	uint64		identity;
+	SlateServerInfo info;		/* while the connection is open */
 } Peer;
 
 /* Without a Cluster there is one.  node is the one that we are busy with. */
@@ -153,13 +105,6 @@ static int64 distrusted_at;
 
 /* What to send on each new connection. */
 static SlatePreambleFn preamble_fn = NULL;
-
-/*
- * The handshake's bytes.  They are static so that a throw out of the handshake
- * leaks nothing; otherwise they are wiped when it is over, for the password's
- * sake.
- */
-static Wire handshake_wire;
 
 /* What slate_redis_error() and slate_redis_server_name() return. */
 static char error_text[1024];
@@ -244,16 +189,6 @@ note_refusal(const redisReply *reply)
 		strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0)
 		return;
 	slate_link_words(refusal_text, sizeof(refusal_text), reply, NULL);
-}
-
-/* CLOCK_MONOTONIC in us, for the server's clock. */
-static int64
-monotonic_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 /* Something speaks against the server: perhaps it is no longer the master. */
@@ -444,452 +379,41 @@ slate_redis_set_preamble(SlatePreambleFn fn)
 	preamble_fn = fn;
 }
 
-/*
- * Read what a password file holds into buffer.  Returns the number of bytes,
- * or -1 with errno.  Anything but a plain file is refused: opening a pipe,
- * say, could hang.
- */
-static ssize_t
-read_plain_file(const char *path, char *buffer, size_t size)
-{
-	int			fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-	struct stat st;
-	size_t		used = 0;
-	ssize_t		got = -1;
-	int			save_errno;
-
-	if (fd < 0)
-		return -1;
-
-	errno = EINVAL;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-	{
-		do
-		{
-			got = read(fd, buffer + used, size - used);
-			if (got > 0)
-				used += got;
-		} while ((got > 0 && used < size) || (got < 0 && errno == EINTR));
-	}
-
-	save_errno = errno;
-	close(fd);
-	errno = save_errno;
-	return (got < 0) ? -1 : (ssize_t) used;
-}
-
-/*
- * The password to use: the first line of the file, if there is one, or the
- * url's.  On failure the reason is noted.
- */
-static bool
-get_password(char *password, size_t size)
-{
-	const char *path = slate_redis_password_file;
-	char		line[sizeof(server.password) + 2];	/* CR and LF */
-	ssize_t		got;
-	size_t		len;
-
-	if (path == NULL || path[0] == '\0')
-	{
-		strlcpy(password, server.password, size);
-		return true;
-	}
-
-	memset(line, 0, sizeof(line));
-	got = read_plain_file(path, line, sizeof(line) - 1);
-	if (got < 0)
-	{
-		set_error("could not read the password file \"%s\": %s", path,
-				  (errno == EINVAL) ? "not a regular file" : strerror(errno));
-		return false;
-	}
-
-	len = strcspn(line, "\n");
-	if (memchr(line, '\0', Min(len + 1, (size_t) got)) != NULL)
-		set_error("the first line of the password file \"%s\" holds a null byte",
-				  path);
-	else
-	{
-		if (len > 0 && line[len - 1] == '\r')
-			len--;
-		line[len] = '\0';
-		if (len > 0 && len < size)
-		{
-			strlcpy(password, line, size);
-			explicit_bzero(line, sizeof(line));
-			return true;
-		}
-		set_error("the first line of the password file \"%s\" is %s", path,
-				  (len == 0) ? "empty" : "longer than 255 bytes");
-	}
-
-	explicit_bzero(line, sizeof(line));
-	return false;
-}
-
 /* ----------
- * The handshake
+ * Connecting
  * ----------
  */
 
-/* Empty the wire and make room; false if there is no memory. */
+/* On failure the reason is noted. */
 static bool
-wire_reserve(Wire *wire, size_t capacity)
+get_password(char *password, size_t size)
 {
-	wire->len = 0;
-	if (wire->capacity < capacity)
-	{
-		char	   *bytes = realloc(wire->bytes, capacity);
+	char		reason[512];
 
-		if (bytes == NULL)
-			return false;
-		wire->bytes = bytes;
-		wire->capacity = capacity;
-	}
-	return true;
-}
-
-static void
-wire_put(Wire *wire, const char *bytes, size_t len)
-{
-	Assert(wire->len + len <= wire->capacity);
-	memcpy(wire->bytes + wire->len, bytes, len);
-	wire->len += len;
-}
-
-/* A RESP header: '*' and the number of arguments, '$' and their length. */
-static void
-wire_put_header(Wire *wire, char type, size_t number)
-{
-	char		header[32];
-
-	snprintf(header, sizeof(header), "%c%zu\r\n", type, number);
-	wire_put(wire, header, strlen(header));
-}
-
-static void
-wire_put_argument(Wire *wire, const char *argument)
-{
-	wire_put_header(wire, '$', strlen(argument));
-	wire_put(wire, argument, strlen(argument));
-	wire_put(wire, "\r\n", 2);
-}
-
-static void
-wire_put_auth(Wire *wire, const char *user, const char *password)
-{
-	wire_put_header(wire, '*', user[0] != '\0' ? 3 : 2);
-	wire_put_argument(wire, "AUTH");
-	if (user[0] != '\0')
-		wire_put_argument(wire, user);
-	wire_put_argument(wire, password);
-}
-
-static void
-wire_put_select(Wire *wire, int database)
-{
-	char		number[16];
-
-	snprintf(number, sizeof(number), "%d", database);
-	wire_put_header(wire, '*', 2);
-	wire_put_argument(wire, "SELECT");
-	wire_put_argument(wire, number);
-}
-
-static void
-wire_put_set_name(Wire *wire)
-{
-	wire_put_header(wire, '*', 3);
-	wire_put_argument(wire, "CLIENT");
-	wire_put_argument(wire, "SETNAME");
-	wire_put_argument(wire, "slate_cache");
-}
-
-/* For no commands. */
-static void
-init_handshake(Handshake *handshake)
-{
-	memset(handshake, 0, sizeof(*handshake));
-	handshake->auth = handshake->select = handshake->set_name = -1;
-}
-
-/* Write the whole handshake, noting which reply will be whose. */
-static void
-compose_handshake(Wire *wire, Handshake *handshake, const char *password,
-				  const SlatePreamble *preamble)
-{
-	int			next = 0;
-
-	init_handshake(handshake);
-	if (server.user[0] != '\0' || password[0] != '\0')
-	{
-		wire_put_auth(wire, server.user, password);
-		handshake->auth = next++;
-	}
-	if (server.database != 0)
-	{
-		wire_put_select(wire, server.database);
-		handshake->select = next++;
-	}
-	wire_put_set_name(wire);
-	handshake->set_name = next++;
-	handshake->first_question = next;
-	wire_put(wire, questions, sizeof(questions) - 1);
-	next += NQUESTIONS;
-
-	if (preamble->len > 0)
-		wire_put(wire, preamble->bytes, preamble->len);
-	handshake->nreplies = next + preamble->nreplies;
-}
-
-/* The command that a reply of the handshake answers, in words. */
-static const char *
-handshake_command(const Handshake *handshake, int index)
-{
-	if (index == handshake->auth)
-		return "AUTH";
-	if (index == handshake->select)
-		return "SELECT";
-	if (index == handshake->set_name)
-		return "CLIENT SETNAME";
-	switch (index - handshake->first_question)
-	{
-		case 0:
-		case 1:
-			return "INFO";
-		case 2:
-			return "ROLE";
-		case 3:
-			return "TIME";
-		default:
-			return "a script";
-	}
-}
-
-/*
- * Note what the server has against us.  Of the answer to AUTH only what stands
- * before the first quotation mark: a server that does not know the command
- * repeats its arguments.
- */
-static void
-note_objection(const Handshake *handshake, int index, const redisReply *reply)
-{
-	char		words[200];
-
-	slate_link_words(words, sizeof(words), reply,
-					 index == handshake->auth ? "'\"`" : NULL);
-	set_error("the server rejected %s: %s",
-			  handshake_command(handshake, index), words);
-}
-
-/* Learn the server's clock from the reply to TIME: seconds, microseconds. */
-static bool
-take_time(const redisReply *reply)
-{
-	int64		seconds;
-	int64		micros;
-
-	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
-		reply->element[0]->type != REDIS_REPLY_STRING ||
-		reply->element[1]->type != REDIS_REPLY_STRING ||
-		!slate_url_parse_number(reply->element[0]->str, reply->element[0]->len,
-								PG_INT64_MAX / 1000000 - 1, &seconds) ||
-		!slate_url_parse_number(reply->element[1]->str, reply->element[1]->len,
-								999999, &micros))
-		return false;
-
-	/*
-	 * The answer was true when it was given; we pair it with the later time
-	 * at which it is here.  So the estimate is behind by the way back, and by
-	 * the microsecond that may lie between two clocks that are cut off.
-	 */
-	node->clock_told_at = monotonic_us();
-	node->clock_offset = seconds * 1000000 + micros - node->clock_told_at - 1;
-	return true;
-}
-
-/* The value of a field of INFO, or NULL; it ends before CR or LF. */
-static const char *
-find_field(const redisReply *reply, const char *field, size_t *len)
-{
-	const char *value;
-
-	/* hiredis ends each string with a null byte */
-	value = (reply->type == REDIS_REPLY_STRING) ? strstr(reply->str, field)
-		: NULL;
-	if (value == NULL)
-		return NULL;
-	value += strlen(field);
-	*len = strcspn(value, "\r\n");
-	return value;
-}
-
-/* Learn from INFO server which start of a server this is. */
-static bool
-take_run_id(const redisReply *reply, Handshake *handshake)
-{
-	size_t		len = 0;
-	const char *run_id = find_field(reply, "\nrun_id:", &len);
-
-	if (len == 0)
-		return false;
-	handshake->run_id = hash_bytes_extended((const unsigned char *) run_id,
-											(int) len, 0);
-	return true;
-}
-
-/*
- * Learn from INFO replication whether it was promoted since, from being a
- * replica that took over another's data.  (The replication id would tell as
- * well, but changes also when the first replica comes, and after the last has
- * gone.)
- */
-static bool
-take_promotion(const redisReply *reply, const Handshake *handshake)
-{
-	size_t		len = 0;
-	const char *offset = find_field(reply, "\nsecond_repl_offset:", &len);
-
-	if (reply->type != REDIS_REPLY_STRING)
-		return false;
-	node->identity = handshake->run_id;
-	if (len > 0 && strncmp(offset, "-1", len) != 0)
-		node->identity = hash_bytes_extended((const unsigned char *) offset,
-											 (int) len, node->identity);
-	node->identity = Max(node->identity, 1);
-	return true;
-}
-
-/* Only a master will do: a replica loses what is written to it. */
-static bool
-take_role(const redisReply *reply, Handshake *handshake)
-{
-	const redisReply *role;
-
-	if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 1)
-		return false;
-	role = reply->element[0];
-	if (role->type != REDIS_REPLY_STRING)
-		return false;
-	if (strcmp(role->str, "master") == 0)
+	if (slate_handshake_password(&server, slate_redis_password_file, password,
+								 size, reason, sizeof(reason)))
 		return true;
-
-	if (strcmp(role->str, "slave") == 0)
-		set_error("the server is a replica");
-	else if (strcmp(role->str, "sentinel") == 0)
-		set_error("the server is a sentinel");
-	else
-		return false;
-	handshake->rejected = true;
-	return true;
+	set_error("%s", reason);
+	return false;
 }
 
-/* Look at the answer to one of the questions; false if it makes no sense. */
-static bool
-take_answer(int which, const redisReply *reply, Handshake *handshake)
-{
-	switch (which)
-	{
-		case 0:
-			return take_run_id(reply, handshake);
-		case 1:
-			return take_promotion(reply, handshake);
-		case 2:
-			return take_role(reply, handshake);
-		case 3:
-			return take_time(reply);
-		default:
-			return true;
-	}
-}
-
-/*
- * SlateReplyFn: look at one reply of the handshake.  The first error counts,
- * but for the name's, which is only for those who look at CLIENT LIST.  Even
- * that is kept in mind: a server that has too many clients says so in answer
- * to whatever comes first, and hangs up.
- */
-static void
-take_handshake_reply(int index, const redisReply *reply, void *arg)
-{
-	Handshake  *handshake = arg;
-	bool		as_expected;
-
-	if (handshake->rejected)
-		return;
-
-	if (reply->type == REDIS_REPLY_ERROR)
-	{
-		note_objection(handshake, index, reply);
-		if (index == handshake->set_name)
-			handshake->name_refused = true;
-		else
-			handshake->rejected = true;
-		return;
-	}
-
-	if (index == handshake->auth || index == handshake->select)
-		as_expected = (reply->type == REDIS_REPLY_STATUS);
-	else
-		as_expected = take_answer(index - handshake->first_question, reply,
-								  handshake);
-
-	if (!as_expected)
-	{
-		handshake->rejected = true;
-		set_error("the server's reply to %s makes no sense",
-				  handshake_command(handshake, index));
-	}
-}
-
-/* Write the handshake into handshake_wire.  On failure the reason is noted. */
+/* What has come of a handshake? */
 static SlateRedisStatus
-prepare_handshake(Handshake *handshake)
+settle_handshake(SlateLinkStatus status, const char *objection)
 {
-	char		password[sizeof(server.password)];
-	SlatePreamble preamble = {0};
-
-	StaticAssertStmt(sizeof(server.user) + sizeof(server.password) + 256 <=
-					 HANDSHAKE_ROOM, "room for the handshake");
-
-	if (preamble_fn)
-		preamble_fn(node - nodes, &preamble);
-	if (!wire_reserve(&handshake_wire, HANDSHAKE_ROOM + preamble.len))
-	{
-		set_error("out of memory");
-		return REDIS_UNREACHABLE;
-	}
-	if (!get_password(password, sizeof(password)))
-	{
-		note_failure(0);
-		return REDIS_REJECTED;
-	}
-
-	compose_handshake(&handshake_wire, handshake, password, &preamble);
-	explicit_bzero(password, sizeof(password));
-	return REDIS_DONE;
-}
-
-/* Send what was composed, and see what the server makes of it. */
-static SlateRedisStatus
-run_handshake(Handshake *handshake, const char *bytes, size_t len,
-			  int64 deadline, SlateWait wait)
-{
-	SlateLinkStatus status;
-
-	status = slate_link_exchange(&node->link, bytes, len, handshake->nreplies,
-								 NULL, take_handshake_reply, handshake,
-								 deadline, wait);
-
 	/* first of all: a server that rejects us may hang up right afterwards */
-	if (handshake->rejected ||
-		(handshake->name_refused && status == LINK_BROKEN))
+	if (objection[0] != '\0')
 	{
 		slate_link_close(&node->link);
 		distrust();
+		set_error("%s", objection);
 		note_failure(0);
 		return REDIS_REJECTED;
+	}
+	if (status == LINK_NOMEM)
+	{
+		set_error("out of memory");
+		return REDIS_UNREACHABLE;
 	}
 	if (status != LINK_OK)
 		return link_failed(status, slate_redis_connect_timeout);
@@ -898,17 +422,31 @@ run_handshake(Handshake *handshake, const char *bytes, size_t len,
 
 /* Introduce ourselves on a connection that was just made. */
 static SlateRedisStatus
+introduce(int64 deadline, SlateWait wait)
+{
+	static char password[sizeof(server.password)];	/* a throw leaks nothing */
+	char		objection[SLATE_OBJECTION_SIZE];
+	SlatePreamble preamble = {0};
+	SlateLinkStatus status;
+
+	if (preamble_fn)
+		preamble_fn(node - nodes, &preamble);
+	if (!get_password(password, sizeof(password)))
+	{
+		note_failure(0);
+		return REDIS_REJECTED;
+	}
+	status = slate_handshake(&node->link, &server, password, &preamble,
+							 &node->info, objection, deadline, wait);
+	explicit_bzero(password, sizeof(password));
+	return settle_handshake(status, objection);
+}
+
+static SlateRedisStatus
 shake_hands(int64 deadline, SlateWait wait)
 {
-	Handshake	handshake;
-	SlateRedisStatus status = prepare_handshake(&handshake);
+	SlateRedisStatus status = introduce(deadline, wait);
 
-	if (status == REDIS_DONE)
-	{
-		status = run_handshake(&handshake, handshake_wire.bytes,
-							   handshake_wire.len, deadline, wait);
-		explicit_bzero(handshake_wire.bytes, handshake_wire.len);
-	}
 	if (status != REDIS_DONE)
 		slate_link_close(&node->link);
 	connection_number++;
@@ -916,19 +454,18 @@ shake_hands(int64 deadline, SlateWait wait)
 	return status;
 }
 
-/* Ask the questions again, if what we know has become old. */
+/* Ask again what a server has told, if that has become old. */
 static SlateRedisStatus
 refresh_answers(int64 deadline, SlateWait wait)
 {
-	Handshake	handshake;
+	char		objection[SLATE_OBJECTION_SIZE];
+	SlateLinkStatus status;
 
-	if (monotonic_us() - node->clock_told_at < ANSWERS_MAX_AGE)
+	if (slate_handshake_clock() - node->info.clock_told_at < ANSWERS_MAX_AGE)
 		return REDIS_DONE;
-
-	init_handshake(&handshake);
-	handshake.nreplies = NQUESTIONS;
-	return run_handshake(&handshake, questions, sizeof(questions) - 1,
-						 deadline, wait);
+	status = slate_handshake_ask(&node->link, &node->info, objection, deadline,
+								 wait);
+	return settle_handshake(status, objection);
 }
 
 /*
@@ -1556,9 +1093,9 @@ slate_redis_identity(void)
 	if (!all_are_open())
 		return 0;
 	if (topology.count == 0)
-		return nodes[0].identity;
+		return nodes[0].info.identity;
 	for (int i = 0; i < nnodes; i++)
-		whole = hash_combine64(whole, nodes[i].identity);
+		whole = hash_combine64(whole, nodes[i].info.identity);
 	return Max(whole, 1);
 }
 
@@ -1566,10 +1103,10 @@ slate_redis_identity(void)
 static int64
 clock_of(const Peer *one)
 {
-	int64		now = monotonic_us();
+	int64		now = slate_handshake_clock();
 
 	/* clocks drift apart; see redis.h for the allowance */
-	return (now + one->clock_offset - (now - one->clock_told_at) / 1000) / 1000;
+	return (now + one->info.clock_offset - (now - one->info.clock_told_at) / 1000) / 1000;
 }
 
 int64

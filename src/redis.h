@@ -15,6 +15,7 @@
 #ifndef SLATE_REDIS_H
 #define SLATE_REDIS_H
 
+#include "handshake.h"
 #include "link.h"
 
 typedef enum SlateRedisStatus
@@ -54,13 +55,6 @@ extern void slate_redis_watch_idle(void);
  * (script loads); the bytes must stay valid until the connection is made.  An
  * error reply to one of them rejects the connection.
  */
-typedef struct SlatePreamble
-{
-	const char *bytes;
-	size_t		len;
-	int			nreplies;
-} SlatePreamble;
-
 typedef void (*SlatePreambleFn) (int which, SlatePreamble *preamble);
 extern void slate_redis_set_preamble(SlatePreambleFn fn);
 
