@@ -90,6 +90,7 @@ typedef struct Knowledge
 typedef struct Master
 {
 	char		id[41];
+	bool		is_host_guessed;	/* it is that of the node that was asked */
 	SlateAddress address;
 } Master;
 
@@ -283,8 +284,8 @@ read_knowledge(SlateTopology *topology, uint64 *epoch)
 }
 
 /*
- * If another process is at it, that will do; and so if one has heard of later
- * changes since we looked.
+ * If another process is at it, that will do; and so if one has heard of changes
+ * since we looked: tags are kept from what was there then.
  */
 static void
 write_knowledge(const View *view)
@@ -296,7 +297,8 @@ write_knowledge(const View *view)
 		!pg_atomic_compare_exchange_u32(&knowledge->sequence, &sequence,
 										sequence + 1))
 		return;
-	if (knowledge->view.epoch <= Max(present.epoch, view->epoch))
+	if (pg_atomic_read_u64(&knowledge->changes) == present.topology.changes &&
+		knowledge->view.epoch <= Max(present.epoch, view->epoch))
 	{
 		knowledge->view.epoch = view->epoch;
 		if (knowledge->view.topology.hash != view->topology.hash)
@@ -395,11 +397,14 @@ take_info(const redisReply *reply)
 
 /* No host, or an empty one, is that of the node that says so. */
 static const char *
-read_host(const redisReply *host, SlateAddress *address)
+read_host(const redisReply *host, Master *master)
 {
+	SlateAddress *address = &master->address;
+
 	if (host->type == REDIS_REPLY_NIL ||
 		(host->type == REDIS_REPLY_STRING && host->len == 0))
 	{
+		master->is_host_guessed = true;
 		strlcpy(address->host, answer.from->host, sizeof(address->host));
 		return NULL;
 	}
@@ -435,7 +440,7 @@ read_master(const redisReply *reply, Master *master)
 	strlcpy(master->id, id->str, sizeof(master->id));
 	master->address.is_tls = answer.from->is_tls;
 	master->address.port = port->integer;
-	return read_host(reply->element[0], &master->address);
+	return read_host(reply->element[0], master);
 }
 
 /* Its number, which is a new one if it was not named before. */
@@ -517,7 +522,10 @@ order_masters(SlateTopology *topology)
 	}
 }
 
-/* Of all that is told of the masters, now that they are in order; never 0. */
+/*
+ * Of all that is told of the masters, now that they are in order; never 0.  By
+ * which name we have asked is not.
+ */
 static uint64
 hash_masters(const SlateTopology *topology)
 {
@@ -531,8 +539,9 @@ hash_masters(const SlateTopology *topology)
 		/* zeroed before they were filled in */
 		hash = hash_bytes_extended((const unsigned char *) master->id,
 								   sizeof(master->id), hash);
-		hash = hash_bytes_extended((const unsigned char *) master->address.host,
-								   sizeof(master->address.host), hash);
+		if (!master->is_host_guessed)
+			hash = hash_bytes_extended((const unsigned char *) master->address.host,
+									   sizeof(master->address.host), hash);
 		hash = hash_bytes_extended((const unsigned char *) &master->address.port,
 								   sizeof(master->address.port), hash);
 	}

@@ -18,6 +18,7 @@
 #include "events.h"
 #include "journal.h"
 #include "near.h"
+#include "resettle.h"
 #include "rules.h"
 #include "stats.h"
 #include "strict.h"
@@ -81,7 +82,8 @@ forget_namespace(SlateDatabase *database)
 		globs[nglobs].len = strlen(lfirst(lc));
 		nglobs++;
 	}
-	return drop_loose_keys(database) &&
+	return (slate_redis_topology() != 0 ? slate_resettle(database)
+			: drop_loose_keys(database)) &&
 		(nglobs == 0 || slate_deliver_walk(database, globs, nglobs, NULL));
 }
 

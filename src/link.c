@@ -295,6 +295,7 @@ slate_link_close(SlateLink *link)
 	link->reader = NULL;
 	link->reply = NULL;
 	link->mid_exchange = false;
+	link->ahead_of = NULL;
 	link->ahead = 0;
 	link->buffer_grown = false;
 }
@@ -887,14 +888,16 @@ slate_link_send_ahead(SlateLink *link, const char *bytes, size_t len)
 	sent = send_bytes(link, bytes, len);
 	if (sent <= 0)
 		return;					/* the exchange will tell */
+	link->ahead_of = bytes;
 	link->ahead = sent;
 	link->mid_exchange = true;
 }
 
 bool
-slate_link_is_ahead(const SlateLink *link)
+slate_link_is_ahead(const SlateLink *link, const char *bytes, size_t len)
 {
-	return link->reader != NULL && link->ahead > 0;
+	return link->reader != NULL && link->ahead > 0 &&
+		link->ahead_of == bytes && link->ahead <= len;
 }
 
 SlateLinkStatus
@@ -906,7 +909,7 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	SlateLinkStatus status;
 	Exchange	exchange;
 
-	if (!slate_link_is_open(link) && !slate_link_is_ahead(link))
+	if (!slate_link_is_open(link) && !slate_link_is_ahead(link, bytes, len))
 	{
 		slate_link_close(link);
 		return fail(link, LINK_BROKEN, "there is no connection");
@@ -914,6 +917,7 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 
 	exchange.bytes = bytes + link->ahead;
 	exchange.len = len - link->ahead;
+	link->ahead_of = NULL;
 	link->ahead = 0;
 	exchange.nreplies = nreplies;
 	exchange.received = 0;

@@ -88,8 +88,8 @@ typedef struct SlateLink
 								 * start of an exchange knows that the last
 								 * one was thrown out of, and that the
 								 * connection must be dropped */
-	size_t		ahead;			/* bytes of the exchange to come that were
-								 * sent already; then that has begun */
+	const char *ahead_of;		/* the exchange to come, if it has begun ... */
+	size_t		ahead;			/* and how many of its bytes are sent */
 	redisReply *reply;			/* the reply in the caller's hands, so that it
 								 * is freed even if the caller throws */
 	size_t		reply_bytes;	/* of the reply that is coming in, so far */
@@ -172,22 +172,17 @@ extern bool slate_link_is_open(const SlateLink *link);
 extern bool slate_link_usable(SlateLink *link);
 
 /*
- * Begin an exchange: send what the socket takes at once.  The same bytes are to
- * be exchanged next, or else the connection is good for nothing any more.  For
- * who has exchanges with several servers to make, so that all are at it.  By TLS
- * does nothing.
+ * Begin an exchange: send what the socket takes at once.  For who has exchanges
+ * with several servers to make, so that all are at it.  The same bytes are to be
+ * exchanged next; then is_ahead is true, and with any others the connection is
+ * good for nothing any more.  Whoever does not come to it closes the link.  By
+ * TLS does nothing.
  */
 extern void slate_link_send_ahead(SlateLink *link, const char *bytes,
 								  size_t len);
-extern bool slate_link_is_ahead(const SlateLink *link);
+extern bool slate_link_is_ahead(const SlateLink *link, const char *bytes,
+								size_t len);
 
-/*
- * Send bytes and read nreplies replies, interleaved, so that neither side's
- * full buffer can stop the other.  Any status but LINK_OK closes the
- * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
- * came before a failure have been handed over (a server that turns a client
- * away says why before it hangs up).  expected may be NULL.
- */
 extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 										   const char *bytes, size_t len,
 										   int nreplies,

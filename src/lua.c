@@ -179,16 +179,32 @@
 	LUA_LOOK
 
 /*
+ * ask() reads a note of this master.  Of another type than it should be it is
+ * none of ours.  But where its slot is just being moved to another master of a
+ * Cluster nobody knows what it says: that is an error, here and for whoever
+ * called.
+ */
+#define LUA_ASK \
+	"local function ask(...)\n" \
+	"  local reply = redis.pcall(...)\n" \
+	"  if '@' ~= '' and type(reply) == 'table' and reply.err and string.find(reply.err, 'non local key', 1, true) then\n" \
+	"    return redis.call(...)\n" \
+	"  end\n" \
+	"  return reply\n" \
+	"end\n"
+
+/*
  * others_on() gives the marks on a key that stand, but for mine, and whether
  * mine does.  covered() tells whether another's mark stands on a beginning of
  * the key; which there are is read once a call.
  */
 #define LUA_MARKS \
+	LUA_ASK \
 	"local function marks_of(mark)\n" \
 	"  return 'slate_cache:@marks:' .. string.sub(mark, 1, 8)\n" \
 	"end\n" \
 	"local function stands(mark)\n" \
-	"  return redis.pcall('HEXISTS', marks_of(mark), string.sub(mark, 9, 24)) == 1\n" \
+	"  return ask('HEXISTS', marks_of(mark), string.sub(mark, 9, 24)) == 1\n" \
 	"end\n" \
 	"local function others_on(known, me)\n" \
 	"  local others, mine = '', false\n" \
@@ -202,7 +218,7 @@
 	"end\n" \
 	"local beginnings\n" \
 	"local function covered(key, me)\n" \
-	"  beginnings = beginnings or redis.pcall('HKEYS', 'slate_cache:@marked')\n" \
+	"  beginnings = beginnings or ask('HKEYS', 'slate_cache:@marked')\n" \
 	"  for _, field in ipairs(beginnings) do\n" \
 	"    local mark = string.sub(field, 1, 24)\n" \
 	"    if mark ~= me and string.sub(key, 1, #field - 24) == string.sub(field, 25) and stands(mark) then\n" \
@@ -232,6 +248,10 @@
  * which takes no memory.  The error is remembered, so that the pusher takes
  * the call for undelivered.
  *
+ * is_away() is for who has a key not from a caller, but from an index or a SCAN: in
+ * a Cluster its slot may have gone to another master, or be on its way.  It is
+ * left out, and the error remembered.
+ *
  * They use version, nonce, life, owner, me and now of whoever includes them.
  */
 #define LUA_RULES \
@@ -257,6 +277,9 @@
 	"    return string.sub(known, 1, 30), string.sub(known, 31, 38), string.sub(known, 55, 62), raised, true\n" \
 	"  end\n" \
 	"  return version, order, owner, string.format('%013d', now), false\n" \
+	"end\n" \
+	"local function is_away(key)\n" \
+	"  return '@' ~= '' and failed(redis.pcall('EXISTS', key))\n" \
 	"end\n" \
 	"local function drop(key, order)\n" \
 	"  local g = guard(key)\n" \
@@ -332,8 +355,9 @@ LUA_GUARD_NAME
 "  there = redis.call('MGET', ARGV[1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
 "else\n"
 "  there = {}\n"
+LUA_ASK
 "  for i, name in ipairs({ARGV[1], 'slate_cache:@tick', 'slate_cache:@floors', unpack(guards)}) do\n"
-"    local found = name ~= '' and redis.pcall('GET', name)\n"
+"    local found = name ~= '' and ask('GET', name)\n"
 "    there[i] = type(found) == 'string' and found\n"
 "  end\n"
 "end\n"
@@ -463,7 +487,7 @@ LUA_PUSH
 "  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
 "until cursor == '0'\n"
 "for _, key in ipairs(members) do\n"
-"  drop(key, '" LUA_SHARED "')\n"
+"  if not is_away(key) then drop(key, '" LUA_SHARED "') end\n"
 "end\n"
 "if failure then return failure end\n"
 "count()\n"
@@ -495,11 +519,12 @@ LUA_PUSH
 "for i = 1, n do\n"
 "  local key, given = keys[i], ARGV[from + 3 + i]\n"
 "  version = string.sub(given, 1, 30)\n"
-"  local known = look(guard(key))\n"
+"  local away = is_away(key)\n"
+"  local known = not away and look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
 "    string.sub(known, 31, 38) ~= '" LUA_SHARED "' and string.sub(known, 55, 62) == owner\n"
 "  local own = known and #given > 46 and string.sub(known, 39, 54) == string.sub(given, 31, 46)\n"
-"  if not ((newer or own) and redis.call('EXISTS', key) == 1) then\n"
+"  if not away and not ((newer or own) and redis.call('EXISTS', key) == 1) then\n"
 "    drop(key, '" LUA_SHARED "')\n"
 "    dropped = dropped + 1\n"
 "  end\n"
@@ -605,10 +630,15 @@ LUA_GUARD
 "  keys, from = ARGV, n\n"
 "end\n"
 "for i = 1, n do\n"
-"  local key = keys[i]\n"
+"  local key, known = keys[i], nil\n"
 "  local g = guard(key)\n"
-"  local known = look(g)\n"
-"  redis.call('UNLINK', key)\n"
+"  local away = '@' ~= '' and redis.pcall('EXISTS', key)\n"
+"  if type(away) == 'table' and away.err then\n"
+"    failure = failure or away\n"
+"  else\n"
+"    known = look(g)\n"
+"    redis.call('UNLINK', key)\n"
+"  end\n"
 "  if known then\n"
 "    local reply = redis.pcall('SET', g, string.sub(known, 1, 38) .. ARGV[from + 2] .. string.sub(known, 55),\n"
 "                              'PX', #known > 75 and " LUA_MARK_LIFE " or ARGV[from + 1])\n"

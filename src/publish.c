@@ -840,7 +840,7 @@ publish_batch(void)
 		return LEAVE_DELIVERED;
 
 	/* after several exchanges, the walk is one more */
-	if (publish.batch.ncuts > 0)
+	if (slate_script_batch_is_long(&publish.batch))
 		deadline = slate_link_now() + slate_redis_timeout;
 	return publish_sweep(deadline);
 }

@@ -339,9 +339,9 @@ get_from_cache(LookupSet *set)
 	if (set->nwaiting == 0)
 		return;
 
-	set->nmget = ncovered > 1 && !slate_redis_is_cluster() ? ncovered : 0;
 	set->failed = false;
 	slate_script_batch_init(&batch);
+	set->nmget = ncovered > 1 && batch.nparts == 0 ? ncovered : 0;
 	if (set->nmget > 0)
 		add_keys_waiting(&batch, set, set->nmget, slate_script_add_mget);
 	for (int i = set->nmget; i < set->nwaiting; i++)

@@ -4,7 +4,8 @@
  *	  Which server: its address, this backend's connection to it, and what a
  *	  failure was.
  *
- * Each backend has one connection, made when it is first needed and kept.
+ * Each backend has one connection, with a Cluster one to each of its masters,
+ * made when it is first needed and kept.
  * (The postmaster makes none, so there is none to inherit.)  Life with it goes
  * prepare, run, prepare, run, ...: all that can take long or need memory is in
  * slate_redis_prepare(), before a commit; slate_redis_run() only sends,
@@ -101,6 +102,7 @@ static volatile sig_atomic_t shut_down_idle = false;
  */
 static uint64 master_changes;
 static SlateTopology topology;
+static uint64 topology_number;	/* see slate_redis_topology() */
 static int64 distrusted_at;
 
 /* What to send on each new connection. */
@@ -274,6 +276,7 @@ forget_nodes(void)
 	node = nodes;
 	node->has_failed = false;
 	memset(&topology, 0, sizeof(topology));
+	topology_number++;
 }
 
 /* Make another url the one in use. */
@@ -417,6 +420,7 @@ settle_handshake(SlateLinkStatus status, const char *objection)
 	}
 	if (status != LINK_OK)
 		return link_failed(status, slate_redis_connect_timeout);
+	node->has_failed = false;
 	return REDIS_DONE;
 }
 
@@ -599,6 +603,7 @@ take_topology(void)
 	close_all();
 	nnodes = topology.count;
 	node = nodes;
+	topology_number++;
 	for (int i = 0; i < nnodes; i++)
 	{
 		nodes[i].address = topology.node[i].address;
@@ -672,21 +677,33 @@ slate_redis_tag(int which)
 }
 
 void
-slate_redis_send_ahead(int which, const char *bytes, size_t len)
+slate_redis_send_ahead(int which, const char *bytes, size_t len,
+					   int64 deadline)
 {
-	slate_link_send_ahead(&nodes[which].link, bytes, len);
+	if (slate_link_now() < deadline)
+		slate_link_send_ahead(&nodes[which].link, bytes, len);
+}
+
+void
+slate_redis_give_up_ahead(void)
+{
+	for (int i = 0; i < nnodes; i++)
+	{
+		if (nodes[i].link.ahead > 0)
+			slate_link_close(&nodes[i].link);
+	}
 }
 
 uint64
 slate_redis_topology(void)
 {
-	return topology.changes;
+	return topology.count > 0 ? topology_number : 0;
 }
 
 bool
 slate_redis_has_topology(uint64 number)
 {
-	if (number == topology.changes)
+	if (number == slate_redis_topology())
 		return true;
 	set_error("other masters serve the slots");
 	return false;
@@ -975,15 +992,13 @@ is_read_only(const redisReply *reply)
 
 /*
  * Does a node of the Cluster say that it does not have, or no longer serves, what
- * we think it has?  (A slot that is just being moved is still its own: ASK,
- * TRYAGAIN.)
+ * we think it has?  A slot that is just being moved is still its own: ASK,
+ * TRYAGAIN, and what scripts get then, "non local key".
  */
 static bool
 is_moved(const redisReply *reply)
 {
-	return begins_with(reply, "MOVED ") || begins_with(reply, "CLUSTERDOWN") ||
-		(reply->type == REDIS_REPLY_ERROR &&
-		 strstr(reply->str, "non local key") != NULL);
+	return begins_with(reply, "MOVED ") || begins_with(reply, "CLUSTERDOWN");
 }
 
 /* SlateReplyFn */
@@ -1025,7 +1040,8 @@ slate_redis_run(int which, const char *bytes, size_t len, int nreplies,
 
 	node = &nodes[which];
 
-	if (!slate_link_is_open(&node->link) && !slate_link_is_ahead(&node->link))
+	if (!slate_link_is_open(&node->link) &&
+		!slate_link_is_ahead(&node->link, bytes, len))
 	{
 		if (!node->loss_is_told)
 			set_error("there is no connection");

@@ -6,9 +6,10 @@
  *
  * Runs batches of commands that are already encoded.  Nothing here throws,
  * except where the caller asks for interruptible waits (see link.h).  After a
- * commit only slate_redis_run() may be called, and what merely looks:
- * slate_redis_server_clock(), slate_redis_identity(), slate_redis_error(),
- * slate_redis_refusal().
+ * commit only slate_redis_run() may be called, with what sends ahead for it, and
+ * what merely looks: slate_redis_server_clock() and slate_redis_clock_ahead(),
+ * slate_redis_identity(), slate_redis_error(), slate_redis_refusal(), and
+ * what tells of nodes and topology.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,8 +81,10 @@ extern void slate_redis_refresh(void);
  *
  * slate_redis_node_of() tells which has a key.  slate_redis_tag() is a hash tag
  * that makes a name the node's, "{7}"; "" without a Cluster.
- * slate_redis_topology() is another number whenever the numbers of nodes may
- * mean others; 0 where there is no Cluster, or none is known.
+ * slate_redis_topology() is another number, in this process, whenever the
+ * numbers of nodes may mean others; 0 where there is no Cluster, or none is
+ * known.  That is what batches go by; slate_redis_is_cluster() is about the url
+ * that is set, which the next slate_redis_prepare() takes up.
  */
 extern bool slate_redis_is_cluster(void);
 extern int	slate_redis_nodes(void);
@@ -128,10 +131,12 @@ extern SlateRedisStatus slate_redis_run(int which,
 										int64 deadline, SlateWait wait);
 
 /*
- * Send to a node what is to be run there next, so that several nodes are at it
- * at the same time.  Nothing else may be run there before.
+ * Send to a node what is to be run there next, the same bytes, so that several
+ * nodes are at it at the same time.  Whoever does not come to run it gives up.
  */
-extern void slate_redis_send_ahead(int which, const char *bytes, size_t len);
+extern void slate_redis_send_ahead(int which, const char *bytes, size_t len,
+								   int64 deadline);
+extern void slate_redis_give_up_ahead(void);
 
 /*
  * The server's clock now, in ms since the epoch, as far as its last TIME

@@ -231,6 +231,7 @@ entry_size(int nbytes)
 bool
 slate_ring_takes(const SlateBatch *batch)
 {
+	Assert(batch->nparts == 0);
 	return batch->ncuts == 0 &&
 		entry_size(batch->bytes.len) <= ring->size / LARGEST_PART;
 }

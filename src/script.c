@@ -55,9 +55,10 @@ int			slate_script_guard_life = 60;
  */
 typedef struct Scripts
 {
+	bool		is_made;
 	char		tag[SLATE_TAG_SIZE];	/* of the node */
 	char		sha[SLATE_LUA_SCRIPTS][SLATE_LUA_SHA_SIZE];
-	SlateBatch	load;			/* empty: not made yet */
+	SlateBatch	load;
 } Scripts;
 
 static Scripts scripts[SLATE_MAX_NODES];
@@ -115,6 +116,7 @@ command_for(SlateBatch *batch, int node)
 
 	if (batch->nparts == 0)
 		return batch;
+	Assert(node < batch->nparts);
 	part = &batch->parts[node];
 	if (part->ncommands == part->maxnumbers)
 	{
@@ -331,13 +333,13 @@ make_scripts(int node)
 	const char *tag = slate_redis_tag(node);
 	MemoryContext old;
 
-	if (made->load.ncommands > 0 && strcmp(made->tag, tag) == 0)
+	if (made->is_made && strcmp(made->tag, tag) == 0)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	if (made->load.bytes.data == NULL)
 		slate_script_batch_init_for(&made->load, node);
+	made->is_made = false;
 	slate_script_batch_reset(&made->load);
-	strlcpy(made->tag, tag, sizeof(made->tag));
 	for (int i = 0; i < SLATE_LUA_SCRIPTS; i++)
 	{
 		char	   *source = slate_lua_source(i, tag);
@@ -349,6 +351,8 @@ make_scripts(int node)
 		append_text(&made->load, source);
 		pfree(source);
 	}
+	strlcpy(made->tag, tag, sizeof(made->tag));
+	made->is_made = true;
 	MemoryContextSwitchTo(old);
 }
 
@@ -497,6 +501,17 @@ slate_script_batch_reset(SlateBatch *batch)
 	batch->ncommands = batch->npushes = batch->nkeys = batch->ncuts = 0;
 }
 
+bool
+slate_script_batch_is_long(const SlateBatch *batch)
+{
+	for (int i = 0; i < batch->nparts; i++)
+	{
+		if (batch->parts[i].ncuts > 0)
+			return true;
+	}
+	return batch->ncuts > 0;
+}
+
 void
 slate_script_batch_free(SlateBatch *batch)
 {
@@ -506,6 +521,8 @@ slate_script_batch_free(SlateBatch *batch)
 		pfree(batch->parts);
 	if (batch->numbers)
 		pfree(batch->numbers);
+	if (batch->cuts)
+		pfree(batch->cuts);
 	if (batch->bytes.data)
 		pfree(batch->bytes.data);
 }
@@ -940,6 +957,7 @@ slate_script_add_epoch(SlateBatch *batch, const char *key, const char *from,
 void
 slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
+	Assert(batch->nparts == 0);
 	append_array(batch, 1 + nkeys);
 	append_text(batch, "MGET");
 	append_slices(batch, keys, nkeys);
@@ -986,6 +1004,50 @@ slate_script_add_scan_all(SlateBatch *batch, const char *cursor, int count)
 	append_text(batch, cursor);
 	append_text(batch, "COUNT");
 	append_number(batch, count);
+}
+
+bool
+slate_script_is_index(SlateSlice name, SlateSlice *tag, SlateSlice *family)
+{
+	static const char middle[] = "index:{";
+	const char *end = name.start + name.len;
+	const char *tag_end;
+
+	if (!starts_with(name.start, name.len, SLATE_INTERNAL_PREFIX "{"))
+		return false;
+	tag->start = name.start + strlen(SLATE_INTERNAL_PREFIX);
+	tag_end = memchr(tag->start, '}', end - tag->start);
+	if (tag_end == NULL)
+		return false;
+	tag->len = tag_end + 1 - tag->start;
+	family->start = tag->start + tag->len;
+	family->len = end - family->start;
+	if (!starts_with(family->start, family->len, middle) || end[-1] != '}')
+		return false;
+	skip(family, strlen(middle));
+	family->len--;
+	return true;
+}
+
+void
+slate_script_add_members(SlateBatch *batch, SlateSlice index,
+						 const char *cursor)
+{
+	append_array(batch, 5);
+	append_text(batch, "ZSCAN");
+	append_slices(batch, &index, 1);
+	append_text(batch, cursor);
+	append_text(batch, "COUNT");
+	append_number(batch, SCAN_COUNT);
+}
+
+void
+slate_script_add_remove(SlateBatch *batch, SlateSlice index, SlateSlice member)
+{
+	append_array(batch, 3);
+	append_text(batch, "ZREM");
+	append_slices(batch, &index, 1);
+	append_slices(batch, &member, 1);
 }
 
 const redisReply *
@@ -1325,7 +1387,7 @@ run_all(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
 
 /* Have all nodes at work on the first exchange that each has. */
 static void
-send_ahead(const SlateBatch *batch)
+send_ahead(const SlateBatch *batch, int64 deadline)
 {
 	for (int i = 0; i < batch->nparts; i++)
 	{
@@ -1334,7 +1396,7 @@ send_ahead(const SlateBatch *batch)
 		if (part->ncommands > 0)
 			slate_redis_send_ahead(part->node, part->bytes.data,
 								   part->ncuts > 0 ? part->cuts[0].end
-								   : part->bytes.len);
+								   : part->bytes.len, deadline);
 	}
 }
 
@@ -1348,9 +1410,11 @@ slate_script_run(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg,
 		return REDIS_UNREACHABLE;
 	if (batch->nparts == 0)
 		return run_all(batch, reply_fn, arg, deadline, wait);
-	send_ahead(batch);
+	send_ahead(batch, deadline);
 	for (int i = 0; i < batch->nparts && status == REDIS_DONE; i++)
 		status = run_all(&batch->parts[i], reply_fn, arg, deadline, wait);
+	if (status != REDIS_DONE)
+		slate_redis_give_up_ahead();
 	return status;
 }
 
@@ -1476,9 +1540,11 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 		return REDIS_UNREACHABLE;
 	if (batch->nparts == 0)
 		return publish_part(batch, outcome, &deadline, timeout, wait);
-	send_ahead(batch);
+	send_ahead(batch, deadline);
 	for (int i = 0; i < batch->nparts && status == REDIS_DONE; i++)
 		status = publish_part(&batch->parts[i], outcome, &deadline, timeout,
 							  wait);
+	if (status != REDIS_DONE)
+		slate_redis_give_up_ahead();
 	return status;
 }

@@ -191,6 +191,9 @@ extern void slate_script_batch_reset(SlateBatch *batch);
 extern void slate_script_batch_free(SlateBatch *batch);
 extern int	slate_script_batch_size(const SlateBatch *batch);
 
+/* Does it take several exchanges with one node? */
+extern bool slate_script_batch_is_long(const SlateBatch *batch);
+
 /* PUTs and DROPs of many keys, in as few calls as is good for Redis. */
 extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlateStamp *stamp,
@@ -320,6 +323,21 @@ extern void slate_script_add_scan(SlateBatch *batch, const char *cursor,
 								  const char *glob, int globlen);
 extern void slate_script_add_scan_all(SlateBatch *batch, const char *cursor,
 									  int count);
+
+/*
+ * Of a Cluster's master: a glob for the indexes that it has, and what the name of
+ * one says: the tag of the node that it belongs to, and the family.  One step over
+ * the members, whose answer is as that of SCAN, but for scores between the names;
+ * and one less.
+ */
+#define SLATE_INDEX_GLOB SLATE_INTERNAL_PREFIX "{*}index:{*"
+
+extern bool slate_script_is_index(SlateSlice name, SlateSlice *tag,
+								  SlateSlice *family);
+extern void slate_script_add_members(SlateBatch *batch, SlateSlice index,
+									 const char *cursor);
+extern void slate_script_add_remove(SlateBatch *batch, SlateSlice index,
+									SlateSlice member);
 
 /*
  * The names in SCAN's answer, an array, and where the next step begins; "0":

@@ -266,6 +266,19 @@ typedef struct Look
 	Mark		marks[MARKS_PER_LOOK];
 } Look;
 
+/* Each node has marks of a transaction that has keys there. */
+static bool
+is_taken(const Look *look, const redisReply *id)
+{
+	for (int i = 0; i < look->count; i++)
+	{
+		if (id->type == REDIS_REPLY_STRING &&
+			strcmp(look->marks[i].id, id->str) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 {
@@ -282,6 +295,8 @@ take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		/* others are counts */
 		if (look->count == MARKS_PER_LOOK)
 			break;
+		if (is_taken(look, id))
+			continue;
 		if (id->type != REDIS_REPLY_STRING || id->len != SLATE_TOKEN_LEN ||
 			xid->type != REDIS_REPLY_STRING)
 			continue;

@@ -439,7 +439,8 @@ slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 	int64		clock;
 
 	/* who sends what is left to the worker knows of one node */
-	if (database == NULL || slate_redis_is_cluster())
+	if (database == NULL || slate_redis_is_cluster() ||
+		slate_redis_topology() != 0)
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
 	slate_script_set_deadline(stamp, clock == 0 ? 0

@@ -455,6 +455,22 @@ sub check_urls
     }
     $_->quit foreach $session, $other;
 
+    # A session that has used the Cluster is told of another url.
+    my $plain = SlateRedis->new(port => 1);
+    my $used = SlateSession->new($node);
+    my $async = SlateSession->new($node);
+    is($used->query('SELECT count(value) FROM slate_cache_mget(' . array(@keys) . ')'), ROWS, 'a session has read from the cluster');
+    $async->query(q{SET slate_cache.mode = 'async'; UPDATE item SET name = 'before' WHERE id = 1});
+    use_url($plain->url);
+    is($used->query('SELECT count(value) FROM slate_cache_mget(' . array(@keys) . ')'), ROWS, 'another url: it reads on');
+    is($async->query(q{UPDATE item SET name = 'after' WHERE id = 1}) . $async->error, '', 'another url: a commit in mode async');
+    works('another url', $plain);
+    use_url($cluster->url);
+    is($used->query('SELECT count(value) FROM slate_cache_mget(' . array(@keys) . ')'), ROWS, 'and back: it reads on');
+    is($async->query(q{UPDATE item SET name = 'back' WHERE id = 1}) . $async->error, '', 'and back: a commit in mode async');
+    works('and back', $cluster);
+    $_->quit foreach $used, $async;
+
     use_url($cluster->url(nodes => [ ($cluster->masters)[2] ]));
     works('one node of three in the url', $cluster);
 
