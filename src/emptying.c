@@ -61,6 +61,8 @@ drop_loose_keys(SlateDatabase *database)
 	SlateBatch	batch;
 	SlateStamp	stamp;
 
+	if (slate_redis_topology() != 0)
+		return slate_resettle(database);
 	slate_script_batch_init(&batch);
 	slate_script_stamp(&stamp);
 	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
@@ -82,8 +84,7 @@ forget_namespace(SlateDatabase *database)
 		globs[nglobs].len = strlen(lfirst(lc));
 		nglobs++;
 	}
-	return (slate_redis_topology() != 0 ? slate_resettle(database)
-			: drop_loose_keys(database)) &&
+	return drop_loose_keys(database) &&
 		(nglobs == 0 || slate_deliver_walk(database, globs, nglobs, NULL));
 }
 
