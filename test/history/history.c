@@ -4,6 +4,7 @@
  *	  Does a cache beside PostgreSQL keep its promises?  See history.h.
  *
  *		history --mode commit --connstr ... --socket ... [option value]...
+ *		history --mode commit --connstr ... --cluster host:port,... [option value]...
  *
  * Starts writers and readers, each a process of its own, and does what it is
  * told, a line at a time:
@@ -107,6 +108,7 @@ read_options(int argc, char **argv)
 		{"mode", required_argument, NULL, 'm'},
 		{"connstr", required_argument, NULL, 'c'},
 		{"socket", required_argument, NULL, 'r'},
+		{"cluster", required_argument, NULL, 'n'},
 		{"rows", required_argument, NULL, 'k'},
 		{"panels", required_argument, NULL, 'p'},
 		{"writers", required_argument, NULL, 'w'},
@@ -132,6 +134,9 @@ read_options(int argc, char **argv)
 				break;
 			case 'r':
 				options.socket = optarg;
+				break;
+			case 'n':
+				options.cluster = optarg;
 				break;
 			case 'k':
 				options.items = count_option(optarg, MAX_ROWS - 1000) / SHELF_SIZE * SHELF_SIZE;
@@ -166,8 +171,8 @@ read_options(int argc, char **argv)
 			default:
 				exit(2);
 		}
-	if (options.connstr == NULL || options.socket == NULL)
-		die("--connstr and --socket are needed");
+	if (options.connstr == NULL || (options.socket == NULL && options.cluster == NULL))
+		die("--connstr, and --socket or --cluster are needed");
 	if (options.items < HOT_ROWS || options.panels < 1)
 		die("so few rows are not enough");
 }

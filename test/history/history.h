@@ -267,7 +267,8 @@ typedef struct Options
 {
 	Mode		mode;
 	const char *connstr;
-	const char *socket;
+	const char *socket;			/* of Redis, or: */
+	const char *cluster;		/* nodes of a Cluster, "host:port,..." */
 	int			items;
 	int			panels;
 	int			writers;

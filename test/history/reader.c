@@ -3,73 +3,138 @@
  * reader.c
  *	  An app that reads Redis with plain GETs, some at a time.
  *
+ * Those that are sent together go to one server, which answers one after the
+ * other.  In a Cluster some may have to be asked for elsewhere; that is done
+ * when the others have been answered, so all that is judged is still in the
+ * order in which it was read.
+ *
  *-------------------------------------------------------------------------
  */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <hiredis/hiredis.h>
 
 #include "database.h"
+#include "redis.h"
 
 #define MAX_BATCH 48
 
-static redisContext *redis;
+/* How often another key is chosen until one is the same server's. */
+#define CHOICES 20
 
-/* Waits longer than any fault lasts; then the connection is begun anew. */
-static const struct timeval patience = {20, 0};
-
-static bool
-connect_to_redis(void)
+typedef struct Question
 {
-	if (redis != NULL && redis->err == 0)
-		return true;
-	if (redis != NULL)
-		redisFree(redis);
-	redis = redisConnectUnixWithTimeout(options.socket, patience);
-	if (redis != NULL && redis->err == 0 && redisSetTimeout(redis, patience) == REDIS_OK)
-	{
-		tally->reconnections++;
-		return true;
-	}
-	pause_for(10 * MILLISECOND);
-	return false;
+	Read		read;
+	char		key[40];
+	char		redirection[120];	/* empty: none */
+} Question;
+
+static Question questions[MAX_BATCH];
+
+/* An error, say LOADING, is no answer. */
+static void
+take_value(Read *read, const redisReply *reply)
+{
+	if (reply->type == REDIS_REPLY_STRING)
+		read_ended(read, reply->str, reply->len);
+	else if (reply->type == REDIS_REPLY_NIL)
+		read_missed(read);
 }
 
 /* False: the connection has ended. */
 static bool
-take_reply(Read *read)
+take_reply(Question *question, redisContext *redis, bool *is_down)
 {
 	redisReply *reply;
 
 	if (redisGetReply(redis, (void **) &reply) != REDIS_OK)
 		return false;
-	if (reply->type == REDIS_REPLY_STRING)
-		read_ended(read, reply->str, reply->len);
-	else if (reply->type == REDIS_REPLY_NIL)
-		read_missed(read);
-	freeReplyObject(reply);		/* an error, say LOADING, is no answer */
+	if (redis_is_redirection(reply))
+		snprintf(question->redirection, sizeof(question->redirection), "%s", reply->str);
+	else
+		take_value(&question->read, reply);
+	*is_down |= redis_is_down(reply);
+	freeReplyObject(reply);
 	return true;
 }
 
 static void
-read_batch(int n)
+follow(Question *question)
 {
-	static Read reads[MAX_BATCH];
+	redisReply *reply = redis_get(question->key, question->redirection);
 
-	for (int i = 0; i < n; i++)
+	if (reply != NULL)
+		take_value(&question->read, reply);
+	freeReplyObject(reply);
+}
+
+static void
+choose_key(Question *question)
+{
+	choose_entry(&question->read.entry);
+	entry_name(&question->read.entry, question->key, sizeof(question->key));
+}
+
+/* About a key of the server, or of any if that is -1; false: none was found. */
+static bool
+begin_question(Question *question, int *server)
+{
+	for (int i = 0; i < CHOICES; i++)
 	{
-		char		key[40];
+		int			other;
 
-		reads[i].kind = READ_REDIS;
-		choose_entry(&reads[i].entry);
-		entry_name(&reads[i].entry, key, sizeof(key));
-		read_begin(&reads[i]);
-		redisAppendCommand(redis, "GET %s", key);
+		choose_key(question);
+		other = redis_server_of(question->key);
+		if (other < 0)
+			return false;
+		if (*server < 0)
+			*server = other;
+		if (*server == other)
+		{
+			question->redirection[0] = '\0';
+			question->read.kind = READ_REDIS;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* False: no server could be asked. */
+static bool
+read_batch(int most)
+{
+	int			server = -1;
+	int			n = 0;
+	bool		is_down = false;
+	redisContext *redis;
+
+	while (n < most && begin_question(&questions[n], &server))
+		n++;
+	if (n == 0)
+		return false;
+	redis = redis_connection(server);
+	if (redis == NULL)
+	{
+		redis_failed(server);
+		return false;
 	}
 	for (int i = 0; i < n; i++)
-		if (!take_reply(&reads[i]))
-			return;
+	{
+		read_begin(&questions[i].read);
+		redisAppendCommand(redis, "GET %s", questions[i].key);
+	}
+	for (int i = 0; i < n; i++)
+		if (!take_reply(&questions[i], redis, &is_down))
+		{
+			redis_failed(server);
+			return true;
+		}
+	for (int i = 0; i < n; i++)
+		if (questions[i].redirection[0] != '\0')
+			follow(&questions[i]);
+	if (is_down)
+		redis_failed(server);
+	return !is_down;
 }
 
 /* Plenty of reads are cheap; those who write come first. */
@@ -79,8 +144,7 @@ run_reader(void)
 	judge_start();
 	(void) !nice(5);
 	while (load(&shared->stop_readers) == 0)
-		if (connect_to_redis())
-			read_batch(chance(30) ? 1 : 1 + choose(MAX_BATCH));
-	if (redis != NULL)
-		redisFree(redis);
+		if (!read_batch(chance(30) ? 1 : 1 + choose(MAX_BATCH)))
+			pause_for(10 * MILLISECOND);
+	redis_close_all();
 }

@@ -13,6 +13,8 @@
 #       faults => 'all',            # or a list "a,b"; or 'none'
 #       mean => 1.5,                # seconds between faults
 #       naive => 1,                 # not slate_cache, but a cache by triggers
+#       cluster => 1,               # a Redis Cluster of 3 masters, with a replica
+#                                   # each; it has faults of its own
 #       seed => 4711, rows => 300, writers => 5, readers => 2, askers => 3,
 #       prepared => 4,              # transactions in a hundred that are prepared
 #       say => sub { ... });        # takes lines: progress, and the report
@@ -39,6 +41,8 @@ use IPC::Open3 ();
 use List::Util qw(sum0);
 use POSIX ();
 use SlateCerts;
+use SlateClient;
+use SlateCluster;
 use SlateNode;
 use SlateProxy;
 use SlateRedis;
@@ -54,6 +58,9 @@ use constant PATIENCE => 200;
 
 # For how many seconds a run goes on for what it has not seen yet.
 use constant LONGER => 120;
+
+# After how many ms a Cluster's nodes take one for dead.
+use constant NODE_TIMEOUT => 3000;
 
 #
 # The tables
@@ -157,7 +164,8 @@ my %queries = (
 #
 # Faults.  "kind" is what they do to Redis, in the program's words.  Each
 # throws, and may return when (seconds from now) to call what.  One that finds
-# no opportunity returns 'not now'.
+# no opportunity returns 'not now'.  "where" tells which are for one Redis, and
+# which for a Cluster; the others are for both.
 #
 
 my %faults = (
@@ -168,21 +176,51 @@ my %faults = (
         throw => sub { $_[0]->kill_backend(qr/slate_cache/) } },
     kill_postmaster => { kind => 'none', weight => 1, throw => \&kill_postmaster },
     immediate => { kind => 'none', weight => 1, throw => \&stop_immediately },
-    hang => { kind => 'unreachable', weight => 3, throw => \&hang_redis },
-    cut => { kind => 'unreachable', weight => 4, throw => \&cut_connections },
-    restart_redis => { kind => 'forgetful', weight => 1, throw => \&restart_redis },
-    flushall => { kind => 'forgetful', weight => 1, throw => \&flush_redis },
+    hang => { where => 'redis', kind => 'unreachable', weight => 3, throw => \&hang_redis },
+    cut => { where => 'redis', kind => 'unreachable', weight => 4, throw => \&cut_connections },
+    restart_redis => { where => 'redis', kind => 'forgetful', weight => 1, throw => \&restart_redis },
+    flushall => { where => 'redis', kind => 'forgetful', weight => 1, throw => \&flush_redis },
 
     # These need a proxy between PostgreSQL and Redis, which slows all down;
     # they are thrown if they are named.
-    cut_request => { kind => 'unreachable', weight => 4, proxy => 1,
+    cut_request => { kind => 'unreachable', weight => 4, proxy => 1, where => 'redis',
         throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/) } },
-    cut_reply => { kind => 'unreachable', weight => 4, proxy => 1,
+    cut_reply => { kind => 'unreachable', weight => 4, proxy => 1, where => 'redis',
         throw => sub { $_[0]->misbehave('hang_up', qr/EVALSHA|MULTI/, after => 1 + int rand 8) } },
-    delay => { kind => 'none', weight => 6, proxy => 1, throw => \&delay_bytes },
-    hold => { kind => 'unreachable', weight => 4, proxy => 1, throw => \&hold_bytes });
+    delay => { kind => 'none', weight => 6, proxy => 1, where => 'redis', throw => \&delay_bytes },
+    hold => { kind => 'unreachable', weight => 4, proxy => 1, where => 'redis', throw => \&hold_bytes },
 
-sub fault_names { return sort keys %faults }
+    # Each at one master of a Cluster.  A hang is shorter or longer than
+    # slate_cache.timeout, and ends before the others take the master for dead.
+    # What a master has forgotten that was killed, or a replica that takes over
+    # has never heard of, is "forgetful"; a planned failover, and a slot that
+    # moves, lose nothing.
+    scripts => { where => 'cluster', kind => 'none', weight => 2, throw => \&flush_scripts },
+    kill_replica => { where => 'cluster', kind => 'none', weight => 1, throw => \&kill_replica },
+    cut_master => { where => 'cluster', kind => 'unreachable', weight => 4, throw => \&cut_master },
+    short_hang => { where => 'cluster', kind => 'unreachable', weight => 2,
+        throw => sub { $_[0]->hang_master(0.1 + rand 0.7) } },
+    long_hang => { where => 'cluster', kind => 'unreachable', weight => 2,
+        throw => sub { $_[0]->hang_master(1.2 + rand 1) } },
+    flush_master => { where => 'cluster', kind => 'forgetful', weight => 1, throw => \&flush_master },
+    restart_master => { where => 'cluster', kind => 'forgetful', weight => 1, throw => \&restart_master },
+    move_slot => { where => 'cluster', kind => 'unreachable', weight => 2,
+        throw => sub { $_[0]->move_slot_of_a_key('h:', 'hl:') } },
+    move_indexed => { where => 'cluster', kind => 'unreachable', weight => 1,
+        throw => sub { $_[0]->move_slot_of_a_key('hf:', 'hs:') } },
+    move_tag => { where => 'cluster', kind => 'unreachable', weight => 1,
+        throw => sub { $_[0]->move_slot_of_a_tag } },
+    handover => { where => 'cluster', kind => 'unreachable', weight => 1, throw => \&hand_over },
+    failover => { where => 'cluster', kind => 'forgetful', weight => 1, throw => \&fail_over },
+    hang_failover => { where => 'cluster', kind => 'forgetful', weight => 1, throw => \&hang_and_fail_over });
+
+# Of one Redis, or of a Cluster.
+sub fault_names
+{
+    my ($cluster) = @_;
+    my $other = $cluster ? 'redis' : 'cluster';
+    return grep { ($faults{$_}{where} // '') ne $other } sort keys %faults;
+}
 
 #
 # The whole
@@ -198,12 +236,14 @@ sub new
     }, $class;
     $self->{seed} ||= 1 + int rand 1_000_000_000;
     srand($self->{seed});
-    my @names = $self->{faults} eq 'all' ? grep { !$faults{$_}{proxy} } fault_names()
+    my @there_are = fault_names($self->{cluster});
+    my @names = $self->{faults} eq 'all' ? grep { !$faults{$_}{proxy} } @there_are
       : $self->{faults} eq 'none' ? () : split /,/, $self->{faults};
     foreach my $name (@names)
     {
-        croak "there is no fault \"$name\"; there are: " . join(' ', fault_names()) unless $faults{$name};
+        croak "there is no fault \"$name\"; there are: @there_are" unless grep { $_ eq $name } @there_are;
     }
+    croak 'a Cluster is asked without TLS, and has no naive cache' if $self->{cluster} && ($self->{tls} || $self->{naive});
     $self->{chosen} = [ sort @names ];
     $self->build;
     $self->start_servers;
@@ -216,10 +256,10 @@ sub main
     my $out = Test::More->builder->output;
     $out->autoflush(1);
     my %given = map { my $value = $ENV{"SLATE_HISTORY_\U$_"}; ($value // '') ne '' ? ($_ => $value) : () }
-      qw(mode seconds reads faults seed rows writers readers askers naive near mean prepared tls);
+      qw(mode seconds reads faults seed rows writers readers askers naive near mean prepared tls cluster);
     if (($given{faults} // '') eq 'help')
     {
-        print $out join(' ', fault_names()), "\n";
+        print $out join(' ', fault_names($given{cluster})), "\n";
         exit 0;
     }
     exit SlateWitness->new(%given, say => sub { print $out "$_[0]\n" })->run;
@@ -245,10 +285,16 @@ sub start_servers
 {
     my ($self) = @_;
     my $certs = $self->{certs} = $self->{tls} ? SlateCerts->new : undef;
-    $self->{redis} = SlateRedis->new(tls => $certs, config => { maxclients => 1000 });
+    my %config = (maxclients => 1000);
+    if ($self->{cluster})
+    {
+        $self->{cluster} = SlateCluster->new(replicas => 1, node_timeout => NODE_TIMEOUT, config => \%config);
+    }
+    else { $self->{redis} = SlateRedis->new(tls => $certs, config => \%config); }
     $self->{proxy} = SlateProxy->new($self->{redis}) if grep { $faults{$_}{proxy} } @{ $self->{chosen} };
     croak 'a proxy does not see into TLS' if $certs && $self->{proxy};
-    my $where = $self->{proxy} ? $self->{proxy}->url : $certs ? $self->{redis}->url(tls => 1) : $self->{redis};
+    my $where = $self->{cluster} ? $self->{cluster}->url : $self->{proxy} ? $self->{proxy}->url
+      : $certs ? $self->{redis}->url(tls => 1) : $self->{redis};
     my %conf = (
         $certs ? ('slate_cache.tls_ca_file' => $certs->ca) : (),
         restart_after_crash => 'on', deadlock_timeout => '50ms', max_connections => 60,
@@ -258,7 +304,7 @@ sub start_servers
     else
     {
         # A machine that is busy with this is no outage.
-        $conf{'slate_cache.timeout'} = 2000;
+        $conf{'slate_cache.timeout'} = $self->{cluster} ? 1000 : 2000;
         $conf{'slate_cache.connect_timeout'} = 1000;
         $conf{'slate_cache.mode'} = $self->{mode} eq 'mixed' ? 'strict' : $self->{mode};
         $conf{'slate_cache.near_memory'} = $self->{near} if $self->{near};
@@ -266,7 +312,8 @@ sub start_servers
     my $node = $self->{node} = SlateNode->start('history' . ++$servers, redis => $where,
         extension => !$self->{naive}, conf => \%conf);
 
-    my %values = (LIBRARY => "$self->{built}/naive.so", SOCKET => $self->{redis}->socket,
+    SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}) if $self->{cluster};
+    my %values = (LIBRARY => "$self->{built}/naive.so", SOCKET => $self->{redis} && $self->{redis}->socket,
         ROWS => $self->{rows}, PANELS => $self->{panels});
     my $schema = $tables . ($self->{naive} ? $naive : $rules) . $rows;
     $schema =~ s/%([A-Z]+)%/$values{$1}/g;
@@ -367,7 +414,8 @@ sub start_program
 {
     my ($self) = @_;
     my @command = ("$self->{built}/history", '--connstr', $self->{node}->connstr('postgres'),
-        '--socket', $self->{redis}->socket);
+        $self->{cluster} ? ('--cluster', $self->{cluster}->url =~ s,^cluster://,,r)
+        : ('--socket', $self->{redis}->socket));
     push @command, "--$_", $self->{$_} foreach qw(mode rows panels writers readers askers seed prepared);
     push @command, "--$_", $queries{$_} foreach $self->{naive} ? () : sort keys %queries;
     $self->{pid} = IPC::Open3::open3($self->{to}, $self->{from}, undef, @command);
@@ -564,6 +612,188 @@ sub hold_bytes
     my ($self) = @_;
     $self->{proxy}->hold(qr/EVALSHA|MULTI/);
     return (0.1 + rand 2, sub { $self->{proxy}->release });
+}
+
+#
+# Faults of a Cluster.  One that has left it in disorder does not wait: until it
+# is well again there are no others.
+#
+
+sub is_disturbed
+{
+    my ($self) = @_;
+    return $self->{hanging} || !$self->{cluster}->is_ok;
+}
+
+# A master that has slots, or nothing while there is another fault.
+sub choose_master
+{
+    my ($self) = @_;
+    return if $self->is_disturbed;
+    my @masters = $self->{cluster}->masters;
+    return $masters[ rand @masters ];
+}
+
+# After a time, as an undo; "mended" is told when all nodes say that all is well.
+sub later_well
+{
+    my ($self, $delay, $function) = @_;
+    $self->{hanging} = 1;
+    return (
+        $delay,
+        sub {
+            $function->();
+            $self->{cluster}->wait_until_ok;
+            $self->{hanging} = 0;
+        });
+}
+
+sub flush_scripts
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    $master->cli(qw(SCRIPT FLUSH));
+    return;
+}
+
+sub kill_replica
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    my ($replica) = grep { SlateSentinel::role($_) eq 'slave' } $master, $self->{cluster}->replicas_of($master);
+    $replica->kill9;
+    return $self->later_well(rand 2, sub { $replica->start });
+}
+
+# Connections of PostgreSQL, by their name; or all clients', half of the time.
+sub cut_master
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    if (rand() < 0.5)
+    {
+        $master->cli(qw(CLIENT KILL TYPE normal SKIPME yes));
+        return;
+    }
+    my @ids = map { / name=slate/ && /^id=(\d+) / ? $1 : () } split /\n/, $master->cli(qw(CLIENT LIST));
+    $master->cli(qw(CLIENT KILL ID), $_) foreach @ids;
+    return;
+}
+
+sub hang_master
+{
+    my ($self, $seconds) = @_;
+    my $master = $self->choose_master or return 'not now';
+    $master->pause;
+    return $self->later_well($seconds, sub { $master->resume });
+}
+
+sub flush_master
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    $master->cli('FLUSHALL');
+    return;
+}
+
+sub restart_master
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    $master->kill9;
+    return $self->later_well(rand 0.8, sub { $master->start });
+}
+
+# Of a key by a rule, or of one that stands in the index of a family.
+sub move_slot_of_a_key
+{
+    my ($self, @prefixes) = @_;
+    my $number = 1 + int rand(rand() < 0.5 ? 8 : $self->{rows} / 5);
+    return $self->move($self->{cluster}->slot($prefixes[ rand @prefixes ] . $number));
+}
+
+# That of a master's epoch, say, and of all that it has noted of itself.
+sub move_slot_of_a_tag
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    my ($epoch) = sort split /\n/, $master->cli('KEYS', 'slate_cache:{*}epoch:*');
+    return 'not now' unless $epoch;
+    return $self->move($self->{cluster}->slot($epoch));
+}
+
+# In steps between which writers and readers go on.
+sub move
+{
+    my ($self, $slot) = @_;
+    my $cluster = $self->{cluster};
+    return 'not now' if $self->is_disturbed;
+    my $port = SlateCluster::port_of_slot($slot, $cluster->majority);
+    my $from = $cluster->at_port($port);
+    my @others = grep { $_ != $from } $cluster->masters;
+    my $to = $others[ rand @others ];
+    $cluster->begin_move($slot, $from, $to);
+    sleep rand 0.2;
+    my @keys = @{ SlateClient->new($from)->ask('CLUSTER', 'GETKEYSINSLOT', $slot, 1000) };
+    foreach my $key (@keys)
+    {
+        $cluster->migrate_keys($slot, $from, $to, $key);
+        sleep rand(0.3 / @keys);
+    }
+    return $self->later_well(
+        rand 0.3,
+        sub {
+            $cluster->migrate_keys($slot, $from, $to);
+            $cluster->end_move($slot, $from, $to);
+        });
+}
+
+# A replica takes over when it has all that its master had.
+sub hand_over
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    my ($replica) = $self->replicas_now($master);
+    $replica->cli(qw(CLUSTER FAILOVER));
+    return $self->later_well(0.3, sub { $self->wait_for_master($replica) });
+}
+
+# Those that replicate from it at present.
+sub replicas_now
+{
+    my ($self, $master) = @_;
+    return grep { SlateSentinel::role($_) eq 'slave' } $self->{cluster}->replicas_of($master);
+}
+
+sub wait_for_master
+{
+    my ($self, $node) = @_;
+    SlateRedis::wait_until(
+        sub { grep { $_ == $node } $self->{cluster}->masters },
+        'a replica has become a master');
+    return;
+}
+
+# At once, by force, or when the others have noticed.
+sub fail_over
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    my ($replica) = $self->replicas_now($master);
+    $master->kill9;
+    $replica->cli(qw(CLUSTER FAILOVER FORCE)) if rand() < 0.7;
+    return $self->later_well(rand 1, sub { $self->wait_for_master($replica); $master->start });
+}
+
+# The old master comes back with all that it had, and does not know yet.
+sub hang_and_fail_over
+{
+    my ($self) = @_;
+    my $master = $self->choose_master or return 'not now';
+    my ($replica) = $self->replicas_now($master);
+    $master->pause;
+    $replica->cli(qw(CLUSTER FAILOVER FORCE)) if rand() < 0.7;
+    return $self->later_well(rand 1, sub { $self->wait_for_master($replica); $master->resume });
 }
 
 1;
