@@ -144,7 +144,12 @@ sub check_hang
     my @others = rows_of_others($master);
     my $before = name($ids[0]);
     my $errors = errors();
+
+    # Of what goes to all masters only this one does not answer; then comes what is for others.
+    SlateNode::stop_worker($node);
     $master->pause;
+    change('hang, first of all other nodes', @others);
+    SlateNode::continue_worker();
     change('hang, all nodes');
     change('hang, that node', @ids);
     my $value = change('hang, other nodes', @others);
@@ -187,6 +192,16 @@ sub other_master
     return $other;
 }
 
+# To another master, until the worker has seen it.
+sub move_and_wait
+{
+    my ($slot, $from) = @_;
+    my $emptied = events('emptied');
+    $cluster->move_slot($slot, $from, other_master($from));
+    SlateNode::wait_for($node, "SELECT count(*) > $emptied FROM slate_cache.events WHERE kind = 'emptied'");
+    return;
+}
+
 sub check_move
 {
     my $id = 7;
@@ -227,13 +242,13 @@ sub check_move
     run(q{SELECT slate_cache_set('loose:' || i, to_jsonb(i)) FROM generate_series(1, 12) i});
     is(scalar(() = $cluster->keys('loose:*')), 12, 'move: there are loose keys');
     my $home = $cluster->node_of('loose:1');
-    $cluster->move_slot($cluster->slot('loose:1'), $home, other_master($home));
+    move_and_wait($cluster->slot('loose:1'), $home);
     all_is_right('move of a loose key');
     is(join(' ', $cluster->keys('loose:*')), '', 'move: they are dropped, wherever they are');
     run(q{SELECT slate_cache_set('loose:' || i, to_jsonb(i)) FROM generate_series(1, 12) i});
     my ($index) = $cluster->keys('slate_cache:{*}index:{\\*}');
     my $owner = $cluster->node_of($index);
-    $cluster->move_slot($cluster->slot($index), $owner, other_master($owner));
+    move_and_wait($cluster->slot($index), $owner);
     all_is_right('move of an index');
     is(join(' ', $cluster->keys('loose:*')), '', 'move: likewise without their index');
     run(q{SELECT slate_cache_set('loose:1', '1')});
