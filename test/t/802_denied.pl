@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateCheck;
+use SlateJournal;
 use SlateNode;
 use SlateRedis;
 use SlateSession;
@@ -41,6 +42,7 @@ foreach my $command (qw(unlink scan set evalsha))
         is(scalar(SlateNode::messages($node, qr/Redis refuses what slate_cache tells it: .*scan/i)), '1', "-$command: the log tells once");
     }
     $redis->cli('ACL', 'SETUSER', 'slate', "+$command");
+    SlateJournal::wait_until_told($node);
     SlateNode::wait_for($node, $well);
     is(SlateCheck::present($redis, map { "shop:item:$_" } 1, 2, 3, 20), '0', "+$command: nothing old is left");
 }
