@@ -179,17 +179,24 @@
 	LUA_LOOK
 
 /*
+ * Does an answer say that the key's slot is another master's by now, or is just
+ * being moved to it, and the key is not here (any more)?
+ */
+#define LUA_IS_AWAY \
+	"local function is_away(reply)\n" \
+	"  return type(reply) == 'table' and reply.err and string.find(reply.err, 'non local key', 1, true)\n" \
+	"end\n"
+
+/*
  * ask() reads a note of this master.  Of another type than it should be it is
- * none of ours.  But where its slot is just being moved to another master of a
- * Cluster nobody knows what it says: that is an error, here and for whoever
- * called.
+ * none of ours.  But one that is away says nobody knows what: that is an error,
+ * here and for whoever called.
  */
 #define LUA_ASK \
+	LUA_IS_AWAY \
 	"local function ask(...)\n" \
 	"  local reply = redis.pcall(...)\n" \
-	"  if '@' ~= '' and type(reply) == 'table' and reply.err and string.find(reply.err, 'non local key', 1, true) then\n" \
-	"    return redis.call(...)\n" \
-	"  end\n" \
+	"  if '@' ~= '' and is_away(reply) then return redis.call(...) end\n" \
 	"  return reply\n" \
 	"end\n"
 
@@ -248,7 +255,7 @@
  * which takes no memory.  The error is remembered, so that the pusher takes
  * the call for undelivered.
  *
- * is_away() is for who has a key not from a caller, but from an index or a SCAN: in
+ * has_gone() is for who has a key not from a caller, but from an index or a SCAN: in
  * a Cluster its slot may have gone to another master, or be on its way.  It is
  * left out, and the error remembered.
  *
@@ -278,7 +285,7 @@
 	"  end\n" \
 	"  return version, order, owner, string.format('%013d', now), false\n" \
 	"end\n" \
-	"local function is_away(key)\n" \
+	"local function has_gone(key)\n" \
 	"  return '@' ~= '' and failed(redis.pcall('EXISTS', key))\n" \
 	"end\n" \
 	"local function drop(key, order)\n" \
@@ -341,6 +348,10 @@ LUA_CLOCK
  * below() tells whether a glob that is newer than this push has passed over a
  * key.
  *
+ * What cannot be read in a Cluster, since it is on its way to another master, or
+ * not there in a slot that is, makes the push fail.  The value, if it is still
+ * here, goes.
+ *
  * Nearly always there is nothing to be looked at closely: no guard, or one with
  * an older version and no marks but our own; see "Speed" above.
  * Then the guard becomes what the pusher has written, and the answer is one
@@ -355,9 +366,13 @@ LUA_GUARD_NAME
 "  there = redis.call('MGET', ARGV[1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
 "else\n"
 "  there = {}\n"
-LUA_ASK
+LUA_IS_AWAY
 "  for i, name in ipairs({ARGV[1], 'slate_cache:@tick', 'slate_cache:@floors', unpack(guards)}) do\n"
-"    local found = name ~= '' and ask('GET', name)\n"
+"    local found = name ~= '' and redis.pcall('GET', name)\n"
+"    if is_away(found) then\n"
+"      redis.pcall('UNLINK', KEYS[1])\n"
+"      return found\n"
+"    end\n"
 "    there[i] = type(found) == 'string' and found\n"
 "  end\n"
 "end\n"
@@ -487,7 +502,7 @@ LUA_PUSH
 "  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
 "until cursor == '0'\n"
 "for _, key in ipairs(members) do\n"
-"  if not is_away(key) then drop(key, '" LUA_SHARED "') end\n"
+"  if not has_gone(key) then drop(key, '" LUA_SHARED "') end\n"
 "end\n"
 "if failure then return failure end\n"
 "count()\n"
@@ -519,7 +534,7 @@ LUA_PUSH
 "for i = 1, n do\n"
 "  local key, given = keys[i], ARGV[from + 3 + i]\n"
 "  version = string.sub(given, 1, 30)\n"
-"  local away = is_away(key)\n"
+"  local away = has_gone(key)\n"
 "  local known = not away and look(guard(key))\n"
 "  local newer = known and string.sub(known, 1, 30) > version and\n"
 "    string.sub(known, 31, 38) ~= '" LUA_SHARED "' and string.sub(known, 55, 62) == owner\n"
