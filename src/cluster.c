@@ -21,7 +21,7 @@
  *
  * A connection to each node is made for each question, and closed.
  *
- * The sequence of an entry is odd while somebody writes it, as in names.c.
+ * The entries begin as hearsay.c tells, which has their sequences, too.
  * There are no locks.  A topology is large: all copies of it are static.
  *
  *-------------------------------------------------------------------------
@@ -31,8 +31,8 @@
 #include "cluster.h"
 #include "common/hashfn.h"
 #include "events.h"
+#include "hearsay.h"
 #include "names.h"
-#include "port/atomics.h"
 #include "storage/shmem.h"
 #include "url.h"
 
@@ -42,9 +42,6 @@
 /* A writer is done within microseconds, unless it was stopped. */
 #define READ_TRIES 1000
 
-/* How often what is merely old is asked for again, in ms. */
-#define ASK_PAUSE 1000
-
 /* No node gets a smaller share of the time that is left than 1/8. */
 #define MAX_SHARES 8
 
@@ -53,10 +50,6 @@
 
 /* Room for a password and the questions, in RESP. */
 #define QUESTION_ROOM 1024
-
-/* What a name, an IPv4 or an IPv6 address consists of. */
-#define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyz" \
-	"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"
 
 /* Of a slot, while an answer is read. */
 #define NOBODY 0xff
@@ -76,14 +69,10 @@ typedef struct View
 /* What is known of one Cluster. */
 typedef struct Knowledge
 {
-	pg_atomic_uint64 group;		/* a hash; 0: free */
-	pg_atomic_uint64 asked_at;	/* when somebody last began to ask */
-	pg_atomic_uint64 told_at;	/* when a node last answered; 0: never */
-	pg_atomic_uint64 changes;	/* how often the topology was another */
+	SlateHearsay hearsay;		/* changes: how often the topology was
+								 * another; written under the sequence */
 	pg_atomic_uint64 last;		/* a hash: the node that answered last */
-	pg_atomic_uint32 sequence;	/* odd while what follows, and changes, is
-								 * written */
-	View		view;
+	View		view;			/* written under the sequence */
 } Knowledge;
 
 /* A master, as it is called in an answer. */
@@ -211,12 +200,8 @@ static void
 init_knowledge(Knowledge *fresh)
 {
 	memset(fresh, 0, sizeof(*fresh));
-	pg_atomic_init_u64(&fresh->group, 0);
-	pg_atomic_init_u64(&fresh->asked_at, 0);
-	pg_atomic_init_u64(&fresh->told_at, 0);
-	pg_atomic_init_u64(&fresh->changes, 0);
+	slate_hearsay_init(&fresh->hearsay);
 	pg_atomic_init_u64(&fresh->last, 0);
-	pg_atomic_init_u32(&fresh->sequence, 0);
 }
 
 Size
@@ -242,19 +227,12 @@ slate_cluster_choose(const SlateSeeds *chosen)
 	uint64		group = hash_bytes_extended((const unsigned char *) chosen,
 											sizeof(*chosen), 0);
 
-	group = Max(group, 1);
 	seeds = chosen;
-	for (int i = 0; shared_knowledge != NULL && i < GROUPS; i++)
-	{
-		uint64		owner = pg_atomic_read_u64(&shared_knowledge[i].group);
-
-		knowledge = &shared_knowledge[i];
-		if (owner == 0 &&
-			pg_atomic_compare_exchange_u64(&knowledge->group, &owner, group))
-			return;
-		if (owner == group)
-			return;
-	}
+	knowledge = (Knowledge *) slate_hearsay_choose(shared_knowledge, GROUPS,
+												   sizeof(Knowledge),
+												   Max(group, 1));
+	if (knowledge != NULL)
+		return;
 	init_knowledge(&local_knowledge);
 	knowledge = &local_knowledge;
 }
@@ -265,7 +243,7 @@ read_knowledge(SlateTopology *topology, uint64 *epoch)
 {
 	for (int i = 0; i < READ_TRIES; i++)
 	{
-		uint32		before = pg_atomic_read_u32(&knowledge->sequence);
+		uint32		before = pg_atomic_read_u32(&knowledge->hearsay.sequence);
 
 		if (before % 2 != 0)
 		{
@@ -274,10 +252,10 @@ read_knowledge(SlateTopology *topology, uint64 *epoch)
 		}
 		pg_read_barrier();
 		memcpy(topology, &knowledge->view.topology, sizeof(*topology));
-		topology->changes = pg_atomic_read_u64(&knowledge->changes);
+		topology->changes = pg_atomic_read_u64(&knowledge->hearsay.changes);
 		*epoch = knowledge->view.epoch;
 		pg_read_barrier();
-		if (pg_atomic_read_u32(&knowledge->sequence) == before)
+		if (pg_atomic_read_u32(&knowledge->hearsay.sequence) == before)
 			return topology->changes > 0;
 	}
 	return false;
@@ -290,14 +268,11 @@ read_knowledge(SlateTopology *topology, uint64 *epoch)
 static void
 write_knowledge(const View *view)
 {
-	uint32		sequence = pg_atomic_read_u32(&knowledge->sequence);
 	bool		is_failover = false;
 
-	if (sequence % 2 != 0 ||
-		!pg_atomic_compare_exchange_u32(&knowledge->sequence, &sequence,
-										sequence + 1))
+	if (!slate_hearsay_begin_write(&knowledge->hearsay))
 		return;
-	if (pg_atomic_read_u64(&knowledge->changes) == present.topology.changes &&
+	if (pg_atomic_read_u64(&knowledge->hearsay.changes) == present.topology.changes &&
 		knowledge->view.epoch <= Max(present.epoch, view->epoch))
 	{
 		knowledge->view.epoch = view->epoch;
@@ -305,11 +280,10 @@ write_knowledge(const View *view)
 		{
 			memcpy(&knowledge->view.topology, &view->topology,
 				   sizeof(view->topology));
-			is_failover = pg_atomic_fetch_add_u64(&knowledge->changes, 1) > 0;
+			is_failover = pg_atomic_fetch_add_u64(&knowledge->hearsay.changes, 1) > 0;
 		}
 	}
-	pg_write_barrier();
-	pg_atomic_write_u32(&knowledge->sequence, sequence + 2);
+	slate_hearsay_end_write(&knowledge->hearsay);
 	if (is_failover)
 		slate_events_note(EVENT_FAILOVER, InvalidOid,
 						  "cluster: its slots are served by others than before (masters: %d)",
@@ -327,23 +301,14 @@ slate_cluster_known(SlateTopology *topology)
 uint64
 slate_cluster_changes(void)
 {
-	pg_memory_barrier();
-	return pg_atomic_read_u64(&knowledge->changes);
+	return slate_hearsay_changes(&knowledge->hearsay);
 }
 
 bool
 slate_cluster_should_ask(int64 distrusted_at, int64 max_age)
 {
-	int64		now = slate_link_now();
-	int64		told_at = pg_atomic_read_u64(&knowledge->told_at);
-	uint64		asked_at = pg_atomic_read_u64(&knowledge->asked_at);
-
-	if (told_at == 0 || told_at <= distrusted_at)
-		return true;
-	if (now - told_at < max_age)
-		return false;
-	return now - (int64) asked_at >= Min(max_age, ASK_PAUSE) &&
-		pg_atomic_compare_exchange_u64(&knowledge->asked_at, &asked_at, now);
+	return slate_hearsay_should_ask(&knowledge->hearsay, distrusted_at,
+									max_age);
 }
 
 /* ------------------------------------------------------------------------
@@ -413,7 +378,7 @@ read_host(const redisReply *host, Master *master)
 	if (strcmp(host->str, "?") == 0)
 		return "it does not know the host name of a node";
 	if (host->len >= sizeof(address->host) ||
-		strspn(host->str, HOST_CHARACTERS) != host->len)
+		strspn(host->str, SLATE_HOST_CHARACTERS) != host->len)
 		return NONSENSE;
 	strlcpy(address->host, host->str, sizeof(address->host));
 	return NULL;
@@ -598,8 +563,8 @@ take_slots(const redisReply *reply)
 static void
 take_error(const redisReply *reply)
 {
-	if (strncmp(reply->str, "NOAUTH", 6) == 0 ||
-		strncmp(reply->str, "NOPERM", 6) == 0)
+	if (slate_link_is_error(reply, "NOAUTH") ||
+		slate_link_is_error(reply, "NOPERM"))
 		answer.wants_password = true;
 	if (answer.objection[0] == '\0')
 		slate_link_words(answer.objection, sizeof(answer.objection), reply,
@@ -657,16 +622,10 @@ exchange(const SlateAddress *address, const char *user, const char *password,
 	return status;
 }
 
-/* Note why a node is of no help. */
 static void
 note_failure(const SlateAddress *address, const char *reason)
 {
-	size_t		used = strlen(error_text);
-	char		node[sizeof(address->host) + 16];
-
-	slate_link_write_address(node, sizeof(node), address);
-	snprintf(error_text + used, sizeof(error_text) - used, "%s%s: %s",
-			 used > 0 ? "; " : "", node, reason);
+	slate_hearsay_note_failure(error_text, sizeof(error_text), address, reason);
 }
 
 /* Why the answer is of no use, or NULL. */
@@ -818,7 +777,7 @@ take_newest(void)
 	}
 	pg_atomic_write_u64(&knowledge->last,
 						hash_address(&asked[newest_from].address));
-	pg_atomic_write_u64(&knowledge->told_at, slate_link_now());
+	pg_atomic_write_u64(&knowledge->hearsay.told_at, slate_link_now());
 }
 
 /* The node has answered.  Is that as new as what is known? */
@@ -848,7 +807,7 @@ slate_cluster_ask(const char *user, const char *password, bool another,
 	int			first;
 
 	error_text[0] = '\0';
-	pg_atomic_write_u64(&knowledge->asked_at, slate_link_now());
+	pg_atomic_write_u64(&knowledge->hearsay.asked_at, slate_link_now());
 	memset(&newest, 0, sizeof(newest));
 	if (!read_knowledge(&present.topology, &present.epoch))
 		memset(&present, 0, sizeof(present));

@@ -946,6 +946,13 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	return LINK_OK;
 }
 
+bool
+slate_link_is_error(const redisReply *reply, const char *code)
+{
+	return reply->type == REDIS_REPLY_ERROR &&
+		strncmp(reply->str, code, strlen(code)) == 0;
+}
+
 void
 slate_link_words(char *words, size_t size, const redisReply *reply,
 				 const char *until)

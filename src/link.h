@@ -183,12 +183,22 @@ extern void slate_link_send_ahead(SlateLink *link, const char *bytes,
 extern bool slate_link_is_ahead(const SlateLink *link, const char *bytes,
 								size_t len);
 
+/*
+ * Send bytes and read nreplies replies, interleaved, so that neither side's
+ * full buffer can stop the other.  Any status but LINK_OK closes the
+ * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
+ * came before a failure have been handed over (a server that turns a client
+ * away says why before it hangs up).  expected may be NULL.
+ */
 extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 										   const char *bytes, size_t len,
 										   int nreplies,
 										   SlateExpected *expected,
 										   SlateReplyFn reply_fn, void *arg,
 										   int64 deadline, SlateWait wait);
+
+/* Is it an error reply that begins so? */
+extern bool slate_link_is_error(const redisReply *reply, const char *code);
 
 /*
  * The words of an error reply, for a log: its first line, of which only

@@ -253,18 +253,11 @@ take_bytes(Lookup *lookup, const redisReply *reply)
 	lookup->bad_value = lookup->value == NULL;
 }
 
-/* Is it the answer to a GET on a list, a hash or the like? */
-static bool
-is_wrong_type(const redisReply *reply)
-{
-	return reply->type == REDIS_REPLY_ERROR &&
-		strncmp(reply->str, "WRONGTYPE", strlen("WRONGTYPE")) == 0;
-}
-
 static void
 take_get_reply(LookupSet *set, Lookup *lookup, const redisReply *reply)
 {
-	if (is_wrong_type(reply))
+	/* to a GET on a list, a hash or the like */
+	if (slate_link_is_error(reply, "WRONGTYPE"))
 		lookup->bad_value = true;
 	else if (reply->type != REDIS_REPLY_ERROR)
 		take_bytes(lookup, reply);
@@ -623,7 +616,6 @@ make_set(int nlookups)
 	LookupSet  *set = palloc0_object(LookupSet);
 
 	slate_script_find_nodes(LINK_WAIT_INTERRUPTIBLE);
-
 	set->nlookups = nlookups;
 	set->lookups = palloc0_array(Lookup, nlookups);
 	set->waiting = palloc_array(Lookup *, nlookups);

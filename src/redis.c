@@ -188,7 +188,7 @@ static void
 note_refusal(const redisReply *reply)
 {
 	if (reply->type != REDIS_REPLY_ERROR ||
-		strncmp(reply->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0)
+		slate_link_is_error(reply, "NOSCRIPT"))
 		return;
 	slate_link_words(refusal_text, sizeof(refusal_text), reply, NULL);
 }
@@ -531,8 +531,8 @@ master_is_unknown(SlateLinkStatus status)
 }
 
 /*
- * Make present the master's address, and drop a connection to another.  What
- * is known will do where the sentinels do not answer: they may be down, and
+ * Take the master's address for the node's, and drop a connection to another.
+ * What is known will do where the sentinels do not answer: they may be down, and
  * the master not.
  */
 static SlateRedisStatus
@@ -974,20 +974,13 @@ typedef struct Watch
 } Watch;
 
 static bool
-begins_with(const redisReply *reply, const char *code)
-{
-	return reply->type == REDIS_REPLY_ERROR &&
-		strncmp(reply->str, code, strlen(code)) == 0;
-}
-
-static bool
 is_read_only(const redisReply *reply)
 {
 	if (reply->type == REDIS_REPLY_ARRAY)
 		for (size_t i = 0; i < reply->elements; i++)
 			if (is_read_only(reply->element[i]))
 				return true;
-	return begins_with(reply, "READONLY");
+	return slate_link_is_error(reply, "READONLY");
 }
 
 /*
@@ -998,7 +991,8 @@ is_read_only(const redisReply *reply)
 static bool
 is_moved(const redisReply *reply)
 {
-	return begins_with(reply, "MOVED ") || begins_with(reply, "CLUSTERDOWN");
+	return slate_link_is_error(reply, "MOVED ") ||
+		slate_link_is_error(reply, "CLUSTERDOWN");
 }
 
 /* SlateReplyFn */
@@ -1039,7 +1033,6 @@ slate_redis_run(int which, const char *bytes, size_t len, int nreplies,
 	SlateLinkStatus status;
 
 	node = &nodes[which];
-
 	if (!slate_link_is_open(&node->link) &&
 		!slate_link_is_ahead(&node->link, bytes, len))
 	{

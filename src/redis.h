@@ -5,7 +5,8 @@
  *	  failure was.
  *
  * Runs batches of commands that are already encoded.  Nothing here throws,
- * except where the caller asks for interruptible waits (see link.h).  After a
+ * except where the caller asks for interruptible waits (see link.h), and, for want
+ * of memory, what makes a preamble for slate_redis_prepare().  After a
  * commit only slate_redis_run() may be called, with what sends ahead for it, and
  * what merely looks: slate_redis_server_clock() and slate_redis_clock_ahead(),
  * slate_redis_identity(), slate_redis_error(), slate_redis_refusal(), and
@@ -96,8 +97,8 @@ extern uint64 slate_redis_topology(void);
 extern bool slate_redis_has_topology(uint64 number);
 
 /*
- * Make sure that there is a usable connection to each node: reuse, or connect and shake
- * hands, within min(connect_timeout, deadline).  With sentinels, the
+ * Make sure that there is a usable connection to each node: reuse, or connect
+ * and shake hands, within min(connect_timeout, deadline).  With sentinels, the
  * connection is to what they last said is the master; they are asked here, and
  * only here, if no worker has done it.  For use before a commit and in reads.
  * While the breaker is open returns REDIS_RESTING at once, unless it is this
@@ -111,10 +112,10 @@ extern bool slate_redis_has_topology(uint64 number);
 extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
 
 /*
- * Run a batch on the prepared connection to a node.  Never connects: without a usable
- * connection the status is REDIS_UNREACHABLE.  A timeout or a broken
+ * Run a batch on the prepared connection to a node.  Never connects: without a
+ * usable connection the status is REDIS_UNREACHABLE.  A timeout or a broken
  * connection opens the breaker; success closes it.  A deadline that is over
- * already is nobody's failure: REDIS_TIMEOUT, with nothing sent.
+ * already is nobody's failure: REDIS_TIMEOUT, with nothing sent but ahead.
  *
  * With sentinels or a Cluster, REDIS_DONE also means that when all replies had
  * come, no process of ours had heard of another master.  After a READONLY among
@@ -158,8 +159,8 @@ extern int64 slate_redis_clock_ahead(int which);
  * start of a Redis chooses anew, and, if it was once promoted from a replica,
  * of the offset at which that was: as a replica it has taken over another's
  * data.  Never 0, unless there is no connection, or an exchange on it is under
- * way.  slate_redis_prepare() learns it anew each minute.  Of a
- * Cluster: of all its nodes, and of who has which slots.
+ * way.  slate_redis_prepare() learns it anew each minute.  Of a Cluster: of all
+ * its nodes, and of who has which slots.
  */
 extern uint64 slate_redis_identity(void);
 
@@ -185,8 +186,8 @@ extern void slate_redis_forget_refusal(void);
 
 /*
  * "unix:/path db 0", "host:6379 db 0", "tls:host:6379 db 0", "[::1]:6379 db 0",
- * or "sentinel master mymaster at host:6379 db 0", without credentials: the
- * server of the last slate_redis_prepare(), or, before the first, the one it
+ * "sentinel master mymaster at host:6379 db 0", or "cluster of 3, host:6379",
+ * without credentials: the server of the last slate_redis_prepare(), or, before the first, the one it
  * will try.
  */
 extern const char *slate_redis_server_name(void);

@@ -1254,13 +1254,6 @@ typedef struct RunState
 	bool		remembered;		/* what came behind that was done */
 } RunState;
 
-static bool
-is_error(const redisReply *reply, const char *code)
-{
-	return reply->type == REDIS_REPLY_ERROR &&
-		strncmp(reply->str, code, strlen(code)) == 0;
-}
-
 static void
 hand_on(const RunState *state, int index, const redisReply *reply)
 {
@@ -1273,7 +1266,7 @@ watch_for_noscript(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
 
-	if (is_error(reply, "NOSCRIPT"))
+	if (slate_link_is_error(reply, "NOSCRIPT"))
 		state->forgotten = state->forgotten < 0 ? index : state->forgotten;
 	else if (state->forgotten >= 0)
 		state->remembered = true;

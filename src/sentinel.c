@@ -16,7 +16,7 @@
  *
  * A connection to each sentinel is made for each question, and closed.
  *
- * The sequence of an entry is odd while somebody writes it, as in names.c.
+ * The entries begin as hearsay.c tells, which has their sequences, too.
  * There are no locks.
  *
  *-------------------------------------------------------------------------
@@ -25,8 +25,8 @@
 
 #include "common/hashfn.h"
 #include "events.h"
+#include "hearsay.h"
 #include "names.h"
-#include "port/atomics.h"
 #include "sentinel.h"
 #include "storage/shmem.h"
 
@@ -35,25 +35,16 @@
 
 #define READ_TRIES 10
 
-/* How often what is merely old is asked for again, in ms. */
-#define ASK_PAUSE 1000
-
 /* Room for a password and the questions, in RESP. */
 #define QUESTION_ROOM 1024
-
-/* What a name, an IPv4 or an IPv6 address consists of. */
-#define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyz" \
-	"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%"
 
 /* What is known of the master of one group. */
 typedef struct Knowledge
 {
-	pg_atomic_uint64 group;		/* a hash; 0: free */
-	pg_atomic_uint64 asked_at;	/* when somebody last began to ask */
-	pg_atomic_uint64 told_at;	/* when a sentinel last answered; 0: never */
-	pg_atomic_uint64 changes;	/* how often the master was another */
+	SlateHearsay hearsay;		/* changes: how often the master was another */
 	pg_atomic_uint32 last;		/* the sentinel that answered last */
-	pg_atomic_uint32 sequence;	/* odd while what follows is written */
+
+	/* written under the sequence */
 	SlateAddress master;
 	uint64		epoch;			/* of the configuration, the sentinels' */
 } Knowledge;
@@ -95,12 +86,8 @@ static void
 init_knowledge(Knowledge *fresh)
 {
 	memset(fresh, 0, sizeof(*fresh));
-	pg_atomic_init_u64(&fresh->group, 0);
-	pg_atomic_init_u64(&fresh->asked_at, 0);
-	pg_atomic_init_u64(&fresh->told_at, 0);
-	pg_atomic_init_u64(&fresh->changes, 0);
+	slate_hearsay_init(&fresh->hearsay);
 	pg_atomic_init_u32(&fresh->last, 0);
-	pg_atomic_init_u32(&fresh->sequence, 0);
 }
 
 Size
@@ -126,19 +113,12 @@ slate_sentinel_choose(const SlateSentinels *chosen)
 	uint64		group = hash_bytes_extended((const unsigned char *) chosen,
 											sizeof(*chosen), 0);
 
-	group = Max(group, 1);
 	sentinels = chosen;
-	for (int i = 0; shared_knowledge != NULL && i < GROUPS; i++)
-	{
-		uint64		owner = pg_atomic_read_u64(&shared_knowledge[i].group);
-
-		knowledge = &shared_knowledge[i];
-		if (owner == 0 &&
-			pg_atomic_compare_exchange_u64(&knowledge->group, &owner, group))
-			return;
-		if (owner == group)
-			return;
-	}
+	knowledge = (Knowledge *) slate_hearsay_choose(shared_knowledge, GROUPS,
+												   sizeof(Knowledge),
+												   Max(group, 1));
+	if (knowledge != NULL)
+		return;
 	init_knowledge(&local_knowledge);
 	knowledge = &local_knowledge;
 }
@@ -149,16 +129,16 @@ read_knowledge(SlateMaster *master, uint64 *epoch)
 {
 	for (int i = 0; i < READ_TRIES; i++)
 	{
-		uint32		before = pg_atomic_read_u32(&knowledge->sequence);
+		uint32		before = pg_atomic_read_u32(&knowledge->hearsay.sequence);
 
 		if (before % 2 != 0)
 			continue;
 		pg_read_barrier();
 		master->address = knowledge->master;
-		master->changes = pg_atomic_read_u64(&knowledge->changes);
+		master->changes = pg_atomic_read_u64(&knowledge->hearsay.changes);
 		*epoch = knowledge->epoch;
 		pg_read_barrier();
-		if (pg_atomic_read_u32(&knowledge->sequence) == before)
+		if (pg_atomic_read_u32(&knowledge->hearsay.sequence) == before)
 			return master->changes > 0;
 	}
 	return false;
@@ -184,27 +164,23 @@ note_failover(const SlateAddress *from, const SlateAddress *to)
 static void
 write_knowledge(const Answer *answer, uint64 known_epoch)
 {
-	uint32		sequence = pg_atomic_read_u32(&knowledge->sequence);
 	SlateAddress former;
 	bool		is_failover = false;
 
-	if (sequence % 2 != 0 ||
-		!pg_atomic_compare_exchange_u32(&knowledge->sequence, &sequence,
-										sequence + 1))
+	if (!slate_hearsay_begin_write(&knowledge->hearsay))
 		return;
 	former = knowledge->master;
 	if (knowledge->epoch <= Max(known_epoch, answer->epoch))
 	{
-		if (pg_atomic_read_u64(&knowledge->changes) == 0 ||
+		if (pg_atomic_read_u64(&knowledge->hearsay.changes) == 0 ||
 			!slate_link_same_address(&knowledge->master, &answer->master))
 		{
 			knowledge->master = answer->master;
-			is_failover = pg_atomic_fetch_add_u64(&knowledge->changes, 1) > 0;
+			is_failover = pg_atomic_fetch_add_u64(&knowledge->hearsay.changes, 1) > 0;
 		}
 		knowledge->epoch = answer->epoch;
 	}
-	pg_write_barrier();
-	pg_atomic_write_u32(&knowledge->sequence, sequence + 2);
+	slate_hearsay_end_write(&knowledge->hearsay);
 	if (is_failover)
 		note_failover(&former, &answer->master);
 }
@@ -220,23 +196,14 @@ slate_sentinel_known(SlateMaster *master)
 uint64
 slate_sentinel_changes(void)
 {
-	pg_memory_barrier();
-	return pg_atomic_read_u64(&knowledge->changes);
+	return slate_hearsay_changes(&knowledge->hearsay);
 }
 
 bool
 slate_sentinel_should_ask(int64 distrusted_at, int64 max_age)
 {
-	int64		now = slate_link_now();
-	int64		told_at = pg_atomic_read_u64(&knowledge->told_at);
-	uint64		asked_at = pg_atomic_read_u64(&knowledge->asked_at);
-
-	if (told_at == 0 || told_at <= distrusted_at)
-		return true;
-	if (now - told_at < max_age)
-		return false;
-	return now - (int64) asked_at >= Min(max_age, ASK_PAUSE) &&
-		pg_atomic_compare_exchange_u64(&knowledge->asked_at, &asked_at, now);
+	return slate_hearsay_should_ask(&knowledge->hearsay, distrusted_at,
+									max_age);
 }
 
 /* ------------------------------------------------------------------------
@@ -265,7 +232,7 @@ take_address(const redisReply *reply, Answer *answer)
 	host = reply->element[0];
 	port = atoi(reply->element[1]->str);
 	if (host->len == 0 || host->len >= sizeof(answer->master.host) ||
-		strspn(host->str, HOST_CHARACTERS) != host->len ||
+		strspn(host->str, SLATE_HOST_CHARACTERS) != host->len ||
 		port < 1 || port > 65535)
 		return;
 	strlcpy(answer->master.host, host->str, sizeof(answer->master.host));
@@ -296,7 +263,7 @@ take_epoch(const redisReply *reply, Answer *answer)
 static void
 take_objection(const redisReply *reply, Answer *answer)
 {
-	if (strncmp(reply->str, "NOAUTH", 6) == 0)
+	if (slate_link_is_error(reply, "NOAUTH"))
 		answer->wants_password = true;
 	slate_link_words(answer->objection, sizeof(answer->objection), reply, NULL);
 }
@@ -359,16 +326,10 @@ exchange(const char *user, const char *password, Answer *answer,
 	return status;
 }
 
-/* Note why a sentinel is of no help. */
 static void
 note_failure(const SlateAddress *address, const char *reason)
 {
-	size_t		used = strlen(error_text);
-	char		sentinel[sizeof(address->host) + 16];
-
-	slate_link_write_address(sentinel, sizeof(sentinel), address);
-	snprintf(error_text + used, sizeof(error_text) - used, "%s%s: %s",
-			 used > 0 ? "; " : "", sentinel, reason);
+	slate_hearsay_note_failure(error_text, sizeof(error_text), address, reason);
 }
 
 /* LINK_OK: it has named a master. */
@@ -410,7 +371,7 @@ take_word(const Answer *answer, int which, uint64 known_epoch)
 {
 	write_knowledge(answer, known_epoch);
 	pg_atomic_write_u32(&knowledge->last, which);
-	pg_atomic_write_u64(&knowledge->told_at, slate_link_now());
+	pg_atomic_write_u64(&knowledge->hearsay.told_at, slate_link_now());
 }
 
 /*
@@ -430,7 +391,7 @@ slate_sentinel_ask(const char *user, const char *password, bool another,
 	int			nanswers = 0;
 
 	error_text[0] = '\0';
-	pg_atomic_write_u64(&knowledge->asked_at, slate_link_now());
+	pg_atomic_write_u64(&knowledge->hearsay.asked_at, slate_link_now());
 	(void) read_knowledge(&known, &known_epoch);
 
 	for (int i = 0; i < sentinels->count; i++)

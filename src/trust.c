@@ -693,7 +693,7 @@ take_note(int index, const redisReply *reply, void *arg)
 	if (notes->first_tick > 0 && index >= notes->first_tick)
 		return;
 	if (reply->type == REDIS_REPLY_ERROR &&
-		strncmp(reply->str, "WRONGTYPE", 9) != 0)
+		!slate_link_is_error(reply, "WRONGTYPE"))
 		notes->failed = true;
 	else if (index < notes->first_wal)
 		keep_note(note_text(reply), notes->nepochs++, notes->epoch,

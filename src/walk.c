@@ -209,20 +209,13 @@ typedef struct Exchange
 	char		error[192];		/* the first error reply, or "" */
 } Exchange;
 
-/* Is it the answer to a GET on a list, a hash or the like? */
-static bool
-is_wrong_type(const redisReply *reply)
-{
-	return reply->type == REDIS_REPLY_ERROR &&
-		strncmp(reply->str, "WRONGTYPE", strlen("WRONGTYPE")) == 0;
-}
-
 static void
 on_reply(int index, const redisReply *reply, void *arg)
 {
 	Exchange   *state = arg;
 
-	if (reply->type != REDIS_REPLY_ERROR || is_wrong_type(reply))
+	if (reply->type != REDIS_REPLY_ERROR ||
+		slate_link_is_error(reply, "WRONGTYPE"))
 		state->reply_fn(index, reply, state->arg);
 	else if (state->error[0] == '\0')
 		strlcpy(state->error, reply->str, sizeof(state->error));

@@ -3,6 +3,7 @@
 # cache.  For nodes that fail and slots that move see 204_cluster_faults.
 use strict;
 use warnings;
+use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateClient;
@@ -492,9 +493,20 @@ sub check_urls
     append_to_file($file, "open-sesame\n");
     use_url($secret->url(password => 'wr0ng-secret'), 'slate_cache.password_file' => $file);
     works('in a file', $secret);
-    $_->cli('ACL', 'SETUSER', 'slate', 'on', '>other', '~*', '+@all') foreach $secret->nodes;
-    use_url($secret->url(password => undef) =~ s{//}{//slate:other@}r, 'slate_cache.password_file' => '');
+
+    # The README's user, with what a Cluster takes besides, and what health looks at.
+    my ($rule) = slurp_file(dirname(__FILE__) . '/../../README.md') =~ /^```\nACL SETUSER slate (.*?)^```$/ms
+      or die 'the README has no ACL';
+    my @rights = ((split ' ', $rule), '+cluster|info', '+cluster|slots', '+zrem', '+config|get');
+    $_->cli('ACL', 'SETUSER', 'slate', @rights) foreach $secret->nodes;
+    $_->cli('ACL', 'LOG', 'RESET') foreach $secret->nodes;
+    use_url($secret->url(password => undef) =~ s{//}{//slate:secret@}r, 'slate_cache.password_file' => '');
     works('with a user', $secret);
+    $node->safe_psql('postgres', q{SELECT slate_cache_set('loose:' || i, to_jsonb(i)) FROM generate_series(1, 8) i});
+    is(scalar(() = $secret->keys('loose:*')), 8, 'with a user: keys that no rule covers');
+    $node->safe_psql('postgres', q{SELECT slate_cache_flush()});
+    is(join(' ', $secret->keys('loose:*')), '', 'with a user: flush drops them');
+    is(join('', map { $_->cli('ACL', 'LOG') } $secret->nodes), '', 'with a user: nothing was denied');
     my $logged_in = SlateSession->new($node);
     $logged_in->query(q{UPDATE item SET name = 'logged in'});
     is(scalar(grep { $_->cli('CLIENT', 'LIST') =~ /name=slate_cache.* user=slate/ } $secret->nodes), 2, 'by which it logs in at each node');
