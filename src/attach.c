@@ -688,9 +688,9 @@ put_rule(ReturnSetInfo *result, const SlateRule *rule)
 	if (rule->value_column)
 		row[3] = CStringGetTextDatum(rule->value_column);
 	nulls[3] = rule->value_column == NULL;
-	ttl->time = rule->ttl * 1000;
+	ttl->time = slate_rule_ttl(rule) * 1000;
 	row[4] = IntervalPGetDatum(ttl);
-	nulls[4] = rule->ttl == 0 ||
+	nulls[4] = ttl->time == 0 ||
 		(rule->kind != RULE_ROW && rule->kind != RULE_LIST);
 	row[5] = BoolGetDatum(bound && bound->order != SLATE_SHARED);
 	nulls[5] = bound == NULL;

@@ -595,7 +595,7 @@ load_group(Relation relation, LoadGroup *group, MemoryContext context)
 		SlateLoad  *load = group->loads[i];
 
 		load->settled = load->json != NULL;
-		load->ttl = group->rule->ttl;
+		load->ttl = slate_rule_ttl(group->rule);
 		load->is_list = group->rule->kind == RULE_LIST;
 	}
 }

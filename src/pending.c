@@ -291,7 +291,7 @@ add_rule_key(SlateRule *rule, const char *key, int keylen, SlateOrder order,
 		op->kind = OP_PUT_ROW;
 		op->image = image;
 		op->value_attnum = rule->value_attnum;
-		op->ttl = rule->ttl;
+		op->ttl = slate_rule_ttl(rule);
 	}
 	keep_within_limit();
 }

@@ -194,7 +194,7 @@ classify(LookupSet *set, Lookup *lookup)
 		Oid			relid = match.rule->relation->relid;
 
 		lookup->covered = true;
-		lookup->ttl = match.rule->ttl;
+		lookup->ttl = slate_rule_ttl(match.rule);
 
 		/* nobody keeps it right while the trigger is disabled */
 		if (!match.rule->relation->enabled)

@@ -156,7 +156,7 @@ void
 slate_rule_parse_arguments(SlateRelation *into, int nargs, char **args,
 						   bool quiet)
 {
-	int64		ttl = (int64) slate_rule_default_ttl * 1000;
+	int64		ttl = -1;
 	int64		list_ttl = -1;
 
 	into->rules = palloc0_array(SlateRule, nargs / 2 + 1);
@@ -183,6 +183,13 @@ slate_rule_parse_arguments(SlateRelation *into, int nargs, char **args,
 	for (int i = 0; i < into->nrules; i++)
 		into->rules[i].ttl = into->rules[i].kind == RULE_LIST && list_ttl >= 0
 			? list_ttl : ttl;
+}
+
+/* The setting may be another with each transaction. */
+int64
+slate_rule_ttl(const SlateRule *rule)
+{
+	return rule->ttl >= 0 ? rule->ttl : (int64) slate_rule_default_ttl * 1000;
 }
 
 /* ------------------------------------------------------------------------

@@ -37,7 +37,8 @@ typedef struct SlateRule
 	SlateTemplate *template;
 	char	   *value_column;	/* RULE_ROW: NULL for the whole row */
 	char	   *wildcard;		/* glob of all its keys */
-	int64		ttl;			/* ms, 0 for none; rows and lists */
+	int64		ttl;			/* ms, 0 for none, -1 for the setting's; rows
+								 * and lists: see slate_rule_ttl() */
 
 	AttrNumber *attnums;		/* of the template's columns, in order */
 	AttrNumber	value_attnum;	/* InvalidAttrNumber for the whole row */
@@ -80,6 +81,9 @@ extern const char *slate_rule_kind_name(SlateRuleKind kind);
  */
 extern void slate_rule_parse_arguments(SlateRelation *into, int nargs,
 									   char **args, bool quiet);
+
+/* How long its values live, in ms: 0 for no end. */
+extern int64 slate_rule_ttl(const SlateRule *rule);
 
 /* Does a trigger that is enabled so fire for those who write here? */
 extern bool slate_rule_fires(char tgenabled);

@@ -681,7 +681,7 @@ slate_rules_ttl(const char *key, int keylen)
 	SlateMatch	match = {0};
 
 	if (slate_rules_match(key, keylen, &match))
-		return match.rule->ttl;
+		return slate_rule_ttl(match.rule);
 	for (int i = 0; i < lengthof(slate_families); i++)
 	{
 		if (slate_template_split(family_template(&slate_families[i]),

@@ -38,6 +38,17 @@ SELECT slate_cache_attach('invoices', row_keys => ARRAY['shop:invoice:{id}'],
                           list_keys => ARRAY['shop:invoices:customer:{customer_id}'],
                           list_ttl => '1 minute');
 SELECT kind, template, ttl FROM slate_cache.rules;
+-- the setting counts at each change: rules that are in use already know it
+INSERT INTO invoices VALUES (2, 7, 'default');
+SET slate_cache.default_ttl = '20s';
+UPDATE invoices SET note = 'shorter' WHERE id = 2;
+\! $redis TTL shop:invoice:2 | sed 's/^1[89]$/20/'
+SELECT slate_cache_ttl('shop:invoice:2'), slate_cache_ttl('shop:invoices:customer:7');
+SELECT slate_cache_del('shop:invoice:2');
+SELECT FROM slate_cache_get('shop:invoice:2');
+\! $redis TTL shop:invoice:2 | sed 's/^1[89]$/20/'
+RESET slate_cache.default_ttl;
+DELETE FROM invoices WHERE id = 2;
 
 -- attaching again replaces the rules, and drops what the old ones had cached
 INSERT INTO invoices VALUES (1, 7, 'first');
