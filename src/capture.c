@@ -33,6 +33,7 @@
 #include "executor/spi.h"
 #include "pending.h"
 #include "rules.h"
+#include "triggers.h"
 #include "stats.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -337,28 +338,10 @@ on_altered_relation(Oid relid)
 static Oid
 captured_table(Oid trigger_oid)
 {
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	Oid			relid = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	Oid			capture = slate_rules_capture_oid();
 
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger_oid));
-	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (OidIsValid(slate_rules_capture_oid()) &&
-			form->tgfoid == slate_rules_capture_oid())
-			relid = form->tgrelid;
-	}
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-	return relid;
+	return OidIsValid(capture) ? slate_triggers_table(trigger_oid, capture)
+		: InvalidOid;
 }
 
 /*

@@ -10,23 +10,22 @@
  * while rendering a key can run any code, and invalidate anything.
  *
  * The set of all tables' rules serves the readers, who come with a key and
- * look for its table.  Any relcache message may announce a new trigger, so any
- * of them makes the set stale; it is rebuilt from pg_trigger.
+ * look for its table.  Any relcache message may announce a trigger, and in a
+ * busy database there are many, of temporary tables say.  So they are noted as
+ * they come; whoever needs the set looks whether the tables they name have to
+ * do with it, and makes it anew only if its triggers are not the same any more.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "pgtime.h"
 #include "rules.h"
+#include "triggers.h"
 #include "types.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
@@ -63,6 +62,8 @@ typedef struct RuleSet
 {
 	MemoryContext context;		/* holds it */
 	uint64		generation;		/* tells it from those before */
+	uint64		nchanges;		/* how many of the changes it has seen */
+	List	   *triggers;		/* of SlateTrigger *, clones among them */
 	List	   *relations;		/* of SlateRelation * */
 	int			nvalues;
 	SlateRule **values;			/* of rows, then of lists */
@@ -70,12 +71,19 @@ typedef struct RuleSet
 	SlateRule **patterns;
 } RuleSet;
 
-/* NULL at first.  Agrees with the catalog while all_current. */
+/* NULL at first.  Agrees with the catalog if it has seen all the changes. */
 static RuleSet *all_rules = NULL;
-static bool all_current = false;
 
-/* slate_cache.capture(), or InvalidOid when not looked up yet. */
+/*
+ * How often the relcache has told of a change, and the tables of the last such
+ * messages; InvalidOid stands for all tables.
+ */
+static uint64 nchanges = 0;
+static Oid	changed[16];
+
+/* slate_cache.capture(), or InvalidOid when not looked up yet, and its hash. */
 static Oid	capture_oid = InvalidOid;
+static uint32 capture_hash = 0;
 
 /*
  * SLATE's key families and their TTLs in seconds, for keys that no table's
@@ -107,6 +115,12 @@ static Family slate_families[] = {
  * ------------------------------------------------------------------------
  */
 
+static void
+note_change(Oid relid)
+{
+	changed[nchanges++ % lengthof(changed)] = relid;
+}
+
 /* InvalidOid stands for all relations */
 static void
 on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
@@ -114,7 +128,7 @@ on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
 	HASH_SEQ_STATUS scan;
 	RelationEntry *entry;
 
-	all_current = false;
+	note_change(relid);
 	if (OidIsValid(relid))
 	{
 		entry = hash_search(relations, &relid, HASH_FIND, NULL);
@@ -127,13 +141,15 @@ on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
 		entry->current = false;
 }
 
+/* A hash of 0 stands for all functions; until ours is known, any may be it. */
 static void
 on_function_change(Datum arg pg_attribute_unused(),
-				   int cacheid pg_attribute_unused(),
-				   uint32 hashvalue pg_attribute_unused())
+				   int cacheid pg_attribute_unused(), uint32 hashvalue)
 {
+	if (OidIsValid(capture_oid) && hashvalue != 0 && hashvalue != capture_hash)
+		return;
 	capture_oid = InvalidOid;
-	all_current = false;
+	note_change(InvalidOid);
 }
 
 /* Plans hold the names of schemas; a new name sends no word to the tables. */
@@ -245,7 +261,12 @@ Oid
 slate_rules_capture_oid(void)
 {
 	if (!OidIsValid(capture_oid))
-		capture_oid = function_oid("capture");
+	{
+		Oid			found = function_oid("capture");
+
+		capture_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(found));
+		capture_oid = found;
+	}
 	return capture_oid;
 }
 
@@ -322,36 +343,16 @@ slate_rules_get(Relation relation)
  * ------------------------------------------------------------------------
  */
 
-/* The arguments in a row of pg_trigger: each ends in a NUL. */
-static char **
-stored_arguments(HeapTuple tuple, Relation pg_trigger, int nargs)
-{
-	char	  **args = palloc0_array(char *, nargs + 1);
-	bool		isnull;
-	Datum		stored = fastgetattr(tuple, Anum_pg_trigger_tgargs,
-									 RelationGetDescr(pg_trigger), &isnull);
-	char	   *next = isnull ? NULL : VARDATA_ANY(DatumGetByteaPP(stored));
-
-	for (int i = 0; next && i < nargs; i++)
-	{
-		args[i] = pstrdup(next);
-		next += strlen(next) + 1;
-	}
-	return args;
-}
-
 static SlateRelation *
-relation_from_trigger(HeapTuple tuple, Relation pg_trigger)
+relation_from_trigger(const SlateTrigger *trigger)
 {
-	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	SlateRelation *relation = palloc0_object(SlateRelation);
+	int			nargs;
+	char	  **args = slate_triggers_arguments(trigger, &nargs);
 
-	relation->relid = form->tgrelid;
-	relation->enabled = slate_rule_fires(form->tgenabled);
-	slate_rule_parse_arguments(relation, form->tgnargs,
-							   stored_arguments(tuple, pg_trigger,
-												form->tgnargs),
-							   true);
+	relation->relid = trigger->relid;
+	relation->enabled = trigger->fires;
+	slate_rule_parse_arguments(relation, nargs, args, true);
 	return relation;
 }
 
@@ -360,118 +361,73 @@ slate_rules_wildcards(Oid relid)
 {
 	Oid			capture = slate_rules_capture_oid();
 	List	   *wildcards = NIL;
-	Relation	pg_trigger;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *lc;
 
 	if (!OidIsValid(capture))
 		return NIL;
-	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(pg_trigger, TriggerRelidNameIndexId, true, NULL,
-							  1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(lc, slate_triggers_of(relid, capture))
 	{
-		SlateRelation *relation;
+		SlateRelation *relation = relation_from_trigger(lfirst(lc));
 
-		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != capture)
-			continue;
-		relation = relation_from_trigger(tuple, pg_trigger);
 		for (int i = 0; i < relation->nrules; i++)
 			wildcards = lappend(wildcards, relation->rules[i].wildcard);
 	}
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
 	return wildcards;
-}
-
-/* The order must not depend on where in pg_trigger the rows lie. */
-static int
-compare_relations(const ListCell *a, const ListCell *b)
-{
-	const SlateRelation *x = lfirst(a);
-	const SlateRelation *y = lfirst(b);
-
-	return x->relid < y->relid ? -1 : x->relid > y->relid;
-}
-
-/* A capture trigger, as pg_trigger has it. */
-typedef struct TriggerEntry
-{
-	Oid			oid;
-	Oid			parent;			/* of a partition's clone */
-	bool		fires;
-	SlateRelation *relation;	/* NULL for a clone */
-} TriggerEntry;
-
-static TriggerEntry *
-find_trigger(List *triggers, Oid oid)
-{
-	ListCell   *lc;
-
-	foreach(lc, triggers)
-	{
-		TriggerEntry *entry = lfirst(lc);
-
-		if (entry->oid == oid)
-			return entry;
-	}
-	return NULL;
 }
 
 /* One partition whose changes nobody sees, and the table's keys are not kept. */
 static void
-disable_parents(List *triggers)
+disable_parent(RuleSet *set, const SlateTrigger *clone)
 {
+	Oid			parent = clone->parent;
+	Oid			relid = InvalidOid;
 	ListCell   *lc;
 
-	foreach(lc, triggers)
+	while (OidIsValid(parent))
 	{
-		TriggerEntry *entry = lfirst(lc);
+		Oid			child = parent;
 
-		if (entry->fires)
-			continue;
-		while (entry && OidIsValid(entry->parent))
-			entry = find_trigger(triggers, entry->parent);
-		if (entry)
-			entry->relation->enabled = false;
+		parent = InvalidOid;
+		foreach(lc, set->triggers)
+		{
+			SlateTrigger *trigger = lfirst(lc);
+
+			if (trigger->oid != child)
+				continue;
+			parent = trigger->parent;
+			relid = trigger->relid;
+			break;
+		}
+	}
+	foreach(lc, set->relations)
+	{
+		SlateRelation *relation = lfirst(lc);
+
+		if (relation->relid == relid)
+			relation->enabled = false;
 	}
 }
 
-static List *
-scan_for_attached(void)
+static void
+make_relations(RuleSet *set)
 {
-	List	   *triggers = NIL;
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *found = NIL;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *lc;
 
-	ScanKeyInit(&key, Anum_pg_trigger_tgfoid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(slate_rules_capture_oid()));
-	scan = systable_beginscan(pg_trigger, InvalidOid, false, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(lc, set->triggers)
 	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-		TriggerEntry *entry = palloc0_object(TriggerEntry);
+		SlateTrigger *trigger = lfirst(lc);
 
-		entry->oid = form->oid;
-		entry->parent = form->tgparentid;
-		entry->fires = slate_rule_fires(form->tgenabled);
-		triggers = lappend(triggers, entry);
-		if (OidIsValid(entry->parent))
-			continue;
-		entry->relation = relation_from_trigger(tuple, pg_trigger);
-		found = lappend(found, entry->relation);
+		if (!OidIsValid(trigger->parent))
+			set->relations = lappend(set->relations,
+									 relation_from_trigger(trigger));
 	}
-	disable_parents(triggers);
-	systable_endscan(scan);
-	table_close(pg_trigger, AccessShareLock);
-	list_sort(found, compare_relations);
-	return found;
+	foreach(lc, set->triggers)
+	{
+		SlateTrigger *trigger = lfirst(lc);
+
+		if (OidIsValid(trigger->parent) && !trigger->fires)
+			disable_parent(set, trigger);
+	}
 }
 
 /* Rows before lists: a key that may be either is looked for as a row first. */
@@ -504,55 +460,112 @@ sort_rules(RuleSet *set)
 	}
 }
 
+static bool
+has_trigger(const RuleSet *set, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, set->triggers)
+	{
+		if (((SlateTrigger *) lfirst(lc))->relid == relid)
+			return true;
+	}
+	return false;
+}
+
 /*
- * The rules of all tables, made anew if anything may have changed.  What was
+ * May triggers of ours have come, gone or changed since?  Looking into the
+ * catalog may process messages, so the notes are copied first.
+ */
+static bool
+is_concerned(const RuleSet *set)
+{
+	Oid			capture = slate_rules_capture_oid();
+	Oid			relids[lengthof(changed)];
+	uint64		first = set->nchanges;
+	int			n = 0;
+
+	if (nchanges - first > lengthof(changed))
+		return true;
+	for (; first != nchanges; first++)
+	{
+		/* a command often has several messages of one table */
+		relids[n] = changed[first % lengthof(changed)];
+		n += n == 0 || relids[n] != relids[n - 1];
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (!OidIsValid(relids[i]) || has_trigger(set, relids[i]))
+			return true;
+	}
+	for (int i = 0; i < n && OidIsValid(capture); i++)
+	{
+		if (slate_triggers_of(relids[i], capture) != NIL)
+			return true;
+	}
+	return false;
+}
+
+/* NULL if the set that is there is right. */
+static RuleSet *
+make_rules(void)
+{
+	static uint64 generation = 0;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "slate_cache rule set",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	RuleSet    *set = palloc0_object(RuleSet);
+
+	set->context = context;
+	if (OidIsValid(slate_rules_capture_oid()))
+		set->triggers = slate_triggers_all(capture_oid);
+	if (all_rules && slate_triggers_are_same(set->triggers,
+											 all_rules->triggers))
+		set = NULL;
+	else
+	{
+		make_relations(set);
+		sort_rules(set);
+		set->generation = ++generation;
+	}
+	MemoryContextSwitchTo(old);
+	if (set)
+		MemoryContextSetParent(context, rules_context);
+	else
+		MemoryContextDelete(context);
+	return set;
+}
+
+/*
+ * The rules of all tables, made anew if they may have changed.  What was
  * handed out before stays valid until the end of the transaction.
  *
- * This reads pg_trigger and locks no table: whoever looks for a key must not
- * wait for somebody who alters a table that the key has nothing to do with.
+ * Messages that come in meanwhile count as not seen, and so do all if there is
+ * an error.
  */
 static RuleSet *
 current_rules(void)
 {
-	static uint64 generation = 0;
-	MemoryContext context;
-	MemoryContext old;
-	RuleSet    *set;
+	uint64		seen;
 
 	/* between the statements of a transaction nobody else asks for them */
 	AcceptInvalidationMessages();
-	if (all_current && all_rules)
+	if (all_rules && all_rules->nchanges == nchanges)
 		return all_rules;
 
-	context = AllocSetContextCreate(CurrentMemoryContext,
-									"slate_cache rule set",
-									ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(context);
-	set = palloc0_object(RuleSet);
-	set->context = context;
-	set->generation = ++generation;
-
-	/* from here on a message makes it stale, and so does an error */
-	all_current = true;
-	PG_TRY();
+	seen = nchanges;
+	if (all_rules == NULL || is_concerned(all_rules))
 	{
-		if (OidIsValid(slate_rules_capture_oid()))
-			set->relations = scan_for_attached();
-		sort_rules(set);
-	}
-	PG_CATCH();
-	{
-		all_current = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSetParent(context, rules_context);
-	MemoryContextSwitchTo(old);
+		RuleSet    *set = make_rules();
 
-	if (all_rules)
-		retire(all_rules->context);
-	all_rules = set;
-	return set;
+		if (set && all_rules)
+			retire(all_rules->context);
+		if (set)
+			all_rules = set;
+	}
+	all_rules->nchanges = seen;
+	return all_rules;
 }
 
 bool

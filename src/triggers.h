@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * triggers.h
+ *	  The capture triggers of a database, as pg_trigger has them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_TRIGGERS_H
+#define SLATE_TRIGGERS_H
+
+#include "access/htup.h"
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+
+typedef struct SlateTrigger
+{
+	Oid			relid;			/* its table */
+	Oid			oid;
+	Oid			parent;			/* of a partition's clone, else InvalidOid */
+	bool		fires;			/* whatever session_replication_role is */
+
+	/* Where its row is, and whose: as long as both are the same, so is it. */
+	TransactionId xmin;
+	ItemPointerData tid;
+
+	HeapTuple	tuple;			/* a copy */
+} SlateTrigger;
+
+/*
+ * All that run the function "capture", by table; a list of SlateTrigger *, in
+ * the current memory context.  Locks no table.
+ */
+extern List *slate_triggers_all(Oid capture);
+
+/* Those of one table, whether or not it is still there. */
+extern List *slate_triggers_of(Oid relid, Oid capture);
+
+/* The table of a trigger, or InvalidOid if it does not run "capture". */
+extern Oid	slate_triggers_table(Oid trigger, Oid capture);
+
+/* Its arguments, with a NULL after the last, in the current memory context. */
+extern char **slate_triggers_arguments(const SlateTrigger *trigger, int *nargs);
+
+/* Is the other list the same triggers, none of them changed meanwhile? */
+extern bool slate_triggers_are_same(List *triggers, List *others);
+
+#endif							/* SLATE_TRIGGERS_H */
