@@ -39,6 +39,7 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_capture);
 PG_FUNCTION_INFO_V1(slate_cache_capture_truncate);
@@ -328,6 +329,9 @@ on_altered_relation(Oid relid)
 	Oid			type = get_rel_type_id(relid);
 	ListCell   *lc;
 
+	/* of DROP SCHEMA we hear of a column when its table has gone, too */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		return;
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		check_and_drop(lfirst_oid(lc));
 	if (OidIsValid(type))

@@ -34,7 +34,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-/* No column of anybody's is called that. */
+/* A column may be called that, but before a dot it is the row. */
 #define ROW_ALIAS "\"slate_cache row\""
 #define KEYS_ALIAS "\"slate_cache keys\""
 
@@ -255,11 +255,13 @@ append_condition(StringInfo sql, const SlateRule *rule, int column)
 static void
 append_from(StringInfo sql, Relation relation)
 {
-	appendStringInfo(sql, "SELECT %s FROM %s%s.%s AS %s", ROW_ALIAS,
+	char	   *name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+												  RelationGetRelationName(relation));
+
+	/* without the cast it would be its columns */
+	appendStringInfo(sql, "SELECT (%s.*)::%s FROM %s%s AS %s", ROW_ALIAS, name,
 					 relation->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
-					 quote_identifier(get_namespace_name(RelationGetNamespace(relation))),
-					 quote_identifier(RelationGetRelationName(relation)),
-					 ROW_ALIAS);
+					 name, ROW_ALIAS);
 }
 
 /* The table's primary key, opened; or NULL. */
@@ -445,8 +447,7 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 		return;
 
 	resetStringInfo(json);
-	slate_rules_render_value(rule->relation->desc, tuple, rule->value_attnum,
-							 json);
+	slate_rules_render_row(rule->relation, tuple, rule->value_attnum, json);
 	if (rule->kind == RULE_ROW)
 	{
 		(*place)->json = pnstrdup(json->data, json->len);
@@ -463,12 +464,16 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 
 /* The ith row of SPI's result, whose one column is a row of the table. */
 static void
-tuple_of_row(uint64 i, HeapTuple tuple)
+tuple_of_row(const SlateRelation *relation, uint64 i, HeapTuple tuple)
 {
 	bool		isnull;
 	Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
 									SPI_tuptable->tupdesc, 1, &isnull);
 
+	if (SPI_gettypeid(SPI_tuptable->tupdesc, 1) !=
+		get_rel_type_id(relation->relid))
+		elog(ERROR, "unexpected type of a row of relation %u",
+			 relation->relid);
 	memset(tuple, 0, sizeof(*tuple));
 	tuple->t_data = DatumGetHeapTupleHeader(row);
 	tuple->t_len = HeapTupleHeaderGetDatumLength(tuple->t_data);
@@ -491,7 +496,7 @@ take_rows(LoadGroup *group, MemoryContext context)
 	{
 		HeapTupleData tuple;
 
-		tuple_of_row(i, &tuple);
+		tuple_of_row(group->rule->relation, i, &tuple);
 		take_row(group, &tuple, &key, &json);
 	}
 	if (nestlevel > 0)
@@ -675,7 +680,7 @@ walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 		{
 			HeapTupleData tuple;
 
-			tuple_of_row(i, &tuple);
+			tuple_of_row(rules, i, &tuple);
 			fn(rules, &tuple, arg);
 		}
 		SPI_freetuptable(SPI_tuptable);

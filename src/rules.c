@@ -23,6 +23,7 @@
 #include "catalog/namespace.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "owner.h"
 #include "pgtime.h"
 #include "rules.h"
 #include "triggers.h"
@@ -817,6 +818,20 @@ slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
 	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
 											  heap_copy_tuple_as_datum(tuple, desc)));
 	appendBinaryStringInfo(out, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
+}
+
+void
+slate_rules_render_row(const SlateRelation *relation, HeapTuple tuple,
+					   AttrNumber value_attnum, StringInfo out)
+{
+	bool		as_owner = slate_owner_is_needed(relation->desc, value_attnum);
+	SlateOwner	saved;
+
+	if (as_owner)
+		slate_owner_enter(relation->relid, &saved);
+	slate_rules_render_value(relation->desc, tuple, value_attnum, out);
+	if (as_owner)
+		slate_owner_leave(&saved);
 }
 
 static void

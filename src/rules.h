@@ -96,6 +96,11 @@ extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
 extern void slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
 									 AttrNumber value_attnum, StringInfo out);
 
+/* The same for a row of a table, as its owner where that calls code of his. */
+extern void slate_rules_render_row(const SlateRelation *relation,
+								   HeapTuple tuple, AttrNumber value_attnum,
+								   StringInfo out);
+
 /*
  * Texts must not depend on the session: between these two, DateStyle,
  * IntervalStyle, TimeZone (UTC), extra_float_digits and bytea_output have

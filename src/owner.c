@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.c
+ *	  Code that a table's owner has defined, run as him.
+ *
+ * Rendering a row as JSON calls the casts to json of its columns' types, and a
+ * cast may be anybody's.  That is done when the transaction commits: whoever
+ * changed the row may have been somebody else, under whom the server ran what
+ * the owner had defined, in ANALYZE say, and meanwhile it is a superuser again.
+ * (PostgreSQL allows no deferred triggers there, for the same reason; see
+ * CVE-2020-25695.)  So such a cast runs as the table's owner does, with the
+ * same restrictions as an index's functions in ANALYZE.
+ *
+ * It cannot write, either: deferred constraints have been checked by then.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_cast.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "owner.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+static bool
+is_superusers_function(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = superuser_arg(((Form_pg_proc) GETSTRUCT(tuple))->proowner);
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/* As json_categorize_type() looks for it: domains have no casts of their own. */
+static bool
+is_foreign(Oid declared)
+{
+	Oid			type = getBaseType(declared);
+	Oid			element = get_element_type(type);
+	HeapTuple	cast;
+	bool		result = false;
+
+	if (OidIsValid(element))
+		return is_foreign(element);
+	if (type < FirstNormalObjectId)
+		return false;
+	if (type_is_rowtype(type))
+		return true;
+	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
+						   ObjectIdGetDatum(JSONOID));
+	if (HeapTupleIsValid(cast))
+	{
+		Oid			function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
+
+		result = OidIsValid(function) && !is_superusers_function(function);
+		ReleaseSysCache(cast);
+	}
+	return result;
+}
+
+bool
+slate_owner_is_needed(TupleDesc desc, AttrNumber attnum)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if ((attnum == InvalidAttrNumber || attnum == i + 1) &&
+			!attribute->attisdropped && is_foreign(attribute->atttypid))
+			return true;
+	}
+	return false;
+}
+
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+save_setting(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
+slate_owner_enter(Oid relid, SlateOwner *saved)
+{
+	Oid			owner = owner_of(relid);
+
+	GetUserIdAndSecContext(&saved->user, &saved->context);
+	saved->nestlevel = NewGUCNestLevel();
+	save_setting("search_path", "pg_catalog, pg_temp");
+	if (!XactReadOnly)
+		save_setting("transaction_read_only", "on");
+	SetUserIdAndSecContext(owner,
+						   saved->context | SECURITY_RESTRICTED_OPERATION);
+}
+
+/* Takes back what the owner's code has set, too. */
+void
+slate_owner_leave(const SlateOwner *saved)
+{
+	AtEOXact_GUC(false, saved->nestlevel);
+	SetUserIdAndSecContext(saved->user, saved->context);
+}

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.h
+ *	  Code that a table's owner has defined, run as him.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SLATE_OWNER_H
+#define SLATE_OWNER_H
+
+#include "access/attnum.h"
+#include "access/tupdesc.h"
+
+/* Who we were. */
+typedef struct SlateOwner
+{
+	Oid			user;
+	int			context;
+	int			nestlevel;
+} SlateOwner;
+
+/*
+ * May it call a function that is no superuser's to render a row as JSON, or the
+ * one column (InvalidAttrNumber: all)?
+ */
+extern bool slate_owner_is_needed(TupleDesc desc, AttrNumber attnum);
+
+/*
+ * Become the owner of a table, in a security-restricted operation in which
+ * nothing can be written and search_path is "pg_catalog, pg_temp".  An error in
+ * between, or the end of the subtransaction, undoes it too.
+ */
+extern void slate_owner_enter(Oid relid, SlateOwner *saved);
+extern void slate_owner_leave(const SlateOwner *saved);
+
+#endif							/* SLATE_OWNER_H */

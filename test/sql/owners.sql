@@ -1,0 +1,108 @@
+-- What the owner of a table has defined for it, casts to json above all, runs as
+-- him, whoever has changed or reads the row, and cannot write when the
+-- transaction is being committed.
+\getenv socket SLATE_REDIS_SOCKET
+\set redis 'redis-cli -s ' :socket
+\setenv redis :redis
+-- a busy machine is no reason to fail
+SET slate_cache.timeout = '30s';
+SET slate_cache.connect_timeout = '30s';
+
+CREATE ROLE slate_regress_eve;
+CREATE SCHEMA eve AUTHORIZATION slate_regress_eve;
+SET ROLE slate_regress_eve;
+SET search_path = eve, public;
+CREATE TYPE mood AS ENUM ('fine', 'bad');
+CREATE TABLE ran_as (who name);
+CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user = session_user THEN
+        ALTER ROLE slate_regress_eve SUPERUSER;
+    END IF;
+    RETURN to_json(format('%s %s', current_user, current_setting('search_path')));
+END $$;
+CREATE CAST (mood AS json) WITH FUNCTION mood_json(mood);
+CREATE TABLE orders (id int PRIMARY KEY, mood mood DEFAULT 'fine');
+CREATE TABLE moods (id int PRIMARY KEY, moods mood[]);
+RESET ROLE;
+SELECT slate_cache_attach('orders', row_keys => ARRAY['shop:order:{id}', 'shop:mood:{id} -> mood'],
+                          list_keys => ARRAY['shop:orders:{mood}']);
+SELECT slate_cache_attach('moods', row_keys => ARRAY['shop:moods:{id}']);
+
+-- a superuser changes a row, and reads it
+INSERT INTO orders VALUES (1);
+INSERT INTO moods VALUES (1, '{fine,bad}');
+\! $redis MGET shop:order:1 shop:mood:1 shop:moods:1
+SELECT slate_cache_del('shop:order:1', 'shop:mood:1');
+SELECT * FROM slate_cache_mget('{shop:order:1,shop:mood:1,shop:orders:fine}');
+SELECT rolsuper FROM pg_roles WHERE rolname = 'slate_regress_eve';
+
+-- ANALYZE runs an index's functions as the owner, and a row that they change is
+-- rendered when it is a superuser again
+SET ROLE slate_regress_eve;
+CREATE FUNCTION change(int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF session_user <> current_user THEN
+        INSERT INTO eve.orders VALUES ($1) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN $1;
+END $$;
+CREATE FUNCTION pretend(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN eve.change($1); END';
+CREATE TABLE trap AS SELECT 2 AS id;
+CREATE INDEX ON trap (pretend(id));
+RESET ROLE;
+DELETE FROM orders;
+ANALYZE trap;
+\! $redis GET shop:order:2
+SELECT rolsuper, current_user = session_user AS myself, current_setting('search_path') AS path,
+       current_setting('transaction_read_only') AS "read only"
+FROM pg_roles WHERE rolname = 'slate_regress_eve';
+
+-- nothing can be written there: constraints have been checked; the row is
+-- dropped from the cache instead
+SET ROLE slate_regress_eve;
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO eve.child VALUES (999);
+    RETURN '"written"';
+END $$;
+RESET ROLE;
+UPDATE orders SET mood = 'bad';
+\! $redis EXISTS shop:order:2
+TABLE child;
+SELECT slate_cache_get('shop:order:2');
+
+-- a cast of a superuser's runs as before
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN to_json(format('%s %s', current_user = session_user, current_setting('search_path')));
+END $$;
+ALTER FUNCTION mood_json OWNER TO CURRENT_USER;
+UPDATE orders SET mood = 'fine';
+\! $redis GET shop:order:2
+
+-- a column may be called anything
+CREATE TABLE odd (id int PRIMARY KEY, "slate_cache row" int, "slate_cache keys" text, project_id int);
+SELECT slate_cache_attach('odd', row_keys => ARRAY['shop:odd:{id}'], list_keys => ARRAY['shop:odds:{slate_cache row}']);
+INSERT INTO odd VALUES (1, 4711, 'k', 42), (2, 4711, 'l', 43);
+SELECT slate_cache_del('shop:odd:1', 'shop:odd:2');
+SELECT slate_cache_get('shop:odd:1');
+SELECT slate_cache_get('shop:odds:4711');
+SELECT * FROM slate_cache_mget('{shop:odd:1,shop:odd:2}');
+SELECT slate_cache_invalidate_project('42');
+\! $redis EXISTS shop:odd:1
+\! $redis EXISTS shop:odd:2
+
+-- a type newer than the table that uses it, both dropped in one command
+RESET search_path;
+CREATE SCHEMA gone CREATE TABLE orders (id int PRIMARY KEY);
+CREATE TYPE gone.state AS ENUM ('new');
+ALTER TABLE gone.orders ADD COLUMN state gone.state;
+SET client_min_messages = warning;
+DROP SCHEMA gone CASCADE;
+DROP TABLE eve.odd;
+DROP OWNED BY slate_regress_eve CASCADE;
+DROP FUNCTION IF EXISTS eve.mood_json;
+DROP ROLE slate_regress_eve;
