@@ -89,7 +89,9 @@ COMMENT ON FUNCTION slate_cache.on_ddl() IS
 'event trigger: after ALTER TABLE, ALTER TYPE and CREATE TRIGGER, checks that cache rules still fit and drops what is cached; before DETACH PARTITION CONCURRENTLY drops it, too';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER',
+                 -- these rename columns of any relation
+                 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
 'refuses to rename or drop a column that a cache rule uses, or a type that its key cannot have; drops cached rows of the old shape, and what a restored table''s rules find';

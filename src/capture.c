@@ -278,6 +278,9 @@ drop_all_of(Oid relid)
 {
 	ListCell   *lc;
 
+	/* it has nothing there, and may be dropped while the transaction commits */
+	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+		return;
 	foreach(lc, slate_rules_wildcards(relid))
 		slate_pending_drop_all(lfirst(lc));
 }
@@ -290,9 +293,29 @@ slate_cache_capture_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/*
+ * Both triggers would fire, by the rules of the first one: what the other stands
+ * for would get old.
+ */
+static void
+check_one_trigger(Oid relid)
+{
+	Oid			capture = slate_rules_capture_oid();
+
+	if (OidIsValid(capture) &&
+		list_length(slate_triggers_of(relid, capture)) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" would have two cache triggers",
+						get_rel_name(relid)),
+				 errdetail("A table has one set of cache rules, and a partition has its parent's."),
+				 errhint("Take the rules off first, with slate_cache_detach().")));
+}
+
 static void
 check_and_drop(Oid relid)
 {
+	check_one_trigger(relid);
 	slate_rules_check_columns(relid);
 	drop_all_of(relid);
 }
@@ -357,8 +380,17 @@ on_created_trigger(Oid trigger_oid)
 {
 	Oid			relid = captured_table(trigger_oid);
 
-	if (OidIsValid(relid))
-		drop_all_of(relid);
+	if (!OidIsValid(relid))
+		return;
+	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot cache temporary table \"%s\"",
+						get_rel_name(relid)),
+				 errdetail("Its rows are for one session, the cache is for all."),
+				 errhint("Give a permanent table cache rules.")));
+	check_one_trigger(relid);
+	drop_all_of(relid);
 }
 
 /*

@@ -713,7 +713,7 @@ take_bytes(SlateLink *link, Exchange *exchange, const char *bytes, size_t len)
 	if (link->reply_bytes > KEEP_BUFFER_SIZE)
 		link->buffer_grown = true;
 	if (link->reply_bytes > SLATE_REPLY_MAX_BYTES)
-		return fail(link, LINK_PROTOCOL, "a reply is larger than %d bytes",
+		return fail(link, LINK_TOO_LARGE, "a reply is larger than %d bytes",
 					SLATE_REPLY_MAX_BYTES);
 
 	if (redisReaderFeed(reader, bytes, len) != REDIS_OK)

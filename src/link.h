@@ -23,15 +23,17 @@ typedef enum SlateLinkStatus
 	LINK_TIMEOUT,				/* the deadline came first */
 	LINK_UNREACHABLE,			/* no connection could be made */
 	LINK_BROKEN,				/* end of file or an I/O error on the way */
-	LINK_PROTOCOL,				/* what came back is not RESP, is larger than
-								 * a reply may be, or was not asked for */
+	LINK_PROTOCOL,				/* what came back is not RESP, is nested more
+								 * deeply than a reply may be, or was not
+								 * asked for */
+	LINK_TOO_LARGE,				/* a reply has more bytes than one may have */
 	LINK_NOMEM					/* malloc failed */
 } SlateLinkStatus;
 
 /*
  * What one reply may hold.  More is taken for a mistake, or malice: the
- * connection is dropped with LINK_PROTOCOL, and memory stays bounded whatever
- * the other side sends.  (Not bounded is the number of replies the caller asks
+ * connection is dropped, with LINK_TOO_LARGE or LINK_PROTOCOL, and memory stays
+ * bounded whatever the other side sends.  (Not bounded is the number of replies the caller asks
  * for; they are handed over, and freed, one by one.)
  */
 #define SLATE_REPLY_MAX_BYTES	(64 * 1024 * 1024)	/* as sent, all told */

@@ -116,6 +116,17 @@ is_plain_input(Oid type, const char *text)
 	}
 }
 
+/* A domain in an array has constraints, and a tsquery a syntax. */
+static bool
+is_about_input(int sqlerrcode)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category == ERRCODE_DATA_EXCEPTION ||
+		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		sqlerrcode == ERRCODE_SYNTAX_ERROR;
+}
+
 /*
  * Call an input function that may not like its input.  A subtransaction is the
  * one way to go on after an ERROR that holds for every type and every version.
@@ -145,7 +156,7 @@ input_or_false(Oid input, Oid ioparam, char *text, Datum *value)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+		if (!is_about_input(error->sqlerrcode))
 			ReThrowError(error);
 		FreeErrorData(error);
 		accepted = false;
@@ -700,6 +711,7 @@ slate_load_rows(Oid relid, const char *column, char *text,
 	Oid			ioparam;
 	Datum		value;
 	StringInfoData sql;
+	int			nestlevel = slate_rules_begin_settings();
 
 	getTypeInputInfo(type, &input, &ioparam);
 	if (rules && input_or_false(input, ioparam, text, &value))
@@ -721,5 +733,6 @@ slate_load_rows(Oid relid, const char *column, char *text,
 		PopActiveSnapshot();
 		SPI_finish();
 	}
+	slate_rules_end_settings(nestlevel);
 	relation_close(relation, NoLock);
 }

@@ -106,6 +106,7 @@ static struct
 	uint64		sequence;
 	GivenUp		given_up;
 	bool		closed;			/* being told to Redis; nothing more goes in */
+	bool		at_once;		/* rules are going: see slate_pending_drop_all() */
 } pending;
 
 int			slate_pending_max_bytes = 16 * 1024;
@@ -190,7 +191,7 @@ current_list(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change cached data while the transaction is being committed"),
-				 errhint("Output functions and casts to json must not change tables.")));
+				 errhint("Casts to json must not change tables. A library that does so when a transaction commits must come after slate_cache in shared_preload_libraries.")));
 	while (pending.top && pending.top->parent &&
 		   pending.top->parent->depth >= pending.top->depth)
 		merge_top();
@@ -396,6 +397,7 @@ slate_pending_glob(const char *glob, int globlen)
 void
 slate_pending_drop_all(const char *wildcard)
 {
+	pending.at_once = true;
 	add_glob_or_key(wildcard, strlen(wildcard));
 }
 
@@ -496,6 +498,12 @@ slate_pending_lookup(const char *key, int keylen, const char **value)
 	return glob_since(slice, 0) ? PENDING_GONE : PENDING_NOTHING;
 }
 
+bool
+slate_pending_has_any(void)
+{
+	return pending.top != NULL;
+}
+
 /* ------------------------------------------------------------------------
  * Ends of transactions
  * ------------------------------------------------------------------------
@@ -505,7 +513,7 @@ slate_pending_lookup(const char *key, int keylen, const char **value)
 static void
 close_list(void)
 {
-	while (pending.top->parent)
+	while (pending.top && pending.top->parent)
 	{
 		CHECK_FOR_INTERRUPTS();
 		merge_top();
@@ -517,22 +525,23 @@ static void
 pre_commit(void)
 {
 	slate_stats_log_losses();
+	close_list();
 	if (pending.top == NULL)
 		return;
-	close_list();
 	if (pending.top->list->nops + pending.top->list->nglobs == 0)
 		return;
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
-						  (Size) slate_pending_max_bytes * 1024 * 4);
+						  (Size) slate_pending_max_bytes * 1024 * 4,
+						  pending.at_once);
 }
 
 static void
 pre_prepare(void)
 {
+	close_list();
 	if (pending.top == NULL)
 		return;
-	close_list();
 	if (pending.top->list->nops + pending.top->list->nglobs == 0)
 		return;
 	if (!slate_publish_hand_over(pending.top->list))

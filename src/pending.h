@@ -54,7 +54,11 @@ extern void slate_pending_put(const char *key, int keylen,
 extern void slate_pending_drop(const char *key, int keylen);
 extern void slate_pending_glob(const char *glob, int globlen);
 
-/* Everything that a rule may have in the cache, by its wildcard. */
+/*
+ * Everything that a rule may have in the cache, by its wildcard.  COMMIT waits
+ * for that in mode async, too: the rule may be gone afterwards, and nobody else
+ * keeps those from reading the values who may not read the table.
+ */
 extern void slate_pending_drop_all(const char *wildcard);
 
 typedef enum SlatePendingAnswer
@@ -63,6 +67,9 @@ typedef enum SlatePendingAnswer
 	PENDING_VALUE,				/* slate_cache_set() has: *value */
 	PENDING_GONE				/* it will be dropped, or holds a changed row */
 } SlatePendingAnswer;
+
+/* Has this transaction anything to tell Redis? */
+extern bool slate_pending_has_any(void);
 
 /* value points into the pending list; it is NUL-terminated. */
 extern SlatePendingAnswer slate_pending_lookup(const char *key, int keylen,

@@ -626,7 +626,7 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 }
 
 void
-slate_publish_prepare(SlateOpList *list, Size max_bytes)
+slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 {
 	publish.nkeys = list->nops + list->nglobs;
 	publish.list = list;
@@ -637,7 +637,8 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes)
 						  slate_link_now() + slate_redis_timeout);
 		publish.budget = slate_redis_timeout;
 	}
-	else if (slate_publish_mode != SLATE_MODE_ASYNC || !begin_async(list))
+	else if (slate_publish_mode != SLATE_MODE_ASYNC || at_once ||
+			 !begin_async(list))
 		begin_commit(list);
 	if (publish.failure == NULL)
 		encode(list, max_bytes);

@@ -28,10 +28,12 @@ extern bool slate_publish_sweep;
  * At PRE_COMMIT: connect, take the version, write the journal, in mode strict
  * mark, render, encode.  The list stays in use until slate_publish_forget().
  * max_bytes bounds the JSON that is held; what exceeds it is dropped instead
- * of put.  Without a connection nothing will be sent; the worker replays the
- * journal.  In mode strict that is an ERROR.  May throw.
+ * of put; at_once leaves nothing to the worker in mode async.  Without a
+ * connection nothing will be sent; the worker replays the journal.  In mode
+ * strict that is an ERROR.  May throw.
  */
-extern void slate_publish_prepare(SlateOpList *list, Size max_bytes);
+extern void slate_publish_prepare(SlateOpList *list, Size max_bytes,
+								  bool at_once);
 
 /*
  * At PRE_PREPARE: leave all of it to the worker; in mode strict it is marked.

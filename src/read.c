@@ -70,6 +70,9 @@ PG_FUNCTION_INFO_V1(slate_cache_fetch);
  */
 #define KEYS_AT_ONCE 1000
 
+/* What one exchange fills, about. */
+#define FILL_BYTES (1024 * 1024)
+
 /* One key on its way. */
 typedef struct Lookup
 {
@@ -225,19 +228,21 @@ classify(LookupSet *set, Lookup *lookup)
  * ------------------------------------------------------------------------
  */
 
-static bool
+static SlateRedisStatus
 exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 {
 	int64		deadline = slate_link_now() + slate_redis_timeout;
+	SlateRedisStatus status;
 
 	slate_stats_log_losses();
-	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		slate_trust_reads() &&
-		slate_script_run(batch, reply_fn, arg, deadline,
-						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE)
-		return true;
-	slate_stats_add(STAT_READ_FAILURES, 1);
-	return false;
+	status = slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE);
+	if (status == REDIS_DONE)
+		status = slate_trust_reads()
+			? slate_script_run(batch, reply_fn, arg, deadline,
+							   LINK_WAIT_INTERRUPTIBLE) : REDIS_RESTING;
+	if (status != REDIS_DONE && status != REDIS_TOO_LARGE)
+		slate_stats_add(STAT_READ_FAILURES, 1);
+	return status;
 }
 
 static void
@@ -318,19 +323,16 @@ collect_waiting(LookupSet *set, int *ncovered)
 }
 
 /*
- * GET what may be answered by the cache.  MGET does not tell a missing key
- * from one of the wrong type.  For keys that a rule covers the lease will
- * tell; the others are asked for one by one, in the same exchange.
+ * GET those that are waiting, of which the first ones are covered.  MGET does
+ * not tell a missing key from one of the wrong type.  For keys that a rule
+ * covers the lease will tell; the others are asked for one by one, in the same
+ * exchange.
  */
 static void
-get_from_cache(LookupSet *set)
+get_waiting(LookupSet *set, int ncovered)
 {
 	SlateBatch	batch;
-	int			ncovered;
-
-	collect_waiting(set, &ncovered);
-	if (set->nwaiting == 0)
-		return;
+	SlateRedisStatus status;
 
 	set->failed = false;
 	slate_script_batch_init(&batch);
@@ -340,12 +342,39 @@ get_from_cache(LookupSet *set)
 	for (int i = set->nmget; i < set->nwaiting; i++)
 		slate_script_add_get(&batch, set->waiting[i]->key.start,
 							 set->waiting[i]->key.len);
-	if (!exchange(&batch, on_get_reply, set) || set->failed)
+	status = exchange(&batch, on_get_reply, set);
+	if (status == REDIS_TOO_LARGE && set->nwaiting > 1)
+	{
+		LookupSet	half = *set;
+		int			n = set->nwaiting / 2;
+
+		/* one value may be too large, or all together */
+		half.nwaiting = n;
+		get_waiting(&half, Min(ncovered, n));
+		half.waiting = set->waiting + n;
+		half.nwaiting = set->nwaiting - n;
+		get_waiting(&half, Max(ncovered - n, 0));
+	}
+	else if (status == REDIS_TOO_LARGE)
+		set->waiting[0]->bad_value = true;
+	else if (status != REDIS_DONE || set->failed)
 	{
 		/* not worth asking again for a lease */
 		for (int i = 0; i < set->nwaiting; i++)
 			set->waiting[i]->bypass = true;
 	}
+}
+
+/* What may be answered by the cache. */
+static void
+get_from_cache(LookupSet *set)
+{
+	int			ncovered;
+
+	collect_waiting(set, &ncovered);
+	if (set->nwaiting == 0)
+		return;
+	get_waiting(set, ncovered);
 	for (int i = 0; i < set->nwaiting; i++)
 	{
 		slate_stats_add(set->waiting[i]->done ? STAT_HITS : STAT_MISSES, 1);
@@ -531,7 +560,7 @@ run_fills(LookupSet *set, SlateBatch *batch)
 		return;
 	slate_pause(PAUSE_BEFORE_FILL);
 	set->filled = set->refused = 0;
-	if (exchange(batch, on_fill_reply, set))
+	if (exchange(batch, on_fill_reply, set) == REDIS_DONE)
 	{
 		slate_stats_add(STAT_FILLS, set->filled);
 		slate_stats_add(STAT_FILLS_REFUSED, set->refused);
@@ -604,6 +633,11 @@ load_and_fill(LookupSet *set)
 		lookup->value = slate_value_from_json(loads[i].json);
 		lookup->ttl = loads[i].ttl;
 		add_fill(&fills, lookup, loads[i].json, loads[i].len, loads[i].ttl);
+		if (slate_script_batch_size(&fills) > FILL_BYTES)
+		{
+			run_fills(set, &fills);
+			slate_script_batch_reset(&fills);
+		}
 	}
 	run_fills(set, &fills);
 	for (int i = 0; i < nloads; i++)
@@ -974,7 +1008,8 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	if (transaction_bypasses())
 		lookup->bypass = true;
 	get_from_cache(set);
-	if (!lookup->done && !lookup->bypass && !RecoveryInProgress())
+	if (!lookup->done && !lookup->bypass && !RecoveryInProgress() &&
+		!slate_pending_has_any())
 	{
 		set->waiting[0] = lookup;
 		set->nwaiting = 1;
@@ -986,7 +1021,9 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		lookup->value = json ? slate_value_from_json(json) : NULL;
 		flush_what_was_read(lookup);
 		slate_script_batch_init(&fill);
-		if (lookup->value)
+
+		/* it may have seen what slate_cache_set() has for this transaction */
+		if (lookup->value && !slate_pending_has_any())
 			add_fill(&fill, lookup, json, len, ttl);
 		run_fills(set, &fill);
 	}

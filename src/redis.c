@@ -209,6 +209,8 @@ link_failed(SlateLinkStatus status, int timeout)
 {
 	set_error("%s", node->link.error);
 	node->loss_is_told = true;
+	if (status == LINK_TOO_LARGE)
+		return REDIS_TOO_LARGE; /* it is well: we have asked for too much */
 	distrust();
 
 	switch (status)

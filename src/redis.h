@@ -25,6 +25,8 @@ typedef enum SlateRedisStatus
 	REDIS_DONE,					/* all replies came (error replies included) */
 	REDIS_TIMEOUT,				/* no answer within the deadline */
 	REDIS_UNREACHABLE,			/* connection refused, broken, or not RESP */
+	REDIS_TOO_LARGE,			/* a reply was larger than one may be; the
+								 * connection is gone, and nobody's fault */
 	REDIS_REJECTED,				/* the handshake got an error reply: a wrong
 								 * password, no such database, ...; or the
 								 * server is no master; or the handshake could

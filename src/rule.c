@@ -152,6 +152,15 @@ is_sound(SlateRuleKind kind, const char *source)
 		(dialect != TEMPLATE_KEY || template->ncolumns > 0);
 }
 
+/* What Redis would refuse is as if there were none. */
+static int64
+parse_ttl(const char *text)
+{
+	int64		ttl = strtoll(text, NULL, 10);
+
+	return ttl >= 0 && ttl <= SLATE_RULE_MAX_TTL ? ttl : -1;
+}
+
 void
 slate_rule_parse_arguments(SlateRelation *into, int nargs, char **args,
 						   bool quiet)
@@ -165,9 +174,9 @@ slate_rule_parse_arguments(SlateRelation *into, int nargs, char **args,
 		SlateRuleKind kind;
 
 		if (strcmp(args[i], "ttl_ms") == 0)
-			ttl = strtoll(args[i + 1], NULL, 10);
+			ttl = parse_ttl(args[i + 1]);
 		else if (strcmp(args[i], "list_ttl_ms") == 0)
-			list_ttl = strtoll(args[i + 1], NULL, 10);
+			list_ttl = parse_ttl(args[i + 1]);
 		else if (kind_by_name(args[i], &kind) &&
 				 (!quiet || is_sound(kind, args[i + 1])))
 			parse_rule(into, &into->rules[into->nrules++], kind, args[i + 1]);

@@ -85,6 +85,9 @@ extern void slate_rule_parse_arguments(SlateRelation *into, int nargs,
 /* How long its values live, in ms: 0 for no end. */
 extern int64 slate_rule_ttl(const SlateRule *rule);
 
+/* No TTL is longer: ten years, in ms. */
+#define SLATE_RULE_MAX_TTL (INT64CONST(10) * 366 * 24 * 3600 * 1000)
+
 /* Does a trigger that is enabled so fire for those who write here? */
 extern bool slate_rule_fires(char tgenabled);
 

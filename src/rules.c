@@ -40,8 +40,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#define TEN_YEARS_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
-
 typedef struct RelationEntry
 {
 	Oid			relid;			/* hash key */
@@ -354,6 +352,8 @@ relation_from_trigger(const SlateTrigger *trigger)
 	relation->relid = trigger->relid;
 	relation->enabled = trigger->fires;
 	slate_rule_parse_arguments(relation, nargs, args, true);
+	relation->incomplete |=
+		get_rel_persistence(relation->relid) == RELPERSISTENCE_TEMP;
 	return relation;
 }
 
@@ -452,7 +452,9 @@ sort_rules(RuleSet *set)
 
 			for (int i = 0; i < relation->nrules; i++)
 			{
-				if (relation->rules[i].kind == order[k])
+				/* nobody can load by rules that are not sound */
+				if (relation->rules[i].kind == order[k] &&
+					!relation->incomplete)
 					set->values[set->nvalues++] = &relation->rules[i];
 				if (k == 0 && relation->rules[i].template->is_pattern)
 					set->patterns[set->npatterns++] = &relation->rules[i];
@@ -891,7 +893,7 @@ slate_rules_interval_ttl(const Interval *interval)
 
 	if (days >= -100000 && days <= 100000)
 		ms = days * (USECS_PER_DAY / 1000) + interval->time / 1000;
-	if (ms <= 0 || ms > TEN_YEARS_MS)
+	if (ms <= 0 || ms > SLATE_RULE_MAX_TTL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid TTL: \"%s\"",

@@ -12,9 +12,11 @@
  */
 #include "compat.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "breaker.h"
 #include "capture.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "cluster.h"
 #include "commands/dbcommands.h"
@@ -44,7 +46,9 @@
 #include "tls.h"
 #include "traffic.h"
 #include "url.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/syscache.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -328,6 +332,26 @@ database_wanted_alone(Node *statement)
 	return name;
 }
 
+/* Or he will be refused, and the worker had better stayed. */
+static bool
+may_have_alone(Node *statement, Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID,
+										ObjectIdGetDatum(database));
+	bool		may = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		may = has_privs_of_role(GetUserId(), form->datdba) ||
+			(IsA(statement, CreatedbStmt) && form->datistemplate &&
+			 have_createdb_privilege());
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
 /* Our worker must not hinder commands that want a database for themselves. */
 static void
 on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
@@ -338,7 +362,7 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	const char *name = database_wanted_alone(statement->utilityStmt);
 	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
 
-	if (!OidIsValid(oid))
+	if (!OidIsValid(oid) || !may_have_alone(statement->utilityStmt, oid))
 	{
 		prev_utility(statement, query, read_only_tree, context, params,
 					 environment, receiver, completion);

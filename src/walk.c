@@ -172,6 +172,18 @@ is_key_text(SlateSlice key)
 		pg_verify_mbstr(GetDatabaseEncoding(), key.start, key.len, true);
 }
 
+/* What Redis has under a key may be another table's that has it, too. */
+static bool
+may_see_other(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+
+	return OidIsValid(schema) &&
+		pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		compat_schema_aclcheck(schema, GetUserId(), ACL_USAGE) == ACLCHECK_OK &&
+		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+}
+
 bool
 slate_walk_owns(const SlateWalk *walk, SlateSlice key)
 {
@@ -186,8 +198,7 @@ slate_walk_owns(const SlateWalk *walk, SlateSlice key)
 
 		if (relation->relid == walk->rules->relid)
 			found = true;
-		else if (check_enable_rls(relation->relid, InvalidOid,
-								  true) == RLS_ENABLED)
+		else if (!may_see_other(relation->relid))
 			return false;
 
 		/* nobody would keep it right */

@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_set);
 PG_FUNCTION_INFO_V1(slate_cache_mset);
@@ -229,15 +230,23 @@ invalidate_row(SlateRelation *relation, HeapTuple tuple,
 static const char *
 project_column(const SlateRelation *relation)
 {
+	AttrNumber	attnum;
+	Oid			type;
+
 	for (int i = 0; i < relation->nrules; i++)
 	{
 		if (strcmp(relation->rules[i].template->source,
 				   "slate:project:{id}") == 0)
 			return "id";
 	}
-	if (get_attnum(relation->relid, "project_id") != InvalidAttrNumber)
-		return "project_id";
-	return NULL;
+	attnum = get_attnum(relation->relid, "project_id");
+	if (attnum == InvalidAttrNumber)
+		return NULL;
+
+	/* a project's id is no json, whatever that column is for */
+	type = getBaseType(get_atttype(relation->relid, attnum));
+	return OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr)
+		? "project_id" : NULL;
 }
 
 Datum

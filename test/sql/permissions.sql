@@ -240,7 +240,27 @@ SET ROLE slate_regress_app;
 SELECT slate_cache_get('shop:part:1');
 RESET ROLE;
 
+-- nor does slate_cache_verify() show what others have under one's own keys
+SET ROLE slate_regress_owner;
+CREATE TABLE wages (id int PRIMARY KEY);
+INSERT INTO wages VALUES (7);
+RESET ROLE;
+SELECT slate_cache_attach('wages', row_keys => ARRAY['shop:salary:{id}']);
+CREATE TABLE salaries (id int PRIMARY KEY, eur int);
+SELECT slate_cache_attach('salaries', row_keys => ARRAY['shop:salary:{id}']);
+INSERT INTO salaries VALUES (7, 1000000);
+\! $redis GET shop:salary:7
+GRANT EXECUTE ON FUNCTION slate_cache_verify TO slate_regress_owner;
+SET ROLE slate_regress_owner;
+SELECT * FROM slate_cache_verify('wages');
+RESET ROLE;
+GRANT SELECT ON salaries TO slate_regress_owner;
+SET ROLE slate_regress_owner;
+SELECT * FROM slate_cache_verify('wages');
+RESET ROLE;
+
 SET client_min_messages = warning;
+DROP TABLE salaries, wages;
 DROP TABLE goods;
 DROP SCHEMA slate_regress_closed CASCADE;
 DROP OWNED BY slate_regress_app, slate_regress_owner, slate_regress_nobody;

@@ -1,0 +1,126 @@
+-- Rules that attach would not have made, commands that reach tables by odd ways,
+-- keys that no row can have: readers go on, and nothing gets old.
+\getenv socket SLATE_REDIS_SOCKET
+\set redis 'redis-cli -s ' :socket
+\setenv redis :redis
+-- a busy machine is no reason to fail
+SET slate_cache.timeout = '30s';
+SET slate_cache.connect_timeout = '30s';
+
+-- ALTER VIEW, and its like, rename columns of tables, too
+CREATE TABLE items (id int PRIMARY KEY, v int);
+SELECT slate_cache_attach('items', row_keys => ARRAY['shop:item:{id}']);
+INSERT INTO items VALUES (1, 1);
+ALTER VIEW items RENAME COLUMN v TO w;
+SELECT slate_cache_get('shop:item:1');
+ALTER VIEW items RENAME COLUMN id TO ident;
+ALTER MATERIALIZED VIEW items RENAME COLUMN id TO ident;
+ALTER FOREIGN TABLE items RENAME COLUMN id TO ident;
+INSERT INTO items VALUES (2, 2);
+CREATE VIEW seen AS SELECT 1 AS a;
+CREATE TABLE holder (id int PRIMARY KEY, s seen);
+SELECT slate_cache_attach('holder', row_keys => ARRAY['shop:holder:{id}']);
+INSERT INTO holder VALUES (1, ROW(1));
+SELECT slate_cache_get('shop:holder:1');
+ALTER VIEW seen RENAME COLUMN a TO b;
+SELECT slate_cache_get('shop:holder:1');
+DROP TABLE holder;
+DROP VIEW seen;
+
+-- one table, one set of rules
+CREATE TRIGGER second AFTER INSERT ON items FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:second:{id}');
+CREATE TABLE parts (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+SELECT slate_cache_attach('parts', row_keys => ARRAY['shop:part:{id}']);
+CREATE TABLE part0 (id int PRIMARY KEY, v int);
+SELECT slate_cache_attach('part0', row_keys => ARRAY['shop:part0:{id}']);
+INSERT INTO part0 VALUES (1, 1);
+ALTER TRIGGER slate_cache_row ON part0 RENAME TO other_row;
+ALTER TRIGGER slate_cache_truncate ON part0 RENAME TO other_truncate;
+ALTER TABLE parts ATTACH PARTITION part0 FOR VALUES FROM (0) TO (100);
+SELECT slate_cache_detach('part0');
+ALTER TABLE parts ATTACH PARTITION part0 FOR VALUES FROM (0) TO (100);
+SELECT slate_cache_get('shop:part:1');
+UPDATE parts SET v = 2;
+SELECT slate_cache_get('shop:part:1');
+DROP TABLE parts;
+
+-- a temporary table has no rules, and no key of others'
+BEGIN;
+CREATE TEMP TABLE mine (id int) ON COMMIT DROP;
+SAVEPOINT made;
+CREATE TRIGGER slate_cache_row AFTER INSERT ON mine FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}');
+ROLLBACK TO made;
+ALTER EVENT TRIGGER slate_cache_altered DISABLE;
+CREATE TRIGGER slate_cache_row AFTER INSERT ON mine FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}');
+ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
+COMMIT;
+
+-- arguments that make no sense keep the writers of that table from writing, and
+-- nobody from reading
+CREATE TABLE hand (id int PRIMARY KEY);
+CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}', 'bogus', '1');
+INSERT INTO hand VALUES (1);
+SELECT slate_cache_get('shop:item:1'), slate_cache_get('shop:item:77');
+DROP TABLE hand;
+
+-- a TTL that Redis would not take is as if there were none
+CREATE TABLE hand (id int PRIMARY KEY);
+CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('ttl_ms', '-5', 'row', 'shop:minus:{id}');
+INSERT INTO hand VALUES (1);
+\! $redis GET shop:minus:1
+SELECT slate_cache_ttl('shop:minus:1');
+DROP TABLE hand;
+
+-- a key that no row can have has no value: domains in arrays and rows, types
+-- with a syntax of their own
+CREATE DOMAIN positive AS int CHECK (value > 0);
+CREATE TYPE pair AS (a positive, b int);
+CREATE TABLE odd (id positive[] PRIMARY KEY, p pair UNIQUE, q tsquery UNIQUE);
+SELECT slate_cache_attach('odd', row_keys => ARRAY['shop:odd:{id}', 'shop:pair:{p}', 'shop:query:{q}']);
+INSERT INTO odd VALUES ('{1}', '(1,2)', 'a & b');
+SELECT slate_cache_get('shop:odd:{-1}');
+SELECT * FROM slate_cache_mget(ARRAY['shop:odd:{1}', 'shop:odd:{-1}', 'shop:pair:(1,2)', 'shop:pair:(-1,2)',
+                                     'shop:query:a &', $$shop:query:'a' & 'b'$$, 'shop:item:1']);
+\! $redis SET 'shop:odd:{-1}' 1
+SELECT key, problem FROM slate_cache_verify('odd');
+DROP TABLE odd;
+
+-- all keys of a project, whatever the session's settings are
+CREATE TABLE visits (project_id int, at timestamptz, day date, PRIMARY KEY (project_id, at));
+SELECT slate_cache_attach('visits', row_keys => ARRAY['shop:visit:{project_id}:{at}', 'shop:day:{project_id}:{day}']);
+INSERT INTO visits VALUES (42, '2024-05-01 12:00:00+00', '2024-05-01');
+SET timezone = 'Europe/Berlin';
+SET datestyle = 'German';
+\! $redis --scan --pattern 'shop:visit:*'
+SELECT slate_cache_invalidate_project('42');
+\! $redis --scan --pattern 'shop:[vd]*'
+RESET timezone;
+RESET datestyle;
+DROP TABLE visits;
+-- and a column of that name that cannot be an id is none
+CREATE TABLE jsons (id int PRIMARY KEY, project_id json);
+SELECT slate_cache_attach('jsons', row_keys => ARRAY['shop:jsons:{id}']);
+SELECT slate_cache_invalidate_project('42');
+DROP TABLE jsons;
+
+-- what was never committed is not filled
+BEGIN;
+SELECT slate_cache_set('shop:leak:a', '"never committed"');
+SELECT slate_cache_fetch('shop:leak:b', $$SELECT slate_cache_get('shop:leak:a')$$);
+ROLLBACK;
+CREATE FUNCTION set_and_get() RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM slate_cache_set('shop:leak:c', '"never committed"');
+    RETURN slate_cache_get('shop:leak:c');
+END $$;
+BEGIN;
+SELECT slate_cache_fetch('shop:leak:d', 'SELECT set_and_get()');
+ROLLBACK;
+\! $redis MGET shop:leak:a shop:leak:b shop:leak:c shop:leak:d
+DROP FUNCTION set_and_get;
+DROP TABLE items;
