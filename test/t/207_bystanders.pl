@@ -126,7 +126,11 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM slate_cache.events WHERE 
 # Who may not read a table does not read what the cache has of it when its rules
 # are gone, and no rule says so any more: mode async does not leave that to the
 # worker.
+$session->query(q{SET slate_cache.mode = 'async'; UPDATE t SET v = 'by the worker'});
+SlateRedis::wait_until(sub { $redis->cli('GET', 'shop:t:1') eq '{"id":1,"v":"by the worker"}' }, 'the worker has it');
 SlateNode::stop_worker($node);
+is($session->query(q{UPDATE t SET v = 'not yet'}), '', 'a change that is left to the worker');
+is($redis->cli('GET', 'shop:t:1'), '{"id":1,"v":"by the worker"}', 'waits for it');
 foreach my $command (q{SELECT FROM slate_cache_detach('t')},
     q{SELECT FROM slate_cache_attach('t', row_keys => ARRAY['shop:other:{id}'])}, 'DROP TABLE t')
 {
