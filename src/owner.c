@@ -98,13 +98,10 @@ owner_of(Oid relid)
 	return owner;
 }
 
-static void
-save_setting(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
+/*
+ * XactReadOnly is set by hand, since from 16 on a function cannot set the
+ * parameter; the end of a subtransaction puts it back as it does the user.
+ */
 void
 slate_owner_enter(Oid relid, SlateOwner *saved)
 {
@@ -112,9 +109,11 @@ slate_owner_enter(Oid relid, SlateOwner *saved)
 
 	GetUserIdAndSecContext(&saved->user, &saved->context);
 	saved->nestlevel = NewGUCNestLevel();
-	save_setting("search_path", "pg_catalog, pg_temp");
-	if (!XactReadOnly)
-		save_setting("transaction_read_only", "on");
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	saved->read_only = XactReadOnly;
+	XactReadOnly = true;
 	SetUserIdAndSecContext(owner,
 						   saved->context | SECURITY_RESTRICTED_OPERATION);
 }
@@ -123,6 +122,7 @@ slate_owner_enter(Oid relid, SlateOwner *saved)
 void
 slate_owner_leave(const SlateOwner *saved)
 {
+	XactReadOnly = saved->read_only;
 	AtEOXact_GUC(false, saved->nestlevel);
 	SetUserIdAndSecContext(saved->user, saved->context);
 }

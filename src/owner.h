@@ -17,6 +17,7 @@ typedef struct SlateOwner
 	Oid			user;
 	int			context;
 	int			nestlevel;
+	bool		read_only;
 } SlateOwner;
 
 /*
