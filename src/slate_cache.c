@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "breaker.h"
 #include "capture.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "cluster.h"
@@ -332,6 +333,21 @@ database_wanted_alone(Node *statement)
 	return name;
 }
 
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID,
+										ObjectIdGetDatum(GetUserId()));
+	bool		may = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
 /* Or he will be refused, and the worker had better stayed. */
 static bool
 may_have_alone(Node *statement, Oid database)
@@ -346,7 +362,7 @@ may_have_alone(Node *statement, Oid database)
 
 		may = has_privs_of_role(GetUserId(), form->datdba) ||
 			(IsA(statement, CreatedbStmt) && form->datistemplate &&
-			 have_createdb_privilege());
+			 may_create_databases());
 		ReleaseSysCache(tuple);
 	}
 	return may;
