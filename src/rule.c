@@ -241,15 +241,15 @@ rule_has_attnum(const SlateRule *rule, AttrNumber attnum)
  * only an index that is part of the topmost table's can promise that.
  */
 static bool
-index_orders_rule(Relation relation, Relation index, const SlateRule *rule)
+index_orders_rule(Relation relation, HeapTuple index, const SlateRule *rule)
 {
-	Form_pg_index form = index->rd_index;
+	Form_pg_index form = (Form_pg_index) GETSTRUCT(index);
 
 	if (!form->indisunique || !form->indisvalid ||
-		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+		!heap_attisnull(index, Anum_pg_index_indpred, NULL))
 		return false;
 	if (relation->rd_rel->relispartition &&
-		list_length(get_partition_ancestors(RelationGetRelid(index))) !=
+		list_length(get_partition_ancestors(form->indexrelid)) !=
 		list_length(get_partition_ancestors(RelationGetRelid(relation))))
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
@@ -292,14 +292,17 @@ rule_order(Relation relation, const SlateRule *rule)
 		!key_is_unambiguous(rule, RelationGetDescr(relation)))
 		return SLATE_SHARED;
 
+	/* looked up, not opened: nobody is to wait here for a REINDEX */
 	indexes = RelationGetIndexList(relation);
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		HeapTuple	index = SearchSysCache1(INDEXRELID, lfirst_oid(lc));
 
+		if (!HeapTupleIsValid(index))
+			continue;
 		if (index_orders_rule(relation, index, rule))
 			order = order_of_rule(relation, rule);
-		index_close(index, AccessShareLock);
+		ReleaseSysCache(index);
 	}
 	list_free(indexes);
 	return order;
