@@ -77,7 +77,8 @@ typedef struct SlateDatabase
 	/* the worker; see worker.c */
 	pg_atomic_uint32 worker;	/* its pid; 0: there is none */
 	Latch	   *volatile latch; /* of the worker */
-	pg_atomic_uint32 wanted;	/* a worker is wanted: for the launcher */
+	pg_atomic_uint32 wanted;	/* a worker is wanted: for the launcher, until
+								 * one answers */
 	pg_atomic_uint32 unavailable;	/* it could not be started */
 	pg_atomic_uint64 leave_until;	/* stay out of the database; clock of
 									 * slate_link_now() */

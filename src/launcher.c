@@ -71,6 +71,7 @@ typedef struct Known
 {
 	Oid			oid;
 	bool		present;		/* in the present look */
+	bool		closed;			/* ALLOW_CONNECTIONS is false, for a while */
 	bool		visited;		/* a worker was sent there */
 	int64		started;		/* when; slate_link_now() */
 	int64		delay;			/* from then to the next start, at least */
@@ -121,14 +122,21 @@ see_database(Form_pg_database form)
 {
 	Known	   *database;
 
-	if (!form->datallowconn || !OidIsValid(form->oid))
+	if (!OidIsValid(form->oid))
 		return;
 	database = find_known(form->oid);
 	if (database == NULL)
 		database = add_known(form->oid);
 	database->present = true;
+	if (database->closed && form->datallowconn)
+		database->visited = false;
+	database->closed = !form->datallowconn;
 }
 
+/*
+ * Dropped databases.  One that only takes no connections for a while will have
+ * its worker again, and what is in doubt there stays in doubt.
+ */
 static void
 forget_absent(void)
 {
@@ -255,6 +263,8 @@ tend(Known *database, int *nvisits)
 		*nvisits += entry == NULL;
 		return true;
 	}
+	if (database->closed)
+		return true;
 	if (database->visited && (entry == NULL ||
 							  pg_atomic_read_u32(&entry->wanted) == 0))
 		return true;
@@ -263,8 +273,6 @@ tend(Known *database, int *nvisits)
 	if (now < database->started + database->delay ||
 		(entry && now < (int64) pg_atomic_read_u64(&entry->leave_until)))
 		return true;
-	if (entry)
-		pg_atomic_write_u32(&entry->wanted, 0);
 	started = start_worker(database);
 	database->visited |= started;
 
@@ -322,6 +330,8 @@ rest(void)
 	{
 		SlateDatabase *entry = slate_database_find(known[i].oid);
 
+		if (known[i].closed)
+			continue;
 		if (!known[i].visited ||
 			(entry && pg_atomic_read_u32(&entry->wanted) != 0))
 			return RESTART_MS / 4;

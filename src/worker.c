@@ -415,6 +415,19 @@ choose_generation(void)
 		pg_atomic_write_u32(&database->current, 1 - current);
 }
 
+/*
+ * Whoever was wanted is here.  One who could not even begin, since there were too
+ * many connections say, is still wanted.
+ */
+static void
+answer_launcher(void)
+{
+	SlateDatabase *entry = slate_database_find(MyDatabaseId);
+
+	if (entry)
+		pg_atomic_write_u32(&entry->wanted, 0);
+}
+
 /* False if another worker is there, or there is nothing for one. */
 static bool
 enter(void)
@@ -430,6 +443,7 @@ enter(void)
 		return false;
 	before_shmem_exit(leave, (Datum) 0);
 	database->latch = MyLatch;
+	answer_launcher();
 	slate_events_note(EVENT_WORKER_STARTED, MyDatabaseId, "for %s",
 					  slate_redis_server_name());
 	slate_sweep_count(&database->progress.keys);
@@ -675,7 +689,10 @@ slate_worker_main(Datum arg)
 	slate_script_init();
 	slate_trust_prepare_fence();
 	if (!enter())
+	{
+		answer_launcher();
 		proc_exit(0);
+	}
 	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",
 									ALLOCSET_DEFAULT_SIZES);
 	slate_replay_init(database);

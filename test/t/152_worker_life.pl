@@ -173,6 +173,21 @@ is($redis->field('two:item:3', 'name'), 'old', 'a change after the move does not
 allow();
 SlateRedis::wait_until(sub { $redis->cli('EXISTS', 'two:item:3') eq '0' }, 'the key has gone');
 pass('and then it does');
+# A database that takes no connections for a while is none that has gone.
+lose_push('one', 4);
+$node->safe_psql('postgres', 'ALTER DATABASE one ALLOW_CONNECTIONS false');
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'one'});
+workers_become('postgres three', 'its worker has been ended');
+$node->safe_psql('postgres', 'CREATE DATABASE beside');
+$node->safe_psql('beside', 'CREATE EXTENSION slate_cache');
+workers_become('beside postgres three', 'the launcher has looked at all databases since, and sent none there');
+ok_and_soon('DROP DATABASE beside', 'DROP DATABASE beside it');
+$node->safe_psql('postgres', 'ALTER DATABASE one ALLOW_CONNECTIONS true');
+is($node->safe_psql('one', 'SELECT keys FROM slate_cache.journal'), '{one:item:4}', 'what was in doubt there still is');
+workers_become('one postgres three', 'it has a worker again');
+allow();
+arrives('one', 4, 'and Redis hears of it');
+
 ok_and_soon('DROP DATABASE three WITH (FORCE)', 'DROP DATABASE WITH (FORCE)');
 workers_become('one postgres', 'its worker leaves');
 
