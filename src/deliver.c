@@ -4,8 +4,10 @@
  *	  What a worker tells Redis, if it is the Redis that it knows.
  *
  * A worker has time: it waits for each exchange as long as it may take, and
- * interruptibly.  What it has told counts only if the server is still the same
- * afterwards; else it says false, and its caller begins again.
+ * interruptibly.  Between the steps over a large family it rests as long as
+ * they took: half of Redis' time is for others.  What it has told counts only
+ * if the server is still the same afterwards; else it says false, and its
+ * caller begins again.
  *
  * Throws: out of waits, see link.c.  No locks.
  *
@@ -15,7 +17,9 @@
 
 #include "deliver.h"
 #include "stats.h"
+#include "storage/latch.h"
 #include "sweep.h"
+#include "utils/wait_event.h"
 
 bool
 slate_deliver_connect(void)
@@ -33,10 +37,41 @@ slate_deliver_is_known(SlateDatabase *database)
 	return false;
 }
 
+static void
+rest(int64 ms)
+{
+	(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long) ms,
+					 PG_WAIT_EXTENSION);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * What the first steps have left of large families.  A Redis without memory
+ * removes nevertheless.  False if it has not answered.
+ */
+static bool
+finish_families(SlateDatabase *database, SlateBatch *batch,
+				SlateOutcome *outcome, int64 since)
+{
+	while (slate_script_members_left(batch) > 0 &&
+		   (outcome->refused == 0 || slate_script_is_out_of_memory(outcome)))
+	{
+		rest(Max(slate_link_now() - since, 1));
+		since = slate_link_now();
+		if (!slate_deliver_connect() || !slate_deliver_is_known(database) ||
+			slate_script_go_on(batch, outcome,
+							   slate_link_now() + slate_redis_timeout,
+							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+			return false;
+	}
+	return true;
+}
+
 bool
-slate_deliver_batch(SlateDatabase *database, const SlateBatch *batch,
+slate_deliver_batch(SlateDatabase *database, SlateBatch *batch,
 					bool *out_of_memory)
 {
+	int64		start = slate_link_now();
 	SlateOutcome outcome = {0};
 
 	if (batch->ncommands == 0)
@@ -45,7 +80,8 @@ slate_deliver_batch(SlateDatabase *database, const SlateBatch *batch,
 		slate_script_publish(batch, &outcome,
 							 slate_link_now() + slate_redis_timeout,
 							 slate_redis_timeout,
-							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+		!finish_families(database, batch, &outcome, start))
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
 	if (out_of_memory && slate_script_is_out_of_memory(&outcome))

@@ -431,7 +431,8 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 			settle_failed(database, sent->entry, reason);
 		else if (!told->direct && unit->outcome.refused > 0)
 			settle_failed(database, sent->entry, unit->outcome.error);
-		else if (sent->entry->unswept)
+		else if (sent->entry->unswept ||
+				 (!told->direct && unit->outcome.unfinished > 0))
 			settle_unswept(database, sent->entry);
 		slate_near_void(&sent->entry->near);
 	}

@@ -66,7 +66,7 @@ drop_loose_keys(SlateDatabase *database)
 	slate_script_batch_init(&batch);
 	slate_script_stamp(&stamp);
 	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
-								 strlen(SLATE_LOOSE_FAMILY), "*", 1);
+								 strlen(SLATE_LOOSE_FAMILY), "*", 1, false);
 	return slate_deliver_batch(database, &batch, NULL);
 }
 

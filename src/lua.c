@@ -67,8 +67,9 @@
  * rule can enumerate (searches, whatever apps put with slate_cache_set() or
  * slate_cache_fetch()) are entered in their family's index, a sorted set by
  * the time at which they will have expired, before they are leased or put;
- * dropping the family walks the index.  Keys that apps SET by themselves are
- * in no index; for those there is the sweep, a SCAN over everything.
+ * dropping the family walks the index, in steps if it is large.  Keys that apps
+ * SET by themselves are in no index; for those there is the sweep, a SCAN over
+ * everything.
  *
  * A glob drops what is there.  What is on its way is not: T1 inserts a row and
  * is slow to push; T2 truncates the table, and finds neither value nor guard
@@ -488,25 +489,79 @@ LUA_CLOCK
 "return {0, 0, 0}\n";
 
 /*
- * KEYS: the index.  ARGV: version, nonce, guard life, owner, own mark or "",
- * glob.  ZSCAN matches as Redis does everywhere else, and nothing changes the
- * index meanwhile. Members stay: somebody may have registered a key and not
- * leased it yet, and the next DROP must find it, too.
+ * KEYS: the index.  ARGV: version, -, guard life, owner, own mark or "", glob;
+ * and what is new with each step: its nonce, the one of what is to stay, where
+ * it begins, how many members it is to have (16, 16, 20 and 5 digits), in one.
+ * ZSCAN matches as Redis does everywhere else. Members stay: somebody may have
+ * registered a key and not leased it yet, and the next DROP must find it, too.
+ *
+ * A family may have any number of members, and nobody else is served while a
+ * script runs.  So one call drops about as many as it is told, and where the
+ * glob matches few looks at eight times as many; then it answers where the next
+ * step begins, how many it has looked at, how many there are, and last, if
+ * Redis has refused something, what.  The steps may be any time apart:
+ *
+ * - ZSCAN finds what is there from the first step to the last.  Who had a lease
+ *	 before the first one had registered the key before, and it stays registered
+ *	 for as long as that lease or its value can be there.  When a step comes to it
+ *	 the value goes, and the lease is void.
+ * - Who registers later leases later, and so loads what was committed before
+ *	 the first step; in mode strict there is no lease.
+ * - PUTs that are older find the floor; one that is newer than the glob may go
+ *	 or stay.
+ * - A nonce never comes twice, so ZSCAN may return a key twice: a lease of the
+ *	 first step's is void after the second.
+ *
+ * What the glob's own transaction has put was put after the glob, but
+ * before the second step.  It has the transaction's nonce, and stays.
+ *
+ * In mode strict the first step counts: the mark's own steps have gone through
+ * all of the family before the commit, so that what is left of these is no
+ * reason for the marks to stand.
  */
 static const char drop_family_source[] =
 LUA_PUSH
-"local members, cursor = {}, '0'\n"
+"local step = ARGV[7]\n"
+"local own, cursor = string.sub(step, 17, 32), string.sub(step, 33, 52)\n"
+"local most = tonumber(string.sub(step, 53))\n"
+"local first, spare = tonumber(cursor) == 0, string.sub(own, 1, 1) ~= '-'\n"
+"local members, seen = {}, 0\n"
+"nonce = string.sub(step, 1, 16)\n"
 "repeat\n"
-"  local step = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[6], 'COUNT', 1000)\n"
-"  cursor = step[1]\n"
-"  for i = 1, #step[2], 2 do members[#members + 1] = step[2][i] end\n"
-"until cursor == '0'\n"
+"  local found = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[6], 'COUNT', most)\n"
+"  cursor, seen = found[1], seen + most\n"
+"  for i = 1, #found[2], 2 do members[#members + 1] = found[2][i] end\n"
+"until cursor == '0' or #members >= most or seen >= 8 * most\n"
+"local function stays(key)\n"
+"  local known = look(guard(key))\n"
+"  return known and string.sub(known, 39, 54) == own and redis.call('EXISTS', key) == 1\n"
+"end\n"
 "for _, key in ipairs(members) do\n"
-"  if not has_gone(key) then drop(key, '" LUA_SHARED "') end\n"
+"  if not has_gone(key) and not (spare and stays(key)) then drop(key, '" LUA_SHARED "') end\n"
+"end\n"
+"if cursor ~= '0' then\n"
+"  if first and not failure then count() end\n"
+"  local there = redis.call('ZCARD', KEYS[1])\n"
+"  return {0, #members, 0, 0, cursor, seen, there, failure}\n"
 "end\n"
 "if failure then return failure end\n"
-"count()\n"
+"if first then count() end\n"
 "return {0, #members, 0}\n";
+
+/*
+ * ARGV: where a step of a SCAN begins and its COUNT, a glob, and how long a key
+ * of ours may be.  What the step finds that matches and is longer was SET by an
+ * app, and nothing of ours: it has no guard, and needs none to be removed.
+ */
+static const char drop_long_source[] =
+"local dropped, longest = 0, tonumber(ARGV[4])\n"
+"local found = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[3], 'COUNT', ARGV[2])\n"
+"for _, key in ipairs(found[2]) do\n"
+"  if #key > longest and string.sub(key, 1, 12) ~= 'slate_cache:' then\n"
+"    dropped = dropped + redis.call('UNLINK', key)\n"
+"  end\n"
+"end\n"
+"return {0, dropped, 0}\n";
 
 /*
  * KEYS: keys that globs match; in a Cluster they have different slots, and so
@@ -730,6 +785,7 @@ const SlateLua slate_lua_forget = {8, forget_source};
 const SlateLua slate_lua_mark = {9, mark_source};
 const SlateLua slate_lua_release = {10, release_source};
 const SlateLua slate_lua_epoch = {11, epoch_source};
+const SlateLua slate_lua_drop_long = {12, drop_long_source};
 
 static const SlateLua *const scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_publish,
@@ -743,7 +799,8 @@ static const SlateLua *const scripts[SLATE_LUA_SCRIPTS] = {
 	&slate_lua_forget,
 	&slate_lua_mark,
 	&slate_lua_release,
-	&slate_lua_epoch
+	&slate_lua_epoch,
+	&slate_lua_drop_long
 };
 
 char *

@@ -29,8 +29,9 @@ extern const SlateLua slate_lua_forget;
 extern const SlateLua slate_lua_mark;
 extern const SlateLua slate_lua_release;
 extern const SlateLua slate_lua_epoch;
+extern const SlateLua slate_lua_drop_long;
 
-#define SLATE_LUA_SCRIPTS 12
+#define SLATE_LUA_SCRIPTS 13
 
 /*
  * The source of one with the tag of a node, "" without a Cluster, palloc'd; and

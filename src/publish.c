@@ -32,7 +32,10 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-/* How long a commit looks for keys by pattern, if a worker can do it instead. */
+/*
+ * How long a commit looks for keys by pattern, if a worker can do it instead;
+ * in what is left of a family, before it asks whether it can get through.
+ */
 #define SWEEP_AT_ONCE_MS 20
 
 /* With more globs than this their beginnings are cut to multiples of it. */
@@ -424,7 +427,7 @@ drop_from_family(const char *family, int familylen, void *arg)
 
 	slate_script_add_drop_family(state->batch, &publish.stamp,
 								 family, familylen,
-								 state->glob->glob, state->glob->len);
+								 state->glob->glob, state->glob->len, false);
 }
 
 static void
@@ -694,6 +697,54 @@ sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 }
 
 /*
+ * Drop what the first steps have left of large families.  True if all is done.
+ * With a worker who would do it all again it goes on only as long as it is
+ * going to get through in time.
+ */
+static bool
+finish_families(int64 deadline)
+{
+	int64		total = slate_script_members_left(&publish.batch);
+	int64		end = deadline - SWEEP_MARGIN_MS;
+	SlateRedisStatus status = REDIS_DONE;
+	SlateOutcome outcome = {0};
+	bool		has_worker;
+	int64		start;
+	int64		left;
+
+	if (total == 0)
+		return true;
+	has_worker = slate_journal_has_worker();
+	start = slate_link_now();
+	while ((left = slate_script_members_left(&publish.batch)) > 0)
+	{
+		int64		now = slate_link_now();
+		int64		spent = now - start;
+
+		if (now >= end)
+			break;
+		if (has_worker && spent >= SWEEP_AT_ONCE_MS &&
+			left * spent > (total - left) * (end - now))
+			break;
+		status = slate_script_go_on(&publish.batch, &outcome, deadline,
+									LINK_WAIT_UNINTERRUPTED);
+		if (status != REDIS_DONE)
+			break;
+	}
+	slate_script_count_outcome(&outcome);
+	if (status != REDIS_DONE)
+		publish.failure = slate_redis_error();
+	else if (outcome.refused > 0)
+	{
+		strlcpy(refusal, outcome.error, sizeof(refusal));
+		publish.failure = refusal;
+	}
+	else if (left > 0)
+		publish.failure = "there was not enough time to drop a whole family";
+	return publish.failure == NULL;
+}
+
+/*
  * Look for keys that no index knows.  A rule's pattern over keys that apps may
  * have SET: a small keyspace is walked at once, one that is known to be large is
  * the worker's.  Anything else, or without a worker: for as long as there is
@@ -832,18 +883,20 @@ publish_batch(void)
 		const char *failure = publish.failure;
 
 		/* what is there can still be removed */
+		if (publish.out_of_memory)
+			(void) finish_families(deadline);
 		if (publish.sweep && publish.out_of_memory)
 			(void) publish_sweep(deadline);
 		publish.failure = failure;
 		return LEAVE_FAILED;
 	}
-	if (!publish.sweep)
-		return LEAVE_DELIVERED;
 
-	/* after several exchanges, the walk is one more */
+	/* after several exchanges, what follows is one more */
 	if (slate_script_batch_is_long(&publish.batch))
 		deadline = slate_link_now() + slate_redis_timeout;
-	return publish_sweep(deadline);
+	if (!finish_families(deadline))
+		return LEAVE_UNSWEPT;
+	return publish.sweep ? publish_sweep(deadline) : LEAVE_DELIVERED;
 }
 
 /* To the worker; if its ring is full, all that is left of it is DROPs. */

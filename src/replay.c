@@ -8,7 +8,8 @@
  * DROPs of what the rows in doubt name; after the transaction it sends them.  It
  * goes on when all of them have arrived, and otherwise repeats the step.
  * Patterns are gathered, and looked for in one walk over the keyspace at the
- * end.
+ * end.  That finds what commits have left of large families, too; where there
+ * is to be no walk the indexes are gone through instead.
  *
  * DROPs are sent with the highest version among their rows; higher than that
  * of their own transaction does no harm: a PUT that comes later than such a
@@ -179,6 +180,7 @@ typedef struct FamilyState
 	SlateBatch *batch;
 	const SlateStamp *stamp;
 	const SlateGlobOp *glob;
+	bool		is_pushed;		/* what the transaction has PUT stays */
 } FamilyState;
 
 static void
@@ -188,19 +190,21 @@ drop_from_family(const char *family, int familylen, void *arg)
 
 	slate_script_add_drop_family(state->batch, state->stamp, family,
 								 familylen, state->glob->glob,
-								 state->glob->len);
+								 state->glob->len, state->is_pushed);
 }
 
-/* The floor first, then what indexes know. */
+/* The floor first, then what indexes know, whoever has PUT it. */
 static void
 encode_glob(SlateBatch *batch, int position)
 {
 	const SlateGlobOp *glob = &pass.globs->globs[position];
-	FamilyState state = {batch, &pass.stamps[position], glob};
+	SlateStamp	stamp = pass.stamps[position];
+	FamilyState state = {batch, &stamp, glob, false};
 	SlateSlice	prefix = {glob->glob,
 	slate_glob_prefix_len(glob->glob, glob->len)};
 
-	slate_script_add_floor(batch, state.stamp, &prefix, 1);
+	memset(stamp.nonce, '-', SLATE_TOKEN_LEN);
+	slate_script_add_floor(batch, &stamp, &prefix, 1);
 	slate_rules_glob_families(glob->glob, glob->len, drop_from_family, &state);
 }
 
@@ -270,6 +274,44 @@ begin_gathering(void)
 	MemoryContextSwitchTo(old);
 }
 
+/* Is there to be a walk for it?  Otherwise rules drop what indexes know. */
+static bool
+is_swept(const SlateGlobOp *glob)
+{
+	return slate_publish_sweep || glob->thorough;
+}
+
+/*
+ * Of what is all that is left of a transaction, and not looked for in a walk:
+ * what indexes know.
+ */
+static bool
+drop_families(void)
+{
+	SlateBatch	batch;
+
+	slate_script_batch_init(&batch);
+	slate_database_begin();
+	for (int i = 0; i < pass.globs->nglobs; i++)
+	{
+		const SlateGlobOp *glob = &pass.globs->globs[i];
+		FamilyState state = {&batch, &pass.stamps[i], glob, true};
+
+		if (pass.tell[i] == 0 && !is_swept(glob))
+			slate_rules_glob_families(glob->glob, glob->len, drop_from_family,
+									  &state);
+	}
+	slate_database_commit();
+	if (batch.ncommands == 0)
+		return true;
+	if (!slate_deliver_batch(database, &batch, &pass.out_of_memory))
+		return false;
+	for (int i = 0; i < pass.globs->nglobs; i++)
+		slate_near_void_glob((SlateSlice) {pass.globs->globs[i].glob,
+										   pass.globs->globs[i].len});
+	return true;
+}
+
 /* Look for what the pass has gathered. */
 static bool
 sweep_pass(void)
@@ -283,13 +325,14 @@ sweep_pass(void)
 	{
 		const SlateGlobOp *glob = &pass.globs->globs[i];
 
-		/* without slate_cache.sweep rules drop what indexes know */
-		if (!slate_publish_sweep && !glob->thorough)
+		if (!is_swept(glob))
 			continue;
 		globs[nglobs].start = glob->glob;
 		globs[nglobs].len = glob->len;
 		stamps[nglobs++] = &pass.stamps[i];
 	}
+	if (!drop_families())
+		return false;
 	if (nglobs == 0)
 		return true;
 	slate_progress_show(&database->progress, PHASE_SWEEPING,
@@ -368,7 +411,7 @@ void_step(const Step *step)
 
 /* False if Redis did not take it. */
 static bool
-send_step(const Step *step, const SlateBatch *batch)
+send_step(const Step *step, SlateBatch *batch)
 {
 	uint64		now = GetXLogInsertRecPtr();
 	bool		done;

@@ -39,7 +39,9 @@ typedef struct SlateRingEntry
 	uint32		generations;	/* where its rows in the journal may be, as
 								 * bits; 0: nowhere */
 	int			nkeys;			/* for the counters */
-	bool		unswept;		/* keys of its patterns are to be looked for */
+	bool		unswept;		/* keys of its patterns are to be looked for;
+								 * so they are where a family takes more than
+								 * one step */
 
 	/* if it is one call that pushes, and nothing else; otherwise nkeys is 0 */
 	SlateCall	call;

@@ -33,6 +33,15 @@
 #define SCAN_COUNT 500
 
 /*
+ * Members of a family that one call drops, about 8 us each; and where several
+ * calls go in one exchange, how many of them do so, and the least that others
+ * do, so that all of it fits into slate_cache.timeout.
+ */
+#define MEMBERS_PER_STEP 1000
+#define FULL_STEPS 4
+#define MIN_MEMBERS_PER_STEP 64
+
+/*
  * Widths of what is written side by side; of a guard without marks; and of what
  * a push begins with, but for its mark.
  */
@@ -42,6 +51,11 @@
 #define CLOCK_LEN 13
 #define LIFE_LEN 8
 #define HEAD_LEN (2 * CLOCK_LEN + LIFE_LEN)
+
+/* Of what is new with each step over an index; a cursor has 64 bits. */
+#define CURSOR_LEN 20
+#define COUNT_LEN 5
+#define STEP_LEN (2 * SLATE_TOKEN_LEN + CURSOR_LEN + COUNT_LEN)
 
 StaticAssertDecl(SLATE_GUARD_LEN == SLATE_VERSION_LEN + ORDER_LEN +
 				 SLATE_TOKEN_LEN + OWNER_LEN + CLOCK_LEN,
@@ -499,6 +513,7 @@ slate_script_batch_reset(SlateBatch *batch)
 	if (batch->nparts == 0)
 		resetStringInfo(&batch->bytes);
 	batch->ncommands = batch->npushes = batch->nkeys = batch->ncuts = 0;
+	batch->ndrops = 0;
 }
 
 bool
@@ -523,6 +538,8 @@ slate_script_batch_free(SlateBatch *batch)
 		pfree(batch->numbers);
 	if (batch->cuts)
 		pfree(batch->cuts);
+	if (batch->drops)
+		pfree(batch->drops);
 	if (batch->bytes.data)
 		pfree(batch->bytes.data);
 }
@@ -879,23 +896,69 @@ slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 	}
 }
 
+/* Begin one, at the end of what goes to a node. */
+static SlateIndexDrop *
+add_index_drop(SlateBatch *batch)
+{
+	SlateIndexDrop *drop;
+
+	if (batch->ndrops == batch->maxdrops)
+	{
+		batch->maxdrops = batch->maxdrops ? batch->maxdrops * 2 : 4;
+		batch->drops = batch->drops
+			? repalloc_array(batch->drops, SlateIndexDrop, batch->maxdrops)
+			: palloc_array(SlateIndexDrop, batch->maxdrops);
+	}
+	drop = &batch->drops[batch->ndrops++];
+	memset(drop, 0, sizeof(*drop));
+	drop->nth = batch->ncommands;
+	drop->number = batch->numbers ? batch->numbers[drop->nth] : drop->nth;
+	drop->start = batch->bytes.len;
+	return drop;
+}
+
+/*
+ * What a step has of its own.  The nonce is new, since the keys of the step
+ * before may have been leased with that one's.
+ */
+static void
+put_step(char *at, const char *own, const char *cursor, int count)
+{
+	char		nonce[SLATE_TOKEN_LEN + 1];
+	int			len = strlen(cursor);
+
+	make_nonce(nonce);
+	at = put_bytes(at, nonce, SLATE_TOKEN_LEN);
+	at = put_bytes(at, own, SLATE_TOKEN_LEN);
+	memset(at, '0', CURSOR_LEN - len);
+	at = put_bytes(at + CURSOR_LEN - len, cursor, len);
+	(void) slate_script_put_digits(at, count, COUNT_LEN);
+}
+
 void
 slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 							 const char *family, int familylen,
-							 const char *glob, int globlen)
+							 const char *glob, int globlen, bool is_pushed)
 {
-	SlateStamp	own = *stamp;
+	static const char nobody[] = "----------------";
 
-	/* a PUT of the same transaction, of the same key, has another nonce */
-	make_nonce(own.nonce);
 	for (int node = 0; node < count_nodes(batch); node++)
 	{
 		SlateBatch *to = command_for(batch, node);
+		SlateIndexDrop *drop = add_index_drop(to);
+		int			share = 1 + (to->ndrops - 1) / FULL_STEPS;
+		char		step[STEP_LEN];
 
-		append_call(to, &slate_lua_drop_family, 1, 6);
+		strlcpy(drop->own, stamp->nonce, sizeof(drop->own));
+		put_step(step, is_pushed ? drop->own : nobody, "0",
+				 Max(MEMBERS_PER_STEP / share, MIN_MEMBERS_PER_STEP));
+		append_call(to, &slate_lua_drop_family, 1, 7);
 		append_index_key(to, family, familylen);
-		append_push_arguments(to, &own);
+		append_push_arguments(to, stamp);
 		append_bytes(to, glob, globlen);
+		append_bytes(to, step, STEP_LEN);
+		drop->end = to->bytes.len;
+		drop->step_at = drop->end - STEP_LEN - 2;
 		count_keys(to, 1);
 	}
 }
@@ -1091,6 +1154,17 @@ slate_script_add_drop_swept(SlateBatch *batch, StringInfo keys, int nkeys,
 	append_swept(batch, &slate_lua_drop_swept, keys, nkeys, 3 + nkeys);
 	append_text(batch, owner);
 	appendBinaryStringInfo(&batch->bytes, stamps->data, stamps->len);
+}
+
+void
+slate_script_add_drop_long(SlateBatch *batch, const char *cursor, int count,
+						   SlateSlice glob)
+{
+	append_call(batch, &slate_lua_drop_long, 0, 4);
+	append_text(batch, cursor);
+	append_number(batch, count);
+	append_bytes(batch, glob.start, glob.len);
+	append_number(batch, SLATE_KEY_MAX);
 }
 
 void
@@ -1435,24 +1509,41 @@ quick_reply(SlateOutcome *outcome, const redisReply *reply)
 	return true;
 }
 
+/* Is it what a step over an index answers that was not the last one? */
+static bool
+is_step_reply(const redisReply *reply)
+{
+	return reply->type == REDIS_REPLY_ARRAY &&
+		(reply->elements == 7 || reply->elements == 8) &&
+		reply->element[4]->type == REDIS_REPLY_STRING &&
+		reply->element[4]->len <= CURSOR_LEN;
+}
+
 /*
  * An outcome is what the scripts answer, an array of three or four counts, or
- * two of them in a number, see lua.c.  Whatever else comes back, READONLY, OOM,
- * LOADING, NOAUTH, MOVED or things yet unknown, is a failure to deliver.
+ * two of them in a number, see lua.c; or of such counts, and of where the next
+ * step begins, and what was refused in this one.  Whatever else comes back,
+ * READONLY, OOM, LOADING, NOAUTH, MOVED or things yet unknown, is a failure to
+ * deliver.
  */
 void
 slate_script_take_reply(SlateOutcome *outcome, const redisReply *reply)
 {
+	bool		is_step = is_step_reply(reply);
+
 	if (quick_reply(outcome, reply))
 		return;
-	if (reply->type == REDIS_REPLY_ARRAY &&
-		(reply->elements == 3 || reply->elements == 4))
+	if (is_step || (reply->type == REDIS_REPLY_ARRAY &&
+					(reply->elements == 3 || reply->elements == 4)))
 	{
 		outcome->strange |= reply_number(reply, 3) != 0;
 		outcome->stored += reply_number(reply, 0);
 		outcome->dropped += reply_number(reply, 1);
 		outcome->outdated += reply_number(reply, 2);
-		return;
+		outcome->unfinished += is_step;
+		if (!is_step || reply->elements == 7)
+			return;
+		reply = reply->element[7];
 	}
 	if (outcome->refused++ > 0)
 		return;
@@ -1477,16 +1568,50 @@ slate_script_count_outcome(const SlateOutcome *outcome)
 	slate_stats_add(STAT_KEYS_OUTDATED, outcome->outdated);
 }
 
-static void
-on_push_reply(int index pg_attribute_unused(), const redisReply *reply,
-			  void *arg)
+/* An exchange with pushes that go to one node. */
+typedef struct PushState
 {
-	slate_script_take_reply(arg, reply);
+	SlateBatch *batch;
+	int			first;			/* of its commands */
+	SlateOutcome outcome;
+} PushState;
+
+/* Have the next step over an index begin where this one has ended. */
+static void
+take_step(SlateBatch *batch, int number, const redisReply *reply)
+{
+	for (int i = 0; i < batch->ndrops; i++)
+	{
+		SlateIndexDrop *drop = &batch->drops[i];
+
+		if (drop->number != number)
+			continue;
+		drop->more = is_step_reply(reply);
+		if (!drop->more)
+			return;
+		put_step(batch->bytes.data + drop->step_at, drop->own,
+				 reply->element[4]->str, MEMBERS_PER_STEP);
+		drop->seen += reply_number(reply, 5);
+		drop->members = reply_number(reply, 6);
+		return;
+	}
+}
+
+static void
+on_push_reply(int index, const redisReply *reply, void *arg)
+{
+	PushState  *state = arg;
+	SlateBatch *batch = state->batch;
+
+	slate_script_take_reply(&state->outcome, reply);
+	if (batch->ndrops > 0)
+		take_step(batch, batch->numbers ? index : state->first + index, reply);
 }
 
 static void
 add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 {
+	sum->unfinished += outcome->unfinished;
 	sum->stored += outcome->stored;
 	sum->dropped += outcome->dropped;
 	sum->outdated += outcome->outdated;
@@ -1498,7 +1623,7 @@ add_outcome(SlateOutcome *sum, const SlateOutcome *outcome)
 
 /* What goes to one node; *deadline is the first exchange's. */
 static SlateRedisStatus
-publish_part(const SlateBatch *batch, SlateOutcome *outcome, int64 *deadline,
+publish_part(SlateBatch *batch, SlateOutcome *outcome, int64 *deadline,
 			 int timeout, SlateWait wait)
 {
 	SlateRedisStatus status = REDIS_DONE;
@@ -1508,13 +1633,13 @@ publish_part(const SlateBatch *batch, SlateOutcome *outcome, int64 *deadline,
 	for (int i = 0; i <= batch->ncuts && status == REDIS_DONE; i++)
 	{
 		SlateCut	to = i < batch->ncuts ? batch->cuts[i] : last;
-		SlateOutcome part = {0};
+		PushState	state = {.batch = batch,.first = from.ncommands};
 
 		if (to.ncommands == from.ncommands)
 			continue;
-		status = run_commands(batch, from, to, on_push_reply, &part, *deadline,
-							  wait);
-		add_outcome(outcome, &part);
+		status = run_commands(batch, from, to, on_push_reply, &state,
+							  *deadline, wait);
+		add_outcome(outcome, &state.outcome);
 		from = to;
 		if (i < batch->ncuts)
 			*deadline = slate_link_now() + timeout;
@@ -1523,7 +1648,7 @@ publish_part(const SlateBatch *batch, SlateOutcome *outcome, int64 *deadline,
 }
 
 SlateRedisStatus
-slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
+slate_script_publish(SlateBatch *batch, SlateOutcome *outcome,
 					 int64 deadline, int timeout, SlateWait wait)
 {
 	SlateRedisStatus status = REDIS_DONE;
@@ -1539,5 +1664,63 @@ slate_script_publish(const SlateBatch *batch, SlateOutcome *outcome,
 							  wait);
 	if (status != REDIS_DONE)
 		slate_redis_give_up_ahead();
+	return status;
+}
+
+/* Where something is left; NULL: nowhere. */
+static SlateIndexDrop *
+find_unfinished(const SlateBatch *batch)
+{
+	for (int i = 0; i < batch->ndrops; i++)
+	{
+		if (batch->drops[i].more)
+			return &batch->drops[i];
+	}
+	return NULL;
+}
+
+int64
+slate_script_members_left(const SlateBatch *batch)
+{
+	int64		left = 0;
+
+	for (int i = 0; i < batch->nparts; i++)
+		left += slate_script_members_left(&batch->parts[i]);
+	for (int i = 0; i < batch->ndrops; i++)
+	{
+		const SlateIndexDrop *drop = &batch->drops[i];
+
+		if (drop->more)
+			left += Max(drop->members - drop->seen, 1);
+	}
+	return left;
+}
+
+SlateRedisStatus
+slate_script_go_on(SlateBatch *batch, SlateOutcome *outcome, int64 deadline,
+				   SlateWait wait)
+{
+	SlateIndexDrop *drop = find_unfinished(batch);
+	PushState	state = {.batch = batch};
+	SlateRedisStatus status;
+	SlateCut	from;
+	SlateCut	to;
+
+	for (int i = 0; i < batch->nparts; i++)
+	{
+		if (find_unfinished(&batch->parts[i]) != NULL)
+			return slate_script_go_on(&batch->parts[i], outcome, deadline,
+									  wait);
+	}
+	if (!slate_redis_has_topology(batch->topology))
+		return REDIS_UNREACHABLE;
+	if (drop == NULL)
+		return REDIS_DONE;
+	state.first = drop->nth;
+	from = (SlateCut) {drop->start, drop->nth};
+	to = (SlateCut) {drop->end, drop->nth + 1};
+	status = run_commands(batch, from, to, on_push_reply, &state, deadline,
+						  wait);
+	add_outcome(outcome, &state.outcome);
 	return status;
 }

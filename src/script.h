@@ -105,6 +105,23 @@ typedef struct SlateCall
 } SlateCall;
 
 /*
+ * A call that drops what an index knows, a step of it: where it is in a batch's
+ * bytes, and how far it has come.
+ */
+typedef struct SlateIndexDrop
+{
+	int			number;			/* of the command, as its reply has it */
+	int			nth;			/* the same, in the bytes */
+	int			start;
+	int			end;
+	int			step_at;		/* what is new with each step */
+	char		own[SLATE_TOKEN_LEN + 1];	/* nonce of what is to stay */
+	bool		more;			/* there is more to be dropped */
+	int64		seen;			/* members that it has looked at, about */
+	int64		members;		/* that there are */
+} SlateIndexDrop;
+
+/*
  * Commands that wait to be sent: to one node, or to those of a Cluster.  Then it
  * has a part for each of them, and no bytes of its own; its commands are
  * numbered as they were added, and so are the replies, which may come in any
@@ -126,6 +143,9 @@ typedef struct SlateBatch
 	int			ncuts;			/* of a batch that is too large for one */
 	int			maxcuts;
 	SlateCut   *cuts;
+	int			ndrops;			/* from indexes, perhaps in several steps */
+	int			maxdrops;
+	SlateIndexDrop *drops;
 } SlateBatch;
 
 /* What became of a batch of pushes. */
@@ -135,6 +155,7 @@ typedef struct SlateOutcome
 	int64		dropped;		/* DROPs done, PUTs that became one included */
 	int64		outdated;		/* PUTs for which a newer one was there */
 	bool		strange;		/* Redis has another epoch: no value was set */
+	int64		unfinished;		/* calls of which more is left to be done */
 	int64		refused;		/* commands answered by an error */
 	char		error[192];		/* the first of those errors */
 } SlateOutcome;
@@ -279,11 +300,16 @@ extern void slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
  */
 extern void slate_script_add_tick(SlateBatch *batch);
 
-/* DROP the keys of a family's index that the glob matches. */
+/*
+ * DROP the keys of a family's index that the glob matches: the first step, see
+ * slate_script_go_on().  What was PUT under the stamp's nonce stays, in the
+ * first step, too, if that has been pushed already.
+ */
 extern void slate_script_add_drop_family(SlateBatch *batch,
 										 const SlateStamp *stamp,
 										 const char *family, int familylen,
-										 const char *glob, int globlen);
+										 const char *glob, int globlen,
+										 bool is_pushed);
 
 /*
  * Plain SET and GET of a key of our own, by its name without a Cluster; each
@@ -368,6 +394,14 @@ extern void slate_script_add_forget(SlateBatch *batch, StringInfo keys,
 									int nkeys);
 
 /*
+ * Remove what the step of slate_script_add_scan_all() at this cursor finds that
+ * a glob matches and that is too long for a key of ours.  Its name, which may
+ * have 512 MB, is not sent.
+ */
+extern void slate_script_add_drop_long(SlateBatch *batch, const char *cursor,
+									   int count, SlateSlice glob);
+
+/*
  * Ask for leases, of a Redis with the stamp's epoch; of the stamp nothing else
  * counts.  The reply is an array with one pair a key: (1, value) when there is
  * a value after all, (0, token), or (2, token) when something of another type
@@ -443,9 +477,20 @@ extern void slate_script_count_outcome(const SlateOutcome *outcome);
  * thousand or so keys takes several exchanges, each of which must be over
  * within timeout ms, the first one by the deadline; the first failure ends it.
  */
-extern SlateRedisStatus slate_script_publish(const SlateBatch *batch,
+extern SlateRedisStatus slate_script_publish(SlateBatch *batch,
 											 SlateOutcome *outcome,
 											 int64 deadline, int timeout,
 											 SlateWait wait);
+
+/*
+ * A family may have many thousand members, and each call drops about a thousand
+ * at most.  How many are left of those that the batch is to drop, about?  0:
+ * none.  The next step of one of them, on the same connection, or on another to
+ * the same server; adds to the outcome.
+ */
+extern int64 slate_script_members_left(const SlateBatch *batch);
+extern SlateRedisStatus slate_script_go_on(SlateBatch *batch,
+										   SlateOutcome *outcome,
+										   int64 deadline, SlateWait wait);
 
 #endif							/* SLATE_SCRIPT_H */

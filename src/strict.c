@@ -24,6 +24,10 @@
  * looked for after the commit only, as in mode commit: what apps SET nobody
  * can vouch for.
  *
+ * What an index knows is dropped step by step, all of it before the commit, and
+ * within slate_cache.timeout: a transaction that cannot get through a large
+ * family by then fails.  One that is going to walk has as long for this, too.
+ *
  * WHO TAKES MARKS AWAY
  *
  * - the last command of the pushes, if all of them have succeeded;
@@ -124,7 +128,7 @@ drop_from_family(const char *family, int familylen, void *arg)
 	const SlateGlobOp *glob = state[1];
 
 	slate_script_add_drop_family(state[0], state[2], family, familylen,
-								 glob->glob, glob->len);
+								 glob->glob, glob->len, false);
 }
 
 /* Beginnings first: what has no guard yet gets none meanwhile. */
@@ -158,6 +162,48 @@ encode_marks(SlateBatch *batch, const SlateOpList *list,
 	}
 	slate_script_add_marks(batch, stamp, xid, slices, list->nops);
 	pfree(slices);
+}
+
+static bool
+is_going_to_walk(const SlateOpList *list)
+{
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		if (list->globs[i].thorough)
+			return true;
+	}
+	return false;
+}
+
+/* Redis is there, but has not got through what it was to drop. */
+compat_noreturn static void
+fail_for_want_of_time(int64 left)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not drop all keys of a family in Redis within slate_cache.timeout"),
+			 errdetail("About " INT64_FORMAT " keys were left after %d ms.",
+					   left, slate_redis_timeout),
+			 errhint("Nothing is committed. Raise slate_cache.timeout, or set slate_cache.mode to \"commit\", which leaves the rest to slate_cache's worker.")));
+}
+
+/* What the first steps have left of large families. */
+static void
+finish_families(SlateBatch *batch, SlateOutcome *outcome, int64 stop_at)
+{
+	int64		left;
+
+	while (outcome->refused == 0 &&
+		   (left = slate_script_members_left(batch)) > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (slate_link_now() >= stop_at)
+			fail_for_want_of_time(left);
+		if (slate_script_go_on(batch, outcome,
+							   slate_link_now() + slate_redis_timeout,
+							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+			slate_strict_fail(slate_redis_error());
+	}
 }
 
 /* What is there under globs whose keys no index holds. */
@@ -203,17 +249,18 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 {
 	MemoryContext old = MemoryContextSwitchTo(list->context);
 	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+	int64		deadline = slate_link_now() + slate_redis_timeout;
 	SlateOutcome outcome = {0};
 	SlateBatch	batch;
 
 	slate_script_batch_init(&batch);
 	encode_marks(&batch, list, stamp, xid);
 	hold_marks(stamp, xid);
-	if (slate_script_publish(&batch, &outcome,
-							 slate_link_now() + slate_redis_timeout,
-							 slate_redis_timeout,
+	if (slate_script_publish(&batch, &outcome, deadline, slate_redis_timeout,
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		slate_strict_fail(slate_redis_error());
+	finish_families(&batch, &outcome,
+					is_going_to_walk(list) ? PG_INT64_MAX : deadline);
 	if (outcome.refused > 0)
 		report_failure_of_server(outcome.error);
 	walk(list);

@@ -40,7 +40,8 @@ compat_noreturn extern void slate_strict_refuse(void);
 /*
  * Mark all that the list names, for a stamp with a mark.  When this returns
  * Redis has acknowledged it; otherwise it throws, 08006.  Waits for each of
- * its exchanges as long as slate_cache.timeout, and can be cancelled.
+ * its exchanges as long as slate_cache.timeout, begins none for a large family
+ * when that has passed, and can be cancelled.
  */
 extern void slate_strict_mark(const SlateOpList *list, SlateStamp *stamp);
 

@@ -13,6 +13,10 @@
  * than a guard's life.  Then all is walked over once more: that value is there
  * from the beginning, and a guard that was there all the time has been seen.
  *
+ * A name that is too long for a key of ours (it may have 512 MB) is only
+ * removed: nobody can have a lease on it.  It is not copied, but sought again
+ * by a script, in the same step; then that step is taken again.
+ *
  * A Redis without memory takes what a walk drops: its scripts remove first, and
  * what writes already may go on.
  *
@@ -33,6 +37,17 @@
 /* Room for those that one step finds. */
 #define STEP_BYTES (256 * 1024)
 
+/* Room for the rest of what is sent: heads, and a glob. */
+#define HEAD_BYTES (2 * SLATE_KEY_MAX + 4096)
+
+/*
+ * When an exchange of a walk that may be interrupted has timed out, the next
+ * such walk has more patience (ms), until one has got through: a huge name
+ * takes its time.
+ */
+#define PATIENCE_MS 10000
+static bool is_patient = false;
+
 typedef struct Sweep
 {
 	const SlateGlobSet *globs;
@@ -43,6 +58,9 @@ typedef struct Sweep
 	char		cursor[SLATE_CURSOR_SIZE];	/* where the next SCAN begins */
 	int			count;			/* its COUNT */
 	int			scan_reply;		/* which reply of the exchange is SCAN's */
+	int			long_reply;		/* which is that to a search for long ones */
+	int			long_glob;		/* what one that was found matches; -1: none */
+	bool		pass_over_long; /* those are not to be had */
 	int			node;			/* whose keys are walked over */
 	int			nfound;			/* names in names_found */
 	bool		overflow;		/* not all names fitted */
@@ -54,6 +72,7 @@ typedef struct MatchedStamps
 {
 	const Sweep *sweep;
 	bool		any;			/* one matches */
+	int			position;		/* the last of those */
 	const SlateStamp *highest;	/* NULL: none matches, or there are none */
 	bool		differ;			/* they are of several transactions */
 } MatchedStamps;
@@ -78,7 +97,7 @@ slate_sweep_init(void)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	slate_script_batch_init_for(&to_send, 0);
-	enlargeStringInfo(&to_send.bytes, 2 * STEP_BYTES + 1024);
+	enlargeStringInfo(&to_send.bytes, 2 * STEP_BYTES + HEAD_BYTES);
 	initStringInfo(&stamps_found);
 	enlargeStringInfo(&stamps_found, STEP_BYTES);
 	initStringInfo(&names_found);
@@ -100,6 +119,7 @@ note_stamp(int position, void *arg)
 	const SlateStamp *stamp;
 
 	matched->any = true;
+	matched->position = position;
 	if (matched->sweep->stamps == NULL)
 		return true;
 	stamp = matched->sweep->stamps[position];
@@ -136,10 +156,18 @@ look_at(Sweep *sweep, const redisReply *name)
 	if (name->type != REDIS_REPLY_STRING ||
 		!slate_script_find_key(name->str, (int) name->len, &key))
 		return;
+
+	/* a guard of such a one holds no lease, and expires */
+	if (key.len > SLATE_KEY_MAX && key.start != name->str)
+		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
 							   note_stamp, &matched);
-	if (matched.any)
+	if (!matched.any)
+		return;
+	if (key.len <= SLATE_KEY_MAX)
 		remember(sweep, &key, &matched);
+	else if (!sweep->pass_over_long)
+		sweep->long_glob = matched.position;
 }
 
 static void
@@ -156,8 +184,9 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	}
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
 		look_at(sweep, names->element[i]);
-	if (sweep->overflow)
+	if (sweep->overflow || sweep->long_glob >= 0)
 		return;
+	sweep->pass_over_long = false;
 	strlcpy(sweep->cursor, next, sizeof(sweep->cursor));
 	sweep->swept->nnames += names->elements;
 	if (names_swept)
@@ -175,12 +204,19 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 		resetStringInfo(&stamps_found);
 		sweep->nfound = 0;
 		sweep->overflow = false;
+		sweep->long_glob = -1;
 		sweep->swept->outcome = sweep->before;
 	}
 	if (index == sweep->scan_reply)
 		on_scan_reply(sweep, reply);
 	else
+	{
+		int64		dropped = sweep->swept->outcome.dropped;
+
 		slate_script_take_reply(&sweep->swept->outcome, reply);
+		if (index == sweep->long_reply)
+			sweep->pass_over_long = sweep->swept->outcome.dropped == dropped;
+	}
 }
 
 /* DROP of what was found, then the next SCAN, unless that is all. */
@@ -189,17 +225,32 @@ encode_step(Sweep *sweep, bool scan)
 {
 	slate_script_batch_reset(&to_send);
 	slate_script_batch_aim(&to_send, sweep->node);
-	sweep->scan_reply = -1;
+	sweep->scan_reply = sweep->long_reply = -1;
 	if (sweep->nfound > 0 && sweep->stamps == NULL)
 		slate_script_add_forget(&to_send, &names_found, sweep->nfound);
 	else if (sweep->nfound > 0)
 		slate_script_add_drop_swept(&to_send, &names_found, sweep->nfound,
 									&stamps_found, sweep->stamps[0]->owner);
+	if (scan && sweep->long_glob >= 0)
+	{
+		sweep->long_reply = to_send.ncommands;
+		slate_script_add_drop_long(&to_send, sweep->cursor, sweep->count,
+								   slate_globset_glob(sweep->globs,
+													  sweep->long_glob));
+	}
 	if (scan)
 	{
 		sweep->scan_reply = to_send.ncommands;
 		slate_script_add_scan_all(&to_send, sweep->cursor, sweep->count);
 	}
+}
+
+/* How long (ms) a step may take. */
+static int64
+patience(SlateWait wait)
+{
+	return wait == LINK_WAIT_INTERRUPTIBLE && is_patient
+		? Max(slate_redis_timeout, PATIENCE_MS) : slate_redis_timeout;
 }
 
 static bool
@@ -233,7 +284,7 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 		encode_step(sweep, scan && now < stop_at);
 		sweep->before = swept->outcome;
 		status = slate_script_run(&to_send, on_sweep_reply, sweep,
-								  Min(deadline, now + slate_redis_timeout), wait);
+								  Min(deadline, now + patience(wait)), wait);
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep->failed || (sweep->overflow && sweep->count == 1) ||
@@ -245,6 +296,8 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 			sweep->count = Max(sweep->count / 2, 1);
 			continue;
 		}
+		if (sweep->long_glob >= 0)
+			continue;
 		if (sweep->scan_reply >= 0)
 			scan = strcmp(sweep->cursor, "0") != 0;
 		if (!scan && !again && outlives_guards(start))
@@ -267,10 +320,13 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 	for (int node = 0; node < nnodes && finished; node++)
 	{
 		Sweep		sweep = {.globs = globs,.stamps = stamps,
-		.swept = swept,.node = node,.cursor = "0",.count = STEP_COUNT};
+		.swept = swept,.node = node,.cursor = "0",.count = STEP_COUNT,
+		.long_glob = -1};
 
 		status = sweep_node(&sweep, stop_at, deadline, wait, &finished);
 	}
 	swept->finished = finished && slate_redis_has_topology(topology);
+	if (wait == LINK_WAIT_INTERRUPTIBLE)
+		is_patient = status == REDIS_TIMEOUT || (is_patient && !finished);
 	return status;
 }

@@ -855,6 +855,16 @@ slate_globset_make(const SlateSlice *globs, int nglobs)
 	return set;
 }
 
+SlateSlice
+slate_globset_glob(const SlateGlobSet *set, int position)
+{
+	int			i = 0;
+
+	while (set->entries[i].position != position)
+		i++;
+	return set->entries[i].glob;
+}
+
 /* The first entry from low to high whose prefix is not before the text's. */
 static int
 first_with_prefix(const SlateGlobSet *set, int low, int high,

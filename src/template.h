@@ -179,6 +179,9 @@ typedef struct SlateGlobSet SlateGlobSet;
 /* The globs' bytes must outlive the set. */
 extern SlateGlobSet *slate_globset_make(const SlateSlice *globs, int nglobs);
 
+/* The glob at a position in the array that the set was made of. */
+extern SlateSlice slate_globset_glob(const SlateGlobSet *set, int position);
+
 /*
  * Is there a glob that matches the text, and that accept() takes?  accept gets
  * the glob's position in the array that the set was made of; NULL takes all.

@@ -311,7 +311,8 @@ class Pair:
         self.count(call)
 
     def drop_family(self, call):
-        self.run('drop_family', [INDEX], *self.push(call), 'k:*')
+        self.run('drop_family', [INDEX], *self.push(call), 'k:*',
+                 '%016x%s%020d%05d' % (call.nonce, 16 * '-', 0, 1000))
         call.order = SHARED
         self.model = scripts.drop_family(self.model, call, ())
         self.count(call)
