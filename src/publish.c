@@ -631,6 +631,7 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 void
 slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 {
+	slate_redis_hold(true);
 	publish.nkeys = list->nops + list->nglobs;
 	publish.list = list;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
@@ -962,5 +963,6 @@ slate_publish_forget(void)
 	slate_strict_release();
 	slate_traffic_leave();
 	slate_near_leave();
+	slate_redis_hold(false);
 	memset(&publish, 0, sizeof(publish));
 }

@@ -95,6 +95,10 @@ static uint64 connection_number = 0;
 static volatile int64 used_at;
 static volatile sig_atomic_t shut_down_idle = false;
 
+/* A commit will want the connection; an exchange has until then. */
+static volatile sig_atomic_t is_held = false;
+static volatile int64 busy_until;
+
 /*
  * With sentinels, slate_sentinel_changes() as it was when they told us of the
  * master, or 0 if they have not yet; with a Cluster, what we know of it.
@@ -832,8 +836,9 @@ slate_redis_look_up(void)
  * a client each.  PostgreSQL calls nobody in an idle session; but a timer goes
  * off there.  Its handler may run at any point of the program, so all that it
  * does is to shut the socket down, and only if nobody has prepared to use it
- * for so long that nobody can be about to.  Whoever comes next finds it so, and
- * connects anew.
+ * for so long that nobody can be about to, but for a commit, which may have to
+ * wait for a standby before it sends: that holds it.  Whoever comes next finds
+ * it so, and connects anew.
  *
  * The timer repeats itself; an ERROR ends it, as it ends all.
  * ----------
@@ -843,8 +848,11 @@ slate_redis_look_up(void)
 static void
 shut_down_if_idle(void)
 {
-	if (slate_redis_idle_timeout == 0 || shut_down_idle ||
-		slate_link_now() - used_at < (int64) slate_redis_idle_timeout * 1000)
+	int64		now = slate_link_now();
+
+	if (slate_redis_idle_timeout == 0 || shut_down_idle || is_held ||
+		now < busy_until ||
+		now - used_at < (int64) slate_redis_idle_timeout * 1000)
 		return;
 	for (int i = 0; i < nnodes; i++)
 	{
@@ -864,6 +872,12 @@ any_is_open(void)
 			return true;
 	}
 	return false;
+}
+
+void
+slate_redis_hold(bool hold)
+{
+	is_held = hold;
 }
 
 void
@@ -957,6 +971,7 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 								 slate_redis_timeout))
 		return resting();
 
+	busy_until = deadline;
 	look_at_connections(now);
 	status = find_servers(deadline, wait);
 	if (status != REDIS_DONE)
@@ -1048,6 +1063,7 @@ slate_redis_run(int which, const char *bytes, size_t len, int nreplies,
 		return REDIS_TIMEOUT;
 	}
 
+	busy_until = deadline;
 	status = slate_link_exchange(&node->link, bytes, len, nreplies,
 								 expected, watch_reply, &watch, deadline,
 								 wait);

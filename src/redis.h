@@ -54,6 +54,9 @@ extern void slate_redis_reconfigure(void);
  */
 extern void slate_redis_watch_idle(void);
 
+/* It is not idle while a commit is on its way, however long that waits. */
+extern void slate_redis_hold(bool hold);
+
 /*
  * Commands to be sent on each new connection to a node after AUTH and SELECT
  * (script loads); the bytes must stay valid until the connection is made.  An

@@ -13,7 +13,8 @@ use Test::More;
 use constant SESSIONS => 20;
 
 my $redis = SlateRedis->new;
-my $node = SlateNode->start('main', redis => $redis, conf => { 'slate_cache.idle_timeout' => '1s' });
+my $node = SlateNode->start('main', redis => $redis,
+    conf => { 'slate_cache.idle_timeout' => '1s', wal_level => 'replica', max_wal_senders => 2 });
 SlateNode::create_items($node, SESSIONS);
 
 # Connections of slate_cache, its worker's among them.
@@ -41,6 +42,24 @@ is(join(' ', map { $redis->field("shop:item:$_", 'name') } 1 .. SESSIONS), join(
 is(scalar(SlateNode::messages($node, qr/WARNING:|ERROR:|could not/, $log)), 0, 'nobody complains');
 is($node->safe_psql('postgres', 'SELECT pushes_delayed, pushes_lost FROM slate_cache.stats'), '0|0',
     'nothing was delayed');
+
+# A COMMIT that waits for a standby will want its connection.
+my ($waiting, $other) = @sessions;
+SlateNode::set($node, synchronous_standby_names => 'nobody');
+$waiting->send(q{UPDATE item SET name = 'waiting' WHERE id = 1});
+SlateNode::wait_for($node, q{SELECT wait_event FROM pg_stat_activity WHERE pid = } . $waiting->pid, 'SyncRep');
+$other->query(q{SELECT slate_cache_get('shop:item:2')});
+cmp_ok(connections(), '>=', 3, 'somebody else comes later, and has a connection');
+SlateRedis::wait_until(sub { connections() == 2 }, 'that is closed, as those of all others are');
+SlateNode::set($node, synchronous_standby_names => '');
+$waiting->finish;
+is($waiting->error, '', 'the COMMIT returns');
+is($redis->field('shop:item:1', 'name'), 'waiting', 'and has been pushed');
+is($node->safe_psql('postgres', 'SELECT pushes_delayed, pushes_lost FROM slate_cache.stats'), '0|0', 'at once');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM slate_cache.events WHERE kind = 'breaker opened'}), '0',
+    'nothing speaks against Redis');
+SlateRedis::wait_until(sub { connections() == 1 }, 'its connection is idle again');
+pass('its connection is closed when it is idle again');
 
 $_->quit foreach @sessions;
 SlateNode::unharmed($node);
