@@ -118,16 +118,23 @@ static void keep_within_limit(void);
  * ------------------------------------------------------------------------
  */
 
+/* What it and those below it take. */
+static Size
+bytes_of(const PendingLevel *level)
+{
+	return level ? level->bytes_below + level->list->bytes : 0;
+}
+
 static Size
 pending_bytes(void)
 {
-	return pending.top ? pending.top->bytes_below + pending.top->list->bytes : 0;
+	return bytes_of(pending.top);
 }
 
 static PendingLevel *
-push_level(int depth)
+make_level(PendingLevel *parent, int depth)
 {
-	SlateOpList *list = pending.top
+	SlateOpList *list = parent
 	? slate_ops_create_small(TopTransactionContext)
 	: slate_ops_create(TopTransactionContext);
 	PendingLevel *level = MemoryContextAllocZero(list->context,
@@ -135,10 +142,15 @@ push_level(int depth)
 
 	level->list = list;
 	level->depth = depth;
-	level->bytes_below = pending_bytes();
-	level->parent = pending.top;
-	pending.top = level;
+	level->bytes_below = bytes_of(parent);
+	level->parent = parent;
 	return level;
+}
+
+static PendingLevel *
+push_level(int depth)
+{
+	return pending.top = make_level(pending.top, depth);
 }
 
 static void
@@ -413,8 +425,7 @@ recount(PendingLevel *level)
 	if (level == NULL)
 		return;
 	recount(level->parent);
-	level->bytes_below = level->parent
-		? level->parent->bytes_below + level->parent->list->bytes : 0;
+	level->bytes_below = bytes_of(level->parent);
 }
 
 /* Every PUT of every level becomes a DROP.  Rolling back does not undo that. */
@@ -428,28 +439,34 @@ give_up_values(void)
 	recount(pending.top);
 }
 
-/* Replace each level by one that has globs only. */
-static void
-replace_by_globs(PendingLevel *level)
+/* The same levels, with globs only. */
+static PendingLevel *
+levels_of_globs(const PendingLevel *level)
 {
 	PendingLevel *into;
 
 	if (level == NULL)
-	{
-		pending.top = NULL;
-		return;
-	}
-	replace_by_globs(level->parent);
-	into = push_level(level->depth);
+		return NULL;
+	into = make_level(levels_of_globs(level->parent), level->depth);
 	slate_ops_add_covering_globs(into->list, level->list);
-	slate_ops_delete(level->list);
+	return into;
 }
 
+/* If that runs out of memory half way, all is as it was. */
 static void
 give_up_keys(void)
 {
+	PendingLevel *old = pending.top;
+
+	pending.top = levels_of_globs(old);
 	pending.given_up = GAVE_UP_KEYS;
-	replace_by_globs(pending.top);
+	while (old)
+	{
+		SlateOpList *list = old->list;
+
+		old = old->parent;
+		slate_ops_delete(list);
+	}
 }
 
 static void

@@ -231,7 +231,12 @@ truncate_generation(int generation)
 	if (!done)
 		return;
 	pg_atomic_write_u64(&database->bytes[generation], 0);
-	pg_atomic_write_u64(&database->forgiven, 0);
+
+	/* what is still there of that may be more than the journal holds */
+	pg_atomic_write_u64(&database->forgiven,
+						Min(pg_atomic_read_u64(&database->forgiven),
+							pg_atomic_read_u64(&database->bytes[0]) +
+							pg_atomic_read_u64(&database->bytes[1])));
 }
 
 static void
