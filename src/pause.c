@@ -28,6 +28,7 @@ static const struct config_enum_entry pause_points[] = {
 	{"before_fill", PAUSE_BEFORE_FILL, false},
 	{"after_journal", PAUSE_AFTER_JOURNAL, false},
 	{"before_ack", PAUSE_BEFORE_ACK, false},
+	{"before_ready", PAUSE_BEFORE_READY, false},
 	{NULL, 0, false}
 };
 

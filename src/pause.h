@@ -22,7 +22,8 @@ typedef enum SlatePausePoint
 	PAUSE_AFTER_LEASE = 3,		/* a reader has a lease and no snapshot */
 	PAUSE_BEFORE_FILL = 4,		/* a reader has loaded and not filled */
 	PAUSE_AFTER_JOURNAL = 5,	/* the journal is written, nothing encoded */
-	PAUSE_BEFORE_ACK = 6		/* published, not acknowledged */
+	PAUSE_BEFORE_ACK = 6,		/* published, not acknowledged */
+	PAUSE_BEFORE_READY = 7		/* room in the ring, nothing written there */
 } SlatePausePoint;
 
 #ifdef SLATE_CACHE_TESTING

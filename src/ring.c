@@ -27,6 +27,7 @@
 #include "compat.h"
 
 #include "link.h"
+#include "pause.h"
 #include "ring.h"
 #include "storage/dsm.h"
 #include "storage/spin.h"
@@ -285,6 +286,7 @@ slate_ring_push(const SlateBatch *batch, const SlateRingEntry *given)
 
 	if (entry == NULL)
 		return false;
+	slate_pause(PAUSE_BEFORE_READY);
 	entry->xid = given->xid;
 	entry->generations = given->generations;
 	entry->nkeys = given->nkeys;
@@ -374,25 +376,49 @@ slate_ring_first(SlateDatabase *database)
 	return find(database) ? pg_atomic_read_u64(&ring->tail) : 0;
 }
 
-SlateRingEntry *
-slate_ring_read(SlateDatabase *database, uint64 *position)
+/*
+ * The entry at the position, ready or not, or a gap, and the position behind
+ * it; NULL: no more.  Its size was written before the head went past it, under
+ * the same lock; the rest is good when it is ready.
+ */
+static SlateRingEntry *
+next_entry(uint64 *position)
 {
-	if (!find(database))
-		return NULL;
 	while (*position < head())
 	{
 		SlateRingEntry *entry = entry_at(*position);
 		uint32		to_end = ring->size - (uint32) (*position % ring->size);
 
-		if (to_end < ENTRY_HEADER)
+		if (to_end >= ENTRY_HEADER)
 		{
-			*position += to_end;
-			continue;
+			*position += entry->size;
+			return entry;
 		}
-		if (pg_atomic_read_u32(&entry->ready) == 0)
-			return NULL;
-		pg_read_barrier();
-		*position += entry->size;
+		*position += to_end;
+	}
+	return NULL;
+}
+
+static bool
+is_ready(SlateRingEntry *entry)
+{
+	if (pg_atomic_read_u32(&entry->ready) == 0)
+		return false;
+	pg_read_barrier();
+	return true;
+}
+
+SlateRingEntry *
+slate_ring_read(SlateDatabase *database, uint64 *position)
+{
+	SlateRingEntry *entry;
+	uint64		next = *position;
+
+	if (!find(database))
+		return NULL;
+	while ((entry = next_entry(&next)) != NULL && is_ready(entry))
+	{
+		*position = next;
 		if (entry->xid != 0)
 			return entry;
 	}
@@ -433,9 +459,13 @@ slate_ring_uses(SlateDatabase *database, uint32 generations)
 	uint64		position = slate_ring_first(database);
 	SlateRingEntry *entry;
 
-	while ((entry = slate_ring_read(database, &position)) != NULL)
+	if (!find(database))
+		return false;
+	while ((entry = next_entry(&position)) != NULL)
 	{
-		if (entry->generations & generations)
+		/* behind one that is not ready there may be others that are */
+		if (is_ready(entry) && entry->xid != 0 &&
+			(entry->generations & generations))
 			return true;
 	}
 	return false;

@@ -105,7 +105,7 @@ extern void slate_ring_advance(SlateDatabase *database, uint64 position);
 
 /*
  * Has an entry rows in one of these generations?  Whoever is still writing his
- * is busy there, see doubt.c.
+ * is busy there, see doubt.c; those that are ready behind it count.
  */
 extern bool slate_ring_uses(SlateDatabase *database, uint32 generations);
 

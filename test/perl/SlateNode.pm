@@ -14,6 +14,7 @@
 #
 #   SlateNode::set($node, 'slate_cache.timeout' => 50, ...);   # and reload
 #   SlateNode::wait_for($node, 'SELECT ...', 'expected');      # polls, croaks
+#   SlateNode::wait_for_a_round($node);                        # of the worker's
 #   SlateNode::stop_worker($node);                             # SIGSTOP
 #   SlateNode::continue_worker;
 #-------------------------------------------------------------------------
@@ -91,6 +92,21 @@ sub wait_for
     my ($node, $query, $expected) = @_;
     $node->poll_query_until('postgres', $query, $expected // 't')
       or croak "timed out waiting for: $query";
+    return;
+}
+
+# The worker of the database "postgres", which has Redis, does all that it has to
+# do; it begins after this is called.
+sub wait_for_a_round
+{
+    my ($node) = @_;
+    foreach my $end (1, 2)
+    {
+        my $now = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+        wait_for($node, qq{SELECT count(*) > 0 FROM pg_stat_activity
+            WHERE backend_type = 'slate_cache worker' AND datname = 'postgres'
+            AND query = 'waiting for something to do' AND state_change > '$now'});
+    }
     return;
 }
 
