@@ -46,6 +46,9 @@
 	object_aclcheck(NamespaceRelationId, schema, roleid, mode)
 #endif
 
+/* datconnlimit of a database whose DROP was interrupted; named in 15.4 */
+#define COMPAT_HALF_DROPPED (-2)
+
 /* 18: columns that are computed when they are read */
 #if PG_VERSION_NUM < 180000
 #define compat_is_virtual(attribute) false

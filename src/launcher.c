@@ -9,7 +9,7 @@
  * it does not know, and the worker leaves if there is nothing for it.  After
  * that a database asks for its worker itself, by its entry in shared memory:
  * CREATE EXTENSION does, a worker that ends does, and a commit that finds
- * none.
+ * none.  It goes on asking until a worker has come, which may fail to connect.
  *
  * It also looks up the host name of the server's own slate_cache.url, so that
  * no commit has to: that may take long, and the workers have other things to
@@ -71,7 +71,7 @@ typedef struct Known
 {
 	Oid			oid;
 	bool		present;		/* in the present look */
-	bool		closed;			/* ALLOW_CONNECTIONS is false, for a while */
+	bool		closed;			/* nobody can connect, for a while or for good */
 	bool		visited;		/* a worker was sent there */
 	int64		started;		/* when; slate_link_now() */
 	int64		delay;			/* from then to the next start, at least */
@@ -128,9 +128,11 @@ see_database(Form_pg_database form)
 	if (database == NULL)
 		database = add_known(form->oid);
 	database->present = true;
-	if (database->closed && form->datallowconn)
-		database->visited = false;
-	database->closed = !form->datallowconn;
+	database->closed = !form->datallowconn ||
+		form->datconnlimit == COMPAT_HALF_DROPPED;
+
+	/* the last worker may have found the door closed */
+	database->visited &= !database->closed;
 }
 
 /*
@@ -330,7 +332,8 @@ rest(void)
 	{
 		SlateDatabase *entry = slate_database_find(known[i].oid);
 
-		if (known[i].closed)
+		/* when a worker begins or ends we hear of it */
+		if (known[i].closed || known[i].handle)
 			continue;
 		if (!known[i].visited ||
 			(entry && pg_atomic_read_u32(&entry->wanted) != 0))
