@@ -106,6 +106,8 @@ doubt_about(const SlateDoubtCopy *doubt, const SlateJournalRow *row)
 		return "failed";
 	if (is_undecided(doubt, row->xid))
 		return row->state == ROW_UNDER_WAY ? "prepared" : "failed";
+	if (row->state == ROW_UNDER_WAY && slate_doubt_copy_spans(doubt, row->xid))
+		return "prepared";
 	for (int i = 0; i < 2 * SLATE_DOUBT_KINDS; i++)
 	{
 		if (!slate_doubt_contains(&doubt->ranges[i], row->xid) &&

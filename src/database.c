@@ -93,6 +93,7 @@ reset(SlateDatabase *database)
 		database->active[kind].count = 0;
 	}
 	database->nundecided = 0;
+	memset(&database->crowd, 0, sizeof(database->crowd));
 	pg_atomic_init_u32(&database->trust, 0);
 	pg_atomic_init_u64(&database->trust_since, 0);
 	pg_atomic_init_u64(&database->epoch, 0);

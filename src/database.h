@@ -118,6 +118,8 @@ typedef struct SlateDatabase
 	SlateRanges active[SLATE_DOUBT_KINDS];	/* likewise */
 	int			nundecided;		/* likewise */
 	SlateUndecided undecided[SLATE_MAX_UNDECIDED];
+	SlateRange	crowd;			/* likewise: those that found no place there
+								 * are in it; last = 0: there are none */
 
 	/* whether Redis is the one that we know; see trust.c */
 	pg_atomic_uint32 trust;

@@ -36,6 +36,11 @@
  * go on after a failure, and its successor after its death.  Transactions that
  * are not decided yet, prepared ones above all, stand aside.
  *
+ * There is room for some of those.  The rest is a crowd: the worker has it in
+ * its own memory, and in shared memory is what range it is in.  Not everything
+ * in that range is in doubt; but a worker that takes over knows no better, and
+ * has a pass sort out who of them is decided and who is not.
+ *
  * Locks: the sets are written by the worker alone, under the lock of the
  * registry, for the sake of those who look.  The worker itself reads them
  * without it.
@@ -46,12 +51,18 @@
 
 #include "access/transam.h"
 #include "doubt.h"
+#include "link.h"
 #include "ring.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 
 #define ENTRIES_PER_SLOT 4
+
+/* How often to look whether those of the crowd are decided. */
+#define CROWD_MS 2000
 
 /* All generations: what to take where it is not known. */
 #define ANYWHERE ((1 << SLATE_GENERATIONS) - 1)
@@ -89,6 +100,9 @@ static struct
 	bool		no_row;			/* the journal is full */
 	bool		prepared;
 }			mine;
+
+/* In the worker: undecided transactions, by xid, that found no place. */
+static HTAB *crowd = NULL;
 
 Size
 slate_doubt_shmem_size(void)
@@ -397,7 +411,60 @@ is_under_way(uint64 xid)
 	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
 }
 
-/* Under the lock.  If there are too many, it is as if it were decided. */
+static bool
+is_within(const SlateRange *range, uint64 xid)
+{
+	return range->last != 0 && range->first <= xid && xid <= range->last;
+}
+
+static void
+extend(SlateRange *range, uint64 xid, uint32 generations)
+{
+	if (range->last == 0)
+		range->first = xid;
+	range->first = Min(range->first, xid);
+	range->last = Max(range->last, xid);
+	range->generations |= generations;
+}
+
+static bool
+is_in_crowd(uint64 xid)
+{
+	return crowd && hash_search(crowd, &xid, HASH_FIND, NULL) != NULL;
+}
+
+static HTAB *
+make_crowd(void)
+{
+	HASHCTL		control = {
+		.keysize = sizeof(uint64),
+		.entrysize = sizeof(SlateUndecided),
+		.hcxt = TopMemoryContext
+	};
+
+	return hash_create("slate_cache undecided transactions",
+					   SLATE_MAX_UNDECIDED, &control,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Under the lock. */
+static void
+join_crowd(SlateDatabase *database, uint64 xid, uint32 generations)
+{
+	SlateUndecided *member;
+	bool		found;
+
+	/* first: if there is no memory, that is for our successor */
+	extend(&database->crowd, xid, generations);
+	if (crowd == NULL)
+		crowd = make_crowd();
+	member = hash_search(crowd, &xid, HASH_ENTER, &found);
+	if (!found)
+		member->generations = 0;
+	member->generations |= generations;
+}
+
+/* Under the lock. */
 static void
 add_undecided(SlateDatabase *database, uint64 xid, uint32 generations)
 {
@@ -408,13 +475,23 @@ add_undecided(SlateDatabase *database, uint64 xid, uint32 generations)
 		database->undecided[i].generations |= generations;
 		return;
 	}
-	if (database->nundecided == SLATE_MAX_UNDECIDED)
+	if (database->nundecided == SLATE_MAX_UNDECIDED || is_in_crowd(xid))
 	{
-		add_transaction(&database->fresh[DOUBT_ALL], xid, generations);
+		join_crowd(database, xid, generations);
 		return;
 	}
 	database->undecided[database->nundecided].xid = xid;
 	database->undecided[database->nundecided++].generations = generations;
+}
+
+void
+slate_doubt_take_over(SlateDatabase *database)
+{
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	if (database->crowd.last != 0)
+		add_range(&database->fresh[DOUBT_ALL], &database->crowd);
+	memset(&database->crowd, 0, sizeof(database->crowd));
+	LWLockRelease(slate_database_lock());
 }
 
 static void
@@ -464,6 +541,54 @@ slate_doubt_collect(SlateDatabase *database)
 	}
 }
 
+/* Does it leave the crowd: is it decided, if that is asked, or a place free? */
+static bool
+leaves_crowd(SlateDatabase *database, const SlateUndecided *member, bool look)
+{
+	bool		is_decided = look && !is_under_way(member->xid);
+
+	if (!is_decided && database->nundecided == SLATE_MAX_UNDECIDED)
+		return false;
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	if (is_decided)
+		add_transaction(&database->fresh[DOUBT_ALL], member->xid,
+						member->generations);
+	else
+		database->undecided[database->nundecided++] = *member;
+	LWLockRelease(slate_database_lock());
+	return true;
+}
+
+/* Thousands are not looked at in each round. */
+static void
+decide_crowd(SlateDatabase *database)
+{
+	static int64 next_look = 0;
+	bool		look = slate_link_now() >= next_look;
+	SlateRange	left = {0};
+	HASH_SEQ_STATUS scan;
+	SlateUndecided *member;
+
+	if (crowd == NULL || hash_get_num_entries(crowd) == 0 ||
+		(!look && database->nundecided == SLATE_MAX_UNDECIDED))
+		return;
+	hash_seq_init(&scan, crowd);
+	while ((member = hash_seq_search(&scan)) != NULL)
+	{
+		if (leaves_crowd(database, member, look))
+			(void) hash_search(crowd, &member->xid, HASH_REMOVE, NULL);
+		else
+			extend(&left, member->xid, member->generations);
+	}
+
+	/* whoever has left is in doubt or has a place by now */
+	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
+	database->crowd = left;
+	LWLockRelease(slate_database_lock());
+	if (look)
+		next_look = slate_link_now() + CROWD_MS;
+}
+
 int
 slate_doubt_decide(SlateDatabase *database)
 {
@@ -479,6 +604,7 @@ slate_doubt_decide(SlateDatabase *database)
 		*undecided = database->undecided[--database->nundecided];
 		LWLockRelease(slate_database_lock());
 	}
+	decide_crowd(database);
 	return database->nundecided;
 }
 
@@ -554,6 +680,7 @@ slate_doubt_forget(SlateDatabase *database)
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
 		database->fresh[kind].count = 0;
 	database->nundecided = 0;
+	memset(&database->crowd, 0, sizeof(database->crowd));
 	LWLockRelease(slate_database_lock());
 	slate_doubt_end_pass(database);
 }
@@ -613,7 +740,7 @@ slate_doubt_uses(SlateDatabase *database, int generation)
 		if (database->undecided[i].generations & generations)
 			return true;
 	}
-	return false;
+	return (database->crowd.generations & generations) != 0;
 }
 
 /* ------------------------------------------------------------------------
@@ -662,6 +789,7 @@ slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy)
 		   sizeof(database->active));
 	copy->nundecided = database->nundecided;
 	memcpy(copy->undecided, database->undecided, sizeof(database->undecided));
+	copy->crowd = database->crowd;
 	LWLockRelease(slate_database_lock());
 }
 
@@ -683,7 +811,15 @@ slate_doubt_copy_contains(const SlateDoubtCopy *copy, uint64 xid)
 		if (copy->undecided[i].xid == xid)
 			return true;
 	}
-	return false;
+
+	/* the worker knows more than the copy says */
+	return is_within(&copy->crowd, xid) && (crowd == NULL || is_in_crowd(xid));
+}
+
+bool
+slate_doubt_copy_spans(const SlateDoubtCopy *copy, uint64 xid)
+{
+	return is_within(&copy->crowd, xid);
 }
 
 bool

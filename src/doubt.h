@@ -80,10 +80,17 @@ extern bool slate_doubt_leave(SlateOutcomeKind kind);
 extern void slate_doubt_add(SlateDatabase *database, SlateDoubtKind kind,
 							uint64 xid, uint32 generations);
 
+/* A worker begins: what its predecessor has known by itself is in doubt. */
+extern void slate_doubt_take_over(SlateDatabase *database);
+
 /* Take over what backends have left. */
 extern void slate_doubt_collect(SlateDatabase *database);
 
-/* Look whether undecided transactions are decided.  How many are not? */
+/*
+ * Look whether undecided transactions are decided, at the crowd every few
+ * seconds.  How many of those with a place are not?  While there is a crowd, no
+ * place is free.
+ */
 extern int	slate_doubt_decide(SlateDatabase *database);
 
 /*
@@ -131,11 +138,15 @@ typedef struct SlateDoubtCopy
 	SlateRanges left[SLATE_DOUBT_KINDS];	/* by backends */
 	int			nundecided;
 	SlateUndecided undecided[SLATE_MAX_UNDECIDED];
+	SlateRange	crowd;
 } SlateDoubtCopy;
 
 extern void slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy);
 
 extern bool slate_doubt_copy_contains(const SlateDoubtCopy *copy, uint64 xid);
+
+/* May it be one of the crowd, if it is not decided? */
+extern bool slate_doubt_copy_spans(const SlateDoubtCopy *copy, uint64 xid);
 
 /* Is there anything but undecided transactions? */
 extern bool slate_doubt_exists(SlateDatabase *database);

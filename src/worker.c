@@ -449,6 +449,7 @@ enter(void)
 	before_shmem_exit(leave, (Datum) 0);
 	database->latch = MyLatch;
 	answer_launcher();
+	slate_doubt_take_over(database);
 	slate_events_note(EVENT_WORKER_STARTED, MyDatabaseId, "for %s",
 					  slate_redis_server_name());
 	slate_sweep_count(&database->progress.keys);

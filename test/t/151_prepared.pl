@@ -211,6 +211,65 @@ is($other->query('SELECT pushes_lost, emptied FROM slate_cache.stats'), '0|0',
 SlateNode::unharmed($node);
 $other->quit;
 
+# More than the worker has places for.
+use constant MANY => 300;
+$other->quit;
+$node->append_conf('postgresql.conf', 'max_prepared_transactions = ' . MANY);
+$node->restart;
+$other = SlateSession->new($node);
+$other->query('INSERT INTO item SELECT 1000 + i, \'old\' FROM generate_series(1, ' . MANY . ') i');
+$other->query(q{SELECT slate_cache_get('shop:item:' || id) FROM item WHERE id > 1000});
+
+sub many { return map { 'shop:item:' . (1000 + $_) } @_ }
+sub commit_many { return $node->safe_psql('postgres', join "\n", map { "COMMIT PREPARED 'm$_';" } @_) }
+
+# Repair waits for nothing but those that are decided, and then the worker rests.
+sub wait_until_repaired
+{
+    my ($what) = @_;
+    $other->query(q{SET statement_timeout = '20s'; SELECT slate_cache_repair()});
+    is($other->error, '', "$what: repair comes to its end");
+    SlateRedis::wait_until(
+        sub { $other->query(q{SELECT phase FROM slate_cache.progress WHERE datname = 'postgres'}) eq 'idle' },
+        'the worker rests');
+    return pass("$what: and the worker rests");
+}
+
+sub worker_pid
+{
+    return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'slate_cache worker'});
+}
+
+$node->safe_psql('postgres', join "\n",
+    map { "BEGIN; UPDATE item SET name = 'many' WHERE id = 1000 + $_; PREPARE TRANSACTION 'm$_';" } 1 .. MANY);
+wait_until_repaired('with ' . MANY . ' prepared');
+is(exists_key(many(1 .. MANY)), MANY, 'all of their keys are there');
+is($other->query(q{SELECT count(*) FROM slate_cache.journal WHERE state = 'prepared'}), MANY,
+    'and the journal shows all of them');
+
+commit_many(1, MANY);
+wait_until_gone(many(1, MANY));
+pass('the first and the last are committed, and their keys dropped');
+my $worker = worker_pid();
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+commit_many(2, MANY - 1);
+SlateRedis::wait_until(sub { worker_pid() !~ /^($worker)?$/ }, 'there is another worker');
+wait_until_gone(many(2, MANY - 1));
+pass('so are others, before the next worker has come');
+wait_until_repaired('after the death of the worker');
+$other->quit;
+$node->restart;
+$other = SlateSession->new($node);
+wait_until_repaired('after a restart');
+is(exists_key(many(3 .. MANY - 2)), MANY - 4, 'the keys of the others are there');
+commit_many(3 .. MANY - 2);
+wait_until_gone(many(3 .. MANY - 2));
+pass('the others are committed, and their keys dropped');
+SlateNode::wait_for($node, "SELECT pg_relation_size('slate_cache.journal_prepared')", '0');
+pass('then the journal is empty');
+is($other->query('SELECT emptied FROM slate_cache.stats'), '0', 'the namespace was not emptied');
+$other->quit;
+
 # Without prepared transactions.
 $node->append_conf('postgresql.conf', 'max_prepared_transactions = 0');
 $node->restart;
