@@ -86,7 +86,7 @@ CREATE FUNCTION slate_cache.on_ddl() RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'slate_cache_on_ddl' LANGUAGE C;
 REVOKE ALL ON FUNCTION slate_cache.on_ddl() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache.on_ddl() IS
-'event trigger: after ALTER TABLE, ALTER TYPE and CREATE TRIGGER, checks that cache rules still fit and drops what is cached; before DETACH PARTITION CONCURRENTLY drops it, too';
+'event trigger: after ALTER TABLE, ALTER TYPE, CREATE TRIGGER, and what else may rename columns, checks that cache rules still fit, that no table has two sets of them, and drops what is cached; before DETACH PARTITION CONCURRENTLY drops it, too';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER',
@@ -94,7 +94,7 @@ CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
                  'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
-'refuses to rename or drop a column that a cache rule uses, or a type that its key cannot have; drops cached rows of the old shape, and what a restored table''s rules find';
+'refuses to rename or drop a column that a cache rule uses, a type that its key cannot have, and a second cache trigger; drops cached rows of the old shape, and what a restored table''s rules find';
 
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 

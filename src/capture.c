@@ -33,8 +33,8 @@
 #include "executor/spi.h"
 #include "pending.h"
 #include "rules.h"
-#include "triggers.h"
 #include "stats.h"
+#include "triggers.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -279,7 +279,7 @@ drop_all_of(Oid relid)
 	ListCell   *lc;
 
 	/* it has nothing there, and may be dropped while the transaction commits */
-	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+	if (slate_rules_is_temporary(relid))
 		return;
 	foreach(lc, slate_rules_wildcards(relid))
 		slate_pending_drop_all(lfirst(lc));
@@ -382,7 +382,7 @@ on_created_trigger(Oid trigger_oid)
 
 	if (!OidIsValid(relid))
 		return;
-	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+	if (slate_rules_is_temporary(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot cache temporary table \"%s\"",

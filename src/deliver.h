@@ -22,10 +22,9 @@ extern bool slate_deliver_is_known(SlateDatabase *database);
 
 /*
  * Send a batch; true if Redis has taken all of it, and has got through all
- * families.  While Redis has no memory
- * the caller may go on, but is not done at its end: what is refused is to note
- * patterns, and to walk over what they match is not.  Who does not want to know
- * passes NULL.
+ * families.  While Redis has no memory the caller may go on, but is not done at
+ * its end: what is refused is to note patterns, and to walk over what they match
+ * is not.  Who does not want to know passes NULL.
  */
 extern bool slate_deliver_batch(SlateDatabase *database,
 								SlateBatch *batch, bool *out_of_memory);

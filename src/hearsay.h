@@ -6,7 +6,8 @@
  *
  * What sentinel.c and cluster.c have in common.  Each of them has some entries,
  * one for each group of servers that a url names; what such a group has said is
- * theirs, behind what is here.  Nothing here throws, or waits; there are no locks.
+ * theirs, behind what is here.  Nothing here throws, or waits; there are no
+ * locks.
  *
  *-------------------------------------------------------------------------
  */

@@ -697,6 +697,21 @@ sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 	return swept->finished && swept->outcome.refused == 0;
 }
 
+/* False, and the failure is noted, if Redis has not taken it. */
+static bool
+is_taken(SlateRedisStatus status, const SlateOutcome *outcome)
+{
+	slate_script_count_outcome(outcome);
+	if (status != REDIS_DONE)
+		publish.failure = slate_redis_error();
+	else if (outcome->refused > 0)
+	{
+		strlcpy(refusal, outcome->error, sizeof(refusal));
+		publish.failure = refusal;
+	}
+	return status == REDIS_DONE && outcome->refused == 0;
+}
+
 /*
  * Drop what the first steps have left of large families.  True if all is done.
  * With a worker who would do it all again it goes on only as long as it is
@@ -732,17 +747,11 @@ finish_families(int64 deadline)
 		if (status != REDIS_DONE)
 			break;
 	}
-	slate_script_count_outcome(&outcome);
-	if (status != REDIS_DONE)
-		publish.failure = slate_redis_error();
-	else if (outcome.refused > 0)
-	{
-		strlcpy(refusal, outcome.error, sizeof(refusal));
-		publish.failure = refusal;
-	}
-	else if (left > 0)
+	if (!is_taken(status, &outcome))
+		return false;
+	if (left > 0)
 		publish.failure = "there was not enough time to drop a whole family";
-	return publish.failure == NULL;
+	return left == 0;
 }
 
 /*
@@ -784,15 +793,9 @@ exchange_batch(int64 deadline)
 								  LINK_WAIT_UNINTERRUPTED);
 	slate_stats_add(STAT_PUSHES, 1);
 	slate_direct_note_script();
-	slate_script_count_outcome(&outcome);
-	if (status != REDIS_DONE)
-		publish.failure = slate_redis_error();
-	else if (outcome.refused > 0)
-	{
-		strlcpy(refusal, outcome.error, sizeof(refusal));
-		publish.failure = refusal;
-		publish.out_of_memory = slate_script_is_out_of_memory(&outcome);
-	}
+	if (!is_taken(status, &outcome))
+		publish.out_of_memory = status == REDIS_DONE &&
+			slate_script_is_out_of_memory(&outcome);
 	else if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
 		publish.failure = "this Redis is not known yet";
 	return publish.failure == NULL;

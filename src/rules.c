@@ -342,6 +342,21 @@ slate_rules_get(Relation relation)
  * ------------------------------------------------------------------------
  */
 
+/* get_rel_persistence() would throw where others have just dropped the table. */
+bool
+slate_rules_is_temporary(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_class) GETSTRUCT(tuple))->relpersistence == RELPERSISTENCE_TEMP;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
 static SlateRelation *
 relation_from_trigger(const SlateTrigger *trigger)
 {
@@ -352,8 +367,7 @@ relation_from_trigger(const SlateTrigger *trigger)
 	relation->relid = trigger->relid;
 	relation->enabled = trigger->fires;
 	slate_rule_parse_arguments(relation, nargs, args, true);
-	relation->incomplete |=
-		get_rel_persistence(relation->relid) == RELPERSISTENCE_TEMP;
+	relation->incomplete |= slate_rules_is_temporary(relation->relid);
 	return relation;
 }
 

@@ -119,6 +119,9 @@ extern void slate_rules_end_settings(int nestlevel);
  */
 extern List *slate_rules_wildcards(Oid relid);
 
+/* Is it one session's alone?  False if it is gone.  Locks nothing. */
+extern bool slate_rules_is_temporary(Oid relid);
+
 /*
  * ERROR if a rule of the table names a column that it does not have, or one
  * whose type no key can have.  Does not lock the table.

@@ -66,27 +66,31 @@ scan_triggers(Relation pg_trigger, Oid index, AttrNumber attnum, Oid value,
 	return triggers;
 }
 
-List *
-slate_triggers_of(Oid relid, Oid capture)
+/* Likewise, as they are now. */
+static List *
+find_triggers(Oid index, AttrNumber attnum, Oid value, Oid capture)
 {
 	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *triggers = scan_triggers(pg_trigger, TriggerRelidNameIndexId,
-										 Anum_pg_trigger_tgrelid, relid,
+	List	   *triggers = scan_triggers(pg_trigger, index, attnum, value,
 										 capture, NULL, NIL);
 
 	table_close(pg_trigger, AccessShareLock);
 	return triggers;
 }
 
+List *
+slate_triggers_of(Oid relid, Oid capture)
+{
+	return find_triggers(TriggerRelidNameIndexId, Anum_pg_trigger_tgrelid,
+						 relid, capture);
+}
+
 Oid
 slate_triggers_table(Oid trigger, Oid capture)
 {
-	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *triggers = scan_triggers(pg_trigger, TriggerOidIndexId,
-										 Anum_pg_trigger_oid, trigger,
-										 capture, NULL, NIL);
+	List	   *triggers = find_triggers(TriggerOidIndexId, Anum_pg_trigger_oid,
+										 trigger, capture);
 
-	table_close(pg_trigger, AccessShareLock);
 	return triggers == NIL ? InvalidOid
 		: ((SlateTrigger *) linitial(triggers))->relid;
 }

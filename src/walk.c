@@ -177,9 +177,12 @@ static bool
 may_see_other(Oid relid)
 {
 	Oid			schema = get_rel_namespace(relid);
+	bool		is_missing = false;
 
+	/* gone meanwhile: then it is nobody's */
 	return OidIsValid(schema) &&
-		pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT,
+							  &is_missing) == ACLCHECK_OK && !is_missing &&
 		compat_schema_aclcheck(schema, GetUserId(), ACL_USAGE) == ACLCHECK_OK &&
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 }

@@ -58,6 +58,18 @@ EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}');
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 COMMIT;
 
+-- whoever looks for a key does not fall over a table that has just gone, and whose
+-- trigger he has still seen
+CREATE TABLE gone (id int PRIMARY KEY);
+SELECT slate_cache_attach('gone', row_keys => ARRAY['shop:gone:{id}']);
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+DELETE FROM pg_class WHERE oid = 'gone'::regclass;
+SELECT slate_cache_attach('items', row_keys => ARRAY['shop:item:{id}']);
+SELECT slate_cache_get('shop:item:1'), slate_cache_get('shop:gone:1');
+ROLLBACK;
+DROP TABLE gone;
+
 -- arguments that make no sense keep the writers of that table from writing, and
 -- nobody from reading
 CREATE TABLE hand (id int PRIMARY KEY);

@@ -519,6 +519,26 @@ sub check_urls
     return;
 }
 
+#
+# Large families
+#
+# What one master knows of it is more than one call drops; without the walk.
+sub large_family_goes
+{
+    my ($mode) = @_;
+
+    # the worker's walk takes what is newer, too
+    SlateJournal::wait_until_told($node);
+    run(q{SELECT slate_cache_mset((SELECT jsonb_object_agg('shop:search:3:' || i, i) FROM generate_series(1, 6000) i))});
+    is(scalar(() = $cluster->keys('shop:search:3:*')), 6000, "$mode: a family of six thousand");
+    run(qq{SET slate_cache.sweep = off; BEGIN; SET LOCAL slate_cache.mode = '$mode';
+        UPDATE item SET name = name || '.' WHERE id = 3; SELECT slate_cache_set('shop:search:3:7', '"since"'); COMMIT});
+    is(join(' ', grep { $_ ne 'shop:search:3:7' } $cluster->keys('shop:search:3:*')), '', "$mode: has gone");
+    is($cluster->get('shop:search:3:7'), '"since"', 'but for what the transaction has set since') if $mode eq 'commit';
+    run(q{SELECT slate_cache_del('shop:search:3:7'); UPDATE item SET name = rtrim(name, '.') WHERE id = 3; RESET slate_cache.sweep});
+    return;
+}
+
 SlateNode::wait_for($node, 'SELECT bool_and(ok) FROM slate_cache.health');
 is($node->safe_psql('postgres', q{SELECT "check", detail FROM slate_cache.health WHERE NOT ok}), '', 'health: all is well');
 like(health('redis', 'detail'), qr/cluster/i, 'health names it');
@@ -530,5 +550,9 @@ check_odd_keys();
 check_strict();
 check_others();
 check_urls();
+
+# From here on Redis counts as large, and commits leave walks to the worker.
+$session = SlateSession->new($node);
+large_family_goes($_) foreach qw(commit strict);
 SlateNode::unharmed($node);
 done_testing();
