@@ -71,24 +71,19 @@
 #define compat_my_proc_number() MyProcNumber
 #endif
 
-/* 16: what the JSON parser calls may tell it to stop */
-#if PG_VERSION_NUM < 160000
-typedef void compat_json_result;
-#define COMPAT_JSON_DONE
-#else
-typedef JsonParseErrorType compat_json_result;
-#define COMPAT_JSON_DONE JSON_SUCCESS
-#endif
-
-/* 17: a lexer may be in the caller's memory, and leaves its text alone */
+/* 17: a lexer may be in the caller's memory, and leaves its text alone; what
+ * it has allocated has a function that frees it */
 #if PG_VERSION_NUM < 170000
 #define compat_make_json_lexer(text, len, need_escapes) \
 	makeJsonLexContextCstringLen(unconstify(char *, text), len, \
 								 GetDatabaseEncoding(), need_escapes)
+#define compat_free_json_lexer(lex) \
+	(pfree((lex)->strval->data), pfree((lex)->strval), pfree(lex))
 #else
 #define compat_make_json_lexer(text, len, need_escapes) \
 	makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), \
 								 need_escapes)
+#define compat_free_json_lexer(lex) freeJsonLexContext(lex)
 #endif
 
 /* Not everywhere; the backend's ignoring SIGPIPE has to do then. */

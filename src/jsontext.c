@@ -3,244 +3,625 @@
  * jsontext.c
  *	  JSON, from text to jsonb.
  *
- * jsonb_in() has the parser take the escapes out of each string.  To that end
- * it copies every string byte by byte, which is most of what it costs on
- * PostgreSQL 15, and then copies the copy.  But nearly all strings have no
- * escapes, and are in the text as they are to be.  So here the same parser
- * leaves them alone, and what is built refers to the text.  A string that has a
- * backslash is given to the server's lexer once more, by itself.
+ * Of a hit that a session has not parsed before, this is most of what it
+ * costs.  jsonb_in() hands each token from the lexer to the parser to an action
+ * to a tree to jsonb, and copies each string three times on the way.  Here one
+ * look over the text notes its values, in the text's order (scan), and what
+ * they take is written where it is to be (write).  A string is copied once, and
+ * nothing is freed or allocated for each.
  *
- * The parser does not tell its actions where a string is that it has left alone.
- * They see that by its tokens: a value begins where the parser is when it says
- * that a field or an element begins, and ends with the token before the one
- * where it is when it hands over the scalar; a name begins behind the brace or
- * the comma that comes before it, and ends before the colon.  What comes between,
- * white space, is all that is skipped here, after the parser has accepted it.
+ * What is scanned is RFC 8259 alone.  Whatever is wrong, and whatever is rare
+ * enough that it need not be fast (names that come twice or have escapes, deep
+ * nesting, large texts), makes the text strange: jsonb_in() reads it once more,
+ * and says what it is.  So what is refused, and in which words, is its own; and
+ * whatever is accepted here has the same bytes, see 192_json.  A string with
+ * \u is the server's lexer's, and a number that is no small integer
+ * numeric_in()'s.
  *
- * Whatever is strange, or wrong, is left to jsonb_in() to find once more; so
- * what it refuses, and in which words, is its own.
+ * The layout of jsonb is in utils/jsonb.h, and how numbers and containers are
+ * aligned in it in jsonb_util.c: it is on disks, and will not change.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
-#include "fmgr.h"
 #include "jsontext.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
 
-/* One text, while it is parsed. */
-typedef struct Building
+/* Levels of objects and arrays; more are strange. */
+#define MAX_DEPTH 64
+
+/*
+ * Bytes of text; more are strange.  Jsonb is at most six times as long, which
+ * a JEntry can hold.
+ */
+#define MAX_TEXT (16 * 1024 * 1024)
+
+/* Pieces of a text, and names of an object, that need no memory of their own. */
+#define PIECES_AT_HAND 128
+#define NAMES_AT_HAND 32
+
+/* Digits that an int64 holds for sure. */
+#define INT64_DIGITS 18
+
+typedef enum PieceKind
 {
-	JsonLexContext *lex;
-	JsonbParseState *parents;	/* what is open */
-	JsonbValue *built;			/* the outermost, at last */
-	const char *before_name;	/* the next name comes behind it */
-	const char *scalar;			/* the next scalar begins there */
-	bool		is_strange;		/* jsonb_in() shall say what it is */
-} Building;
+	PIECE_STRING,
+	PIECE_ESCAPED,				/* a string with a backslash */
+	PIECE_INTEGER,				/* at most INT64_DIGITS digits */
+	PIECE_NUMBER,				/* any other */
+	PIECE_TRUE,
+	PIECE_FALSE,
+	PIECE_NULL,
+	PIECE_ARRAY,
+	PIECE_OBJECT
+} PieceKind;
+
+/*
+ * A value, or a member's name, which is a string in front of the member's
+ * value.  What is in an array or an object comes behind it.
+ */
+typedef struct Piece
+{
+	PieceKind	kind;
+	uint32		len;			/* bytes of a string or number; of a container,
+								 * its elements or members */
+	union
+	{
+		const char *start;		/* of a string or number */
+		uint32		end;		/* of a container: the piece behind all that
+								 * is in it */
+	};
+} Piece;
+
+/* A text on its way. */
+typedef struct Parse
+{
+	const char *at;				/* what is to be scanned next */
+	const char *end;			/* where the zero is */
+	int			depth;
+	bool		is_strange;		/* found out while it was written */
+	uint32		npieces;
+	uint32		room;
+	Piece	   *pieces;
+	StringInfoData out;
+	Piece		at_hand[PIECES_AT_HAND];
+} Parse;
+
+/* ------------------------------------------------------------------------
+ * Scanning.  What returns a bool returns false if the text is strange.
+ * ------------------------------------------------------------------------
+ */
+
+static bool scan_value(Parse *parse);
+
+static void
+skip_spaces(Parse *parse)
+{
+	while (*parse->at == ' ' || *parse->at == '\n' || *parse->at == '\t' ||
+		   *parse->at == '\r')
+		parse->at++;
+}
+
+/* Go past a character, and the spaces behind it, if it is there. */
+static bool
+take(Parse *parse, char c)
+{
+	if (*parse->at != c)
+		return false;
+	parse->at++;
+	skip_spaces(parse);
+	return true;
+}
+
+/* Pointers to pieces do not survive this; numbers of pieces do. */
+static Piece *
+add_piece(Parse *parse, PieceKind kind)
+{
+	Piece	   *piece;
+
+	if (parse->npieces == parse->room)
+	{
+		Size		size = sizeof(Piece) * parse->room;
+
+		parse->room *= 2;
+		if (parse->pieces != parse->at_hand)
+			parse->pieces = repalloc(parse->pieces, size * 2);
+		else
+			parse->pieces = memcpy(palloc(size * 2), parse->at_hand, size);
+	}
+	piece = &parse->pieces[parse->npieces++];
+	piece->kind = kind;
+	piece->len = 0;
+	piece->start = parse->at;
+	return piece;
+}
 
 static bool
-is_space(char c)
+scan_string(Parse *parse)
 {
-	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+	Piece	   *piece = add_piece(parse, PIECE_STRING);
+	const char *at = ++piece->start;
+
+	for (;;)
+	{
+		at += slate_jsontext_plain_length(at, parse->end - at);
+		if (*at != '\\')
+			break;
+		/* if the text ends behind it, the next look sees that */
+		piece->kind = PIECE_ESCAPED;
+		at += at + 1 < parse->end ? 2 : 1;
+	}
+	if (*at != '"')
+		return false;
+	piece->len = at - piece->start;
+	parse->at = at + 1;
+	return true;
 }
 
 static const char *
-skip_spaces(const char *at)
+skip_digits(const char *at)
 {
-	while (is_space(*at))
+	while (*at >= '0' && *at <= '9')
 		at++;
 	return at;
 }
 
-static const char *
-skip_spaces_before(const char *at)
+/* What comes behind it is looked at by who wants a comma or a brace there. */
+static bool
+scan_number(Parse *parse)
 {
-	while (is_space(at[-1]))
-		at--;
-	return at;
-}
+	const char *start = parse->at;
+	const char *digits = start + (*start == '-');
+	const char *at = skip_digits(digits);
+	Piece	   *piece = add_piece(parse, PIECE_INTEGER);
 
-static void
-put(Building *building, JsonbIteratorToken what, JsonbValue *value)
-{
-	building->built = pushJsonbValue(&building->parents, what, value);
-}
-
-/* From quote to quote. */
-static void
-take_escapes_out(Building *building, const char *start, size_t len,
-				 JsonbValue *string)
-{
-	JsonLexContext *lex = compat_make_json_lexer(start, len, true);
-
-	if (json_lex(lex) != JSON_SUCCESS)
+	if (at == digits || (*digits == '0' && at > digits + 1))
+		return false;
+	if (at - digits > INT64_DIGITS)
+		piece->kind = PIECE_NUMBER;
+	if (*at == '.')
 	{
-		building->is_strange = true;
-		string->val.string.val = unconstify(char *, start);
-		string->val.string.len = 0;
-		return;
+		const char *fraction = at + 1;
+
+		at = skip_digits(fraction);
+		if (at == fraction)
+			return false;
+		piece->kind = PIECE_NUMBER;
 	}
-	string->val.string.val = lex->strval->data;
-	string->val.string.len = lex->strval->len;
+	if (*at == 'e' || *at == 'E')
+	{
+		const char *exponent = at + 1;
+
+		exponent += *exponent == '-' || *exponent == '+';
+		at = skip_digits(exponent);
+		if (at == exponent)
+			return false;
+		piece->kind = PIECE_NUMBER;
+	}
+	parse->at = at;
+	piece->len = at - start;
+	return true;
 }
 
-static void
-take_string(Building *building, const char *start, const char *end,
-			JsonbValue *string)
+static bool
+scan_word(Parse *parse, const char *word, PieceKind kind)
 {
-	size_t		len = end - start - 2;
+	size_t		len = strlen(word);
 
-	string->type = jbvString;
-	building->is_strange |= len > JENTRY_OFFLENMASK;
-	if (memchr(start + 1, '\\', len) != NULL)
-		take_escapes_out(building, start, end - start, string);
-	else
+	if (strncmp(parse->at, word, len) != 0)
+		return false;
+	add_piece(parse, kind);
+	parse->at += len;
+	return true;
+}
+
+/* A name, a colon and a value; or only a value. */
+static bool
+scan_member(Parse *parse, bool has_name)
+{
+	if (has_name)
 	{
-		string->val.string.val = unconstify(char *, start + 1);
-		string->val.string.len = len;
+		if (*parse->at != '"' || !scan_string(parse) ||
+			parse->pieces[parse->npieces - 1].kind == PIECE_ESCAPED)
+			return false;
+		skip_spaces(parse);
+		if (!take(parse, ':'))
+			return false;
 	}
+	return scan_value(parse);
+}
+
+/* Empty, or members with commas between them. */
+static bool
+scan_container(Parse *parse, PieceKind kind)
+{
+	char		closing = kind == PIECE_OBJECT ? '}' : ']';
+	uint32		self = parse->npieces;
+	uint32		count = 0;
+
+	if (++parse->depth > MAX_DEPTH)
+		return false;
+	add_piece(parse, kind);
+	parse->at++;
+	skip_spaces(parse);
+	if (*parse->at != closing)
+	{
+		do
+		{
+			if (!scan_member(parse, kind == PIECE_OBJECT))
+				return false;
+			count++;
+		} while (take(parse, ','));
+		if (*parse->at != closing)
+			return false;
+	}
+	parse->at++;
+	parse->depth--;
+	parse->pieces[self].len = count;
+	parse->pieces[self].end = parse->npieces;
+	return true;
+}
+
+static bool
+scan_any(Parse *parse)
+{
+	switch (*parse->at)
+	{
+		case '{':
+			return scan_container(parse, PIECE_OBJECT);
+		case '[':
+			return scan_container(parse, PIECE_ARRAY);
+		case '"':
+			return scan_string(parse);
+		case 't':
+			return scan_word(parse, "true", PIECE_TRUE);
+		case 'f':
+			return scan_word(parse, "false", PIECE_FALSE);
+		case 'n':
+			return scan_word(parse, "null", PIECE_NULL);
+		default:
+			return scan_number(parse);
+	}
+}
+
+/* A value, and the spaces behind it. */
+static bool
+scan_value(Parse *parse)
+{
+	if (!scan_any(parse))
+		return false;
+	skip_spaces(parse);
+	return true;
 }
 
 /* ------------------------------------------------------------------------
- * What the parser does on its way
+ * Writing.  What returns a JEntry has appended what it is about, the bytes
+ * that align it among them.
  * ------------------------------------------------------------------------
  */
 
-static compat_json_result
-on_object_start(void *state)
-{
-	Building   *building = state;
+static JEntry write_value(Parse *parse, const Piece *piece);
 
-	put(building, WJB_BEGIN_OBJECT, NULL);
-	building->before_name = building->lex->token_terminator;
-	return COMPAT_JSON_DONE;
+/* The JEntries of a container that is being written. */
+typedef struct Entries
+{
+	int			at;				/* where they are in what is written */
+	uint32		nth;
+	uint32		total;			/* bytes of all so far */
+} Entries;
+
+static const Piece *
+next_of(const Parse *parse, const Piece *piece)
+{
+	return piece->kind < PIECE_ARRAY ? piece + 1 : parse->pieces + piece->end;
 }
 
-static compat_json_result
-on_object_end(void *state)
+/* There is room for most of what comes. */
+static void
+append(StringInfo out, const void *bytes, uint32 len)
 {
-	put(state, WJB_END_OBJECT, NULL);
-	return COMPAT_JSON_DONE;
+	if (out->maxlen - out->len <= (int) len)
+		enlargeStringInfo(out, len);
+	memcpy(out->data + out->len, bytes, len);
+	out->len += len;
 }
 
-static compat_json_result
-on_array_start(void *state)
+static void
+align(StringInfo out)
 {
-	put(state, WJB_BEGIN_ARRAY, NULL);
-	return COMPAT_JSON_DONE;
+	uint32		zero = 0;
+
+	append(out, &zero, INTALIGN(out->len) - out->len);
 }
 
-static compat_json_result
-on_array_end(void *state)
+static JEntry
+write_string(Parse *parse, const Piece *piece)
 {
-	put(state, WJB_END_ARRAY, NULL);
-	return COMPAT_JSON_DONE;
+	append(&parse->out, piece->start, piece->len);
+	return JENTRY_ISSTRING | piece->len;
 }
 
-/* It has read the colon, and the first token of what follows. */
-static compat_json_result
-on_field_start(void *state, char *name, bool isnull)
+/* With the quotes around it. */
+static void
+append_lexed(Parse *parse, const char *start, uint32 len)
 {
-	Building   *building = state;
-	const char *colon = building->lex->prev_token_terminator - 1;
-	JsonbValue	string;
+	JsonLexContext *lex = compat_make_json_lexer(start, len, true);
 
-	take_string(building, skip_spaces(building->before_name),
-				skip_spaces_before(colon), &string);
-	put(building, WJB_KEY, &string);
-	building->scalar = building->lex->token_start;
-	return COMPAT_JSON_DONE;
+	if (json_lex(lex) == JSON_SUCCESS)
+		append(&parse->out, lex->strval->data, lex->strval->len);
+	else
+		parse->is_strange = true;
+	compat_free_json_lexer(lex);
 }
 
-/* It has read the comma, if there is one. */
-static compat_json_result
-on_field_end(void *state, char *name, bool isnull)
+/* Behind a backslash; 0 for what is no letter of an escape, or \u. */
+static char
+escaped_by(char letter)
 {
-	Building   *building = state;
-
-	building->before_name = building->lex->token_terminator;
-	return COMPAT_JSON_DONE;
-}
-
-static compat_json_result
-on_element_start(void *state, bool isnull)
-{
-	Building   *building = state;
-
-	building->scalar = building->lex->token_start;
-	return COMPAT_JSON_DONE;
-}
-
-/* It has read what follows.  Of strings the token is NULL. */
-static compat_json_result
-on_scalar(void *state, char *token, JsonTokenType type)
-{
-	Building   *building = state;
-	bool		in_object = building->parents->contVal.type == jbvObject;
-	JsonbValue	value;
-
-	switch (type)
+	switch (letter)
 	{
-		case JSON_TOKEN_STRING:
-			take_string(building, building->scalar,
-						building->lex->prev_token_terminator, &value);
-			break;
-		case JSON_TOKEN_NUMBER:
-			value.type = jbvNumeric;
-			value.val.numeric =
-				DatumGetNumeric(DirectFunctionCall3(numeric_in,
-													CStringGetDatum(token),
-													ObjectIdGetDatum(InvalidOid),
-													Int32GetDatum(-1)));
-			break;
-		case JSON_TOKEN_TRUE:
-		case JSON_TOKEN_FALSE:
-			value.type = jbvBool;
-			value.val.boolean = type == JSON_TOKEN_TRUE;
-			break;
+		case 'b':
+			return '\b';
+		case 'f':
+			return '\f';
+		case 'n':
+			return '\n';
+		case 'r':
+			return '\r';
+		case 't':
+			return '\t';
+		case '"':
+		case '\\':
+		case '/':
+			return letter;
 		default:
-			value.type = jbvNull;
+			return '\0';
+	}
+}
+
+static JEntry
+write_escaped(Parse *parse, const Piece *piece)
+{
+	int			before = parse->out.len;
+	const char *at = piece->start;
+	const char *end = at + piece->len;
+
+	for (;;)
+	{
+		size_t		plain = slate_jsontext_plain_length(at, end - at);
+		char		c;
+
+		append(&parse->out, at, plain);
+		at += plain;
+		if (at == end)
+			break;
+		c = escaped_by(at[1]);
+		if (c == '\0')
+		{
+			parse->out.len = before;
+			append_lexed(parse, piece->start - 1, piece->len + 2);
+			break;
+		}
+		append(&parse->out, &c, 1);
+		at += 2;
+	}
+	return JENTRY_ISSTRING | (parse->out.len - before);
+}
+
+static Numeric
+integer_of(const Piece *piece)
+{
+	bool		is_negative = *piece->start == '-';
+	int64		value = 0;
+
+	for (uint32 i = is_negative; i < piece->len; i++)
+		value = value * 10 + (piece->start[i] - '0');
+	return int64_to_numeric(is_negative ? -value : value);
+}
+
+static Numeric
+number_of(const Piece *piece)
+{
+	char	   *digits = pnstrdup(piece->start, piece->len);
+	Datum		number = DirectFunctionCall3(numeric_in,
+											 CStringGetDatum(digits),
+											 ObjectIdGetDatum(InvalidOid),
+											 Int32GetDatum(-1));
+
+	pfree(digits);
+	return DatumGetNumeric(number);
+}
+
+static JEntry
+write_number(Parse *parse, const Piece *piece)
+{
+	int			before = parse->out.len;
+	Numeric		number = piece->kind == PIECE_INTEGER ? integer_of(piece)
+		: number_of(piece);
+
+	align(&parse->out);
+	append(&parse->out, number, VARSIZE(number));
+	pfree(number);
+	return JENTRY_ISNUMERIC | (parse->out.len - before);
+}
+
+/* A container begins with its header, and its JEntries. */
+static void
+begin_container(Parse *parse, uint32 header, uint32 count, Entries *entries)
+{
+	StringInfo	out = &parse->out;
+
+	align(out);
+	append(out, &header, sizeof(header));
+	entries->at = out->len;
+	entries->nth = 0;
+	entries->total = 0;
+	enlargeStringInfo(out, count * sizeof(JEntry));
+	out->len += count * sizeof(JEntry);
+}
+
+/* Some have the offset of their end instead of their length. */
+static void
+add_entry(Parse *parse, Entries *entries, JEntry entry)
+{
+	entries->total += JBE_OFFLENFLD(entry);
+	if (entries->nth % JB_OFFSET_STRIDE == 0)
+		entry = (entry & JENTRY_TYPEMASK) | JENTRY_HAS_OFF | entries->total;
+	memcpy(parse->out.data + entries->at + entries->nth * sizeof(JEntry),
+		   &entry, sizeof(JEntry));
+	entries->nth++;
+}
+
+static JEntry
+write_array(Parse *parse, const Piece *array)
+{
+	int			before = parse->out.len;
+	const Piece *element = array + 1;
+	Entries		entries;
+
+	begin_container(parse, JB_FARRAY | array->len, array->len, &entries);
+	for (uint32 i = 0; i < array->len; i++)
+	{
+		add_entry(parse, &entries, write_value(parse, element));
+		element = next_of(parse, element);
+	}
+	return JENTRY_ISCONTAINER | (parse->out.len - before);
+}
+
+/* A member's name; its value comes behind it. */
+typedef const Piece *MemberName;
+
+/* jsonb's order of names. */
+static inline int
+compare_names(const MemberName *a, const MemberName *b)
+{
+	if ((*a)->len != (*b)->len)
+		return (*a)->len < (*b)->len ? -1 : 1;
+	return memcmp((*a)->start, (*b)->start, (*a)->len);
+}
+
+#define ST_SORT sort_names
+#define ST_ELEMENT_TYPE MemberName
+#define ST_COMPARE(a, b) compare_names(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+static JEntry
+write_members(Parse *parse, const Piece *object, MemberName *names)
+{
+	int			before = parse->out.len;
+	MemberName	name = object + 1;
+	Entries		entries;
+
+	for (uint32 i = 0; i < object->len; i++)
+	{
+		names[i] = name;
+		name = next_of(parse, name + 1);
+	}
+	sort_names(names, object->len);
+	for (uint32 i = 1; i < object->len; i++)
+		parse->is_strange |= compare_names(&names[i - 1], &names[i]) == 0;
+
+	begin_container(parse, JB_FOBJECT | object->len, object->len * 2, &entries);
+	for (uint32 i = 0; i < object->len; i++)
+		add_entry(parse, &entries, write_string(parse, names[i]));
+	for (uint32 i = 0; i < object->len; i++)
+		add_entry(parse, &entries, write_value(parse, names[i] + 1));
+	return JENTRY_ISCONTAINER | (parse->out.len - before);
+}
+
+static JEntry
+write_object(Parse *parse, const Piece *object)
+{
+	MemberName	at_hand[NAMES_AT_HAND];
+	MemberName *names = at_hand;
+	JEntry		entry;
+
+	if (object->len > NAMES_AT_HAND)
+		names = palloc(object->len * sizeof(MemberName));
+	entry = write_members(parse, object, names);
+	if (names != at_hand)
+		pfree(names);
+	return entry;
+}
+
+static JEntry
+write_value(Parse *parse, const Piece *piece)
+{
+	switch (piece->kind)
+	{
+		case PIECE_STRING:
+			return write_string(parse, piece);
+		case PIECE_ESCAPED:
+			return write_escaped(parse, piece);
+		case PIECE_INTEGER:
+		case PIECE_NUMBER:
+			return write_number(parse, piece);
+		case PIECE_TRUE:
+			return JENTRY_ISBOOL_TRUE;
+		case PIECE_FALSE:
+			return JENTRY_ISBOOL_FALSE;
+		case PIECE_ARRAY:
+			return write_array(parse, piece);
+		case PIECE_OBJECT:
+			return write_object(parse, piece);
+		case PIECE_NULL:
 			break;
 	}
-	put(building, in_object ? WJB_VALUE : WJB_ELEM, &value);
-	return COMPAT_JSON_DONE;
+	return JENTRY_ISNULL;
 }
 
-/* NULL: jsonb_in() shall say what it is. */
+/* Of a text that begins with a container.  NULL: it is strange. */
 static Jsonb *
-build(const char *text, size_t len)
+write_text(Parse *parse, size_t len)
 {
-	Building	building = {.lex = compat_make_json_lexer(text, len, false)};
-	JsonSemAction actions = {
-		.semstate = &building,
-		.object_start = on_object_start,
-		.object_end = on_object_end,
-		.array_start = on_array_start,
-		.array_end = on_array_end,
-		.object_field_start = on_field_start,
-		.object_field_end = on_field_end,
-		.array_element_start = on_element_start,
-		.scalar = on_scalar
-	};
+	Jsonb	   *jsonb;
 
-	if (pg_parse_json(building.lex, &actions) != JSON_SUCCESS ||
-		building.is_strange)
-		return NULL;
-	return JsonbValueToJsonb(building.built);
+	initStringInfo(&parse->out);
+	/* about: a JEntry for each, and what a number takes more than its digits */
+	enlargeStringInfo(&parse->out, VARHDRSZ + len + parse->npieces * 12);
+	parse->out.len = VARHDRSZ;
+	write_value(parse, parse->pieces);
+	jsonb = (Jsonb *) parse->out.data;
+	SET_VARSIZE(jsonb, parse->out.len);
+	return parse->is_strange ? NULL : jsonb;
+}
+
+static Jsonb *
+parse_text(const char *bytes, size_t len)
+{
+	Parse		parse;
+	Jsonb	   *jsonb = NULL;
+
+	parse.at = bytes;
+	parse.end = bytes + len;
+	parse.depth = 0;
+	parse.is_strange = false;
+	parse.npieces = 0;
+	parse.room = PIECES_AT_HAND;
+	parse.pieces = parse.at_hand;
+
+	skip_spaces(&parse);
+	if ((*parse.at == '{' || *parse.at == '[') && scan_value(&parse) &&
+		parse.at == parse.end)
+		jsonb = write_text(&parse, len);
+	if (parse.pieces != parse.at_hand)
+		pfree(parse.pieces);
+	return jsonb;
 }
 
 Jsonb *
 slate_jsontext_parse(const char *text, size_t len)
 {
-	char		first = *skip_spaces(text);
-	Jsonb	   *value = NULL;
+	Jsonb	   *jsonb = len > MAX_TEXT ? NULL : parse_text(text, len);
 
-	if (first == '{' || first == '[')
-		value = build(text, len);
-	if (value == NULL)
-		value = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+	if (jsonb == NULL)
+		jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 												   CStringGetDatum(text)));
-	return value;
+	return jsonb;
 }

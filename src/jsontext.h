@@ -8,6 +8,7 @@
 #ifndef SLATE_JSONTEXT_H
 #define SLATE_JSONTEXT_H
 
+#include "port/pg_bitutils.h"
 #include "utils/jsonb.h"
 
 /*
@@ -15,5 +16,58 @@
  * and with a zero behind them; the same bytes, and the same ERRORs.
  */
 extern Jsonb *slate_jsontext_parse(const char *text, size_t len);
+
+/* ------------------------------------------------------------------------
+ * Strings
+ * ------------------------------------------------------------------------
+ */
+
+/* Each byte of a word. */
+#define SLATE_JSONTEXT_EACH(byte) (UINT64CONST(0x0101010101010101) * (byte))
+
+/*
+ * The highest bits of those bytes of eight that are less than n, which is at
+ * most 128; and perhaps of some behind the first one.  From
+ * Bit Twiddling Hacks, by Sean Eron Anderson, in the public domain.
+ */
+static inline uint64
+slate_jsontext_less(uint64 word, uint8 n)
+{
+	return (word - SLATE_JSONTEXT_EACH(n)) & ~word & SLATE_JSONTEXT_EACH(0x80);
+}
+
+/*
+ * How many of the bytes, from the first one on, may stand in a string as they
+ * are?  The next one is a quote, a backslash or a control character, or there
+ * is none.
+ */
+static inline size_t
+slate_jsontext_plain_length(const char *bytes, size_t len)
+{
+	size_t		n = 0;
+	uint64		word;
+
+	for (; n + sizeof(word) <= len; n += sizeof(word))
+	{
+		uint64		odd;
+
+		memcpy(&word, bytes + n, sizeof(word));
+		odd = slate_jsontext_less(word, ' ') |
+			slate_jsontext_less(word ^ SLATE_JSONTEXT_EACH('"'), 1) |
+			slate_jsontext_less(word ^ SLATE_JSONTEXT_EACH('\\'), 1);
+		if (odd != 0)
+		{
+#ifndef WORDS_BIGENDIAN
+			return n + pg_rightmost_one_pos64(odd) / 8;
+#else
+			break;
+#endif
+		}
+	}
+	while (n < len && (unsigned char) bytes[n] >= ' ' && bytes[n] != '"' &&
+		   bytes[n] != '\\')
+		n++;
+	return n;
+}
 
 #endif							/* SLATE_JSONTEXT_H */

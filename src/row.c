@@ -21,6 +21,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "common/jsonapi.h"
+#include "jsontext.h"
 #include "miscadmin.h"
 #include "row.h"
 #include "utils/builtins.h"
@@ -57,39 +58,6 @@ struct SlateRowFormat
  * ------------------------------------------------------------------------
  */
 
-/* Each byte of a word. */
-#define EACH(byte) (UINT64CONST(0x0101010101010101) * (byte))
-
-/*
- * Is one of eight bytes less than n, which is at most 128?  From
- * Bit Twiddling Hacks, by Sean Eron Anderson, in the public domain.
- */
-static bool
-has_less(uint64 word, uint8 n)
-{
-	return ((word - EACH(n)) & ~word & EACH(0x80)) != 0;
-}
-
-/* How many of the bytes, from the first one on, need not be escaped? */
-static int
-plain_length(const char *bytes, int len)
-{
-	int			n = 0;
-	uint64		word;
-
-	for (; n + (int) sizeof(word) <= len; n += sizeof(word))
-	{
-		memcpy(&word, bytes + n, sizeof(word));
-		if (has_less(word, ' ') || has_less(word ^ EACH('"'), 1) ||
-			has_less(word ^ EACH('\\'), 1))
-			break;
-	}
-	while (n < len && (unsigned char) bytes[n] >= ' ' && bytes[n] != '"' &&
-		   bytes[n] != '\\')
-		n++;
-	return n;
-}
-
 static void
 append_escape(StringInfo out, char c)
 {
@@ -113,7 +81,7 @@ append_string(StringInfo out, const char *bytes, int len)
 	appendStringInfoCharMacro(out, '"');
 	for (;;)
 	{
-		int			plain = plain_length(bytes, end - bytes);
+		size_t		plain = slate_jsontext_plain_length(bytes, end - bytes);
 
 		appendBinaryStringInfo(out, bytes, plain);
 		bytes += plain;
