@@ -289,13 +289,14 @@
 	"local function has_gone(key)\n" \
 	"  return '@' ~= '' and failed(redis.pcall('EXISTS', key))\n" \
 	"end\n" \
-	"local function drop(key, order)\n" \
+	"local function drop(key, order, keeps_mine)\n" \
 	"  local g = guard(key)\n" \
 	"  local known = look(g)\n" \
 	"  local top, by, whose, raised = newest(known, order)\n" \
-	"  local others = others_on(known, me)\n" \
+	"  local marks, mine = others_on(known, me)\n" \
+	"  if keeps_mine and mine then marks = marks .. me end\n" \
 	"  redis.call('UNLINK', key)\n" \
-	"  note(key, g, top, by, whose, raised, others)\n" \
+	"  note(key, g, top, by, whose, raised, marks)\n" \
 	"end\n"
 
 /* The push of globs. */
@@ -515,6 +516,9 @@ LUA_CLOCK
  * What the glob's own transaction has put was put after the glob, but
  * before the second step.  It has the transaction's nonce, and stays.
  *
+ * A strict writer's own mark stays on what is dropped: one of the keys may be
+ * put next, in the same transaction, and must find it.
+ *
  * In mode strict the first step counts: the mark's own steps have gone through
  * all of the family before the commit, so that what is left of these is no
  * reason for the marks to stand.
@@ -537,7 +541,7 @@ LUA_PUSH
 "  return known and string.sub(known, 39, 54) == own and redis.call('EXISTS', key) == 1\n"
 "end\n"
 "for _, key in ipairs(members) do\n"
-"  if not has_gone(key) and not (spare and stays(key)) then drop(key, '" LUA_SHARED "') end\n"
+"  if not has_gone(key) and not (spare and stays(key)) then drop(key, '" LUA_SHARED "', true) end\n"
 "end\n"
 "if cursor ~= '0' then\n"
 "  if first and not failure then count() end\n"

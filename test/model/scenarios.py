@@ -94,6 +94,12 @@ def glob_and_put(**more):
     return writer('glob+put', ('FLOOR', 'PUT'), 0, 1, sweeps=True, **more)
 
 
+def family_and_set(**more):
+    """A pattern over a family, and then a value for one of its keys."""
+    return writer('family+set', ('FLOOR', 'FAMILY', 'REGISTER', 'PUT'),
+                  locks=False, blind=True, **more)
+
+
 def read(view=0, family=False, owner=0):
     return ReaderSpec(view, family, owner)
 
@@ -334,6 +340,11 @@ def make(bounds):
     add('strict-set', 'slate_cache_set() of a key that a glob drops',
         [family(strict=True), set_key(), fetch()], never=True,
         more_faults={'timeout': 1})
+    add('strict-family-set', 'a family, and then a value for one of its keys',
+        [family_and_set(strict=True), fetch()], never=True, keeps=True)
+    add('strict-family-set-two', 'the same beside another who sets it',
+        [family_and_set(strict=True), set_key(), fetch()], never=True,
+        more_faults={'timeout': 1})
     add('strict-expire', 'a push of another on a guard that holds a mark',
         [put(0, 1, strict=True), put(1, 2), read(0)], never=True,
         faults={'expire': 1}, more=[put(0, 1)])
@@ -409,6 +420,8 @@ MECHANISMS = (
     ('index', 'keys are not registered', 'family'),
     ('index_first', 'keys are registered after the lease', 'family'),
     ('members', 'what is dropped leaves the index', 'family-two'),
+    ('family_mark', "strict: a family's drop takes its own mark",
+     'strict-family-set'),
     ('own_nonce', 'a sweep drops what its own transaction has put',
      'glob-and-put'),
     ('differ', 'a sweep for two transactions spares what one has put',

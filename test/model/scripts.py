@@ -129,11 +129,11 @@ def newest(guard, call):
     return call.version, call.order, False
 
 
-def note(redis, call, top, order, value, off):
+def note(redis, call, top, order, value, off, keeps_mine=False):
     """Write the guard, and the value.  A push takes its own mark away."""
     old = redis.guard
     stand = standing(redis)
-    others = stand & ~call.me
+    others = stand if keeps_mine else stand & ~call.me
     if call.refused:
         if old and 'keep_refused' not in off:
             old = touched(old, call.stamped)._replace(long=True)
@@ -151,9 +151,9 @@ def note(redis, call, top, order, value, off):
         others != 0 and 'mark_life' not in off))
 
 
-def drop(redis, call, off):
+def drop(redis, call, off, keeps_mine=False):
     top, order, _ = newest(redis.guard, call)
-    return note(redis, call, top, order, None, off)
+    return note(redis, call, top, order, None, off, keeps_mine)
 
 
 def put(redis, call, off):
@@ -190,10 +190,13 @@ def set_floor(redis, call):
 
 
 def drop_family(redis, call, off):
-    """The index's members stay: one may be registered and not leased yet."""
+    """The index's members stay: one may be registered and not leased yet.
+
+    So does the own mark: the same transaction may put one next.
+    """
     if not redis.member:
         return redis
-    redis = drop(redis, call, off)
+    redis = drop(redis, call, off, 'family_mark' not in off)
     return redis._replace(member=False) if 'members' in off else redis
 
 

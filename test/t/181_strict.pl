@@ -347,6 +347,13 @@ end_commit($writer);
 fetch('shop:loose:3');
 is(there('shop:loose:3') . marks(), '10', 'invalidate: after it all can be');
 
+# A pattern, and then a value by hand for one of its keys, which the pattern's drop has found.
+fetch('shop:search:1:a');
+$writer->query(q{BEGIN; INSERT INTO sale VALUES (1); SELECT slate_cache_set('shop:search:1:a', '"by hand"'); COMMIT});
+is($writer->error . ($client->ask('GET', 'shop:search:1:a') // 'none') . marks(), '"by hand"0', 'set: what a pattern has dropped before is there');
+$writer->query(q{BEGIN; SELECT slate_cache_set('shop:search:1:a', '"too early"'); INSERT INTO sale VALUES (1); COMMIT});
+is(there('shop:search:1:a') . marks(), '00', 'set: what it drops afterwards is not');
+
 # Readers of the table wait for a TRUNCATE; those of Redis do not.
 begin_commit($writer, q{BEGIN; TRUNCATE item; INSERT INTO item VALUES (1, 1, 'after'); COMMIT});
 is($client->ask('EVAL', q{return #redis.call('KEYS', 'shop:item:*') + #redis.call('KEYS', 'shop:shelf:*')}, 0), 0,
