@@ -606,24 +606,26 @@ LUA_PUSH
 "return failure or {0, dropped, 0}\n";
 
 /*
- * KEYS: the index.  ARGV: key, ttl in ms, own mark or "".  Members whose time
- * is over go on the way, so that an index stays as large as its family.
+ * KEYS: the index.  ARGV: own mark or ""; then for each key how long it is to
+ * stay, in ms, and itself.  Members whose time is over go on the way, so that
+ * an index stays as large as its family.
  */
 static const char register_source[] =
 LUA_MARKS
-"local index, key, ttl, me = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]\n"
+"local index, me, members, longest, forever = KEYS[1], ARGV[1], {}, 0, false\n"
 LUA_COUNT
 "local now = redis.call('TIME')\n"
 "now = now[1] * 1000 + math.floor(now[2] / 1000)\n"
 "redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. now)\n"
-"if ttl == 0 then\n"
-"  redis.call('ZADD', index, '+inf', key)\n"
-"  redis.call('PERSIST', index)\n"
-"else\n"
-"  local left = redis.call('PTTL', index)\n"
-"  redis.call('ZADD', index, 'GT', now + ttl, key)\n"
-"  if left == -2 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', index, ttl) end\n"
+"local left = redis.call('PTTL', index)\n"
+"for i = 2, #ARGV, 2 do\n"
+"  local ttl = tonumber(ARGV[i])\n"
+"  members[i - 1], members[i] = ttl == 0 and '+inf' or now + ttl, ARGV[i + 1]\n"
+"  longest, forever = math.max(longest, ttl), forever or ttl == 0\n"
 "end\n"
+"redis.call('ZADD', index, 'GT', unpack(members))\n"
+"if forever then redis.call('PERSIST', index)\n"
+"elseif left == -2 or (left >= 0 and left < longest) then redis.call('PEXPIRE', index, longest) end\n"
 "count()\n"
 "return {0, 0, 0}\n";
 

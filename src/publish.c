@@ -41,6 +41,9 @@
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16
 
+/* With more given globs than this the walk alone looks for loose keys. */
+#define LOOSE_GLOBS 16
+
 /* No step of a sweep begins with less time left until the deadline. */
 #define SWEEP_MARGIN_MS 50
 
@@ -324,35 +327,61 @@ render_list(SlateOpList *list, Size max_bytes)
  * ------------------------------------------------------------------------
  */
 
-typedef struct RegisterState
+/* What is to be registered, as it is gathered. */
+typedef struct MemberState
 {
-	SlateBatch *batch;
 	const SlateOp *op;
-} RegisterState;
+	SlateMember *members;
+	int			nmembers;
+	int			maxmembers;
+} MemberState;
 
 static void
-register_in_family(const char *family, int familylen, void *arg)
+gather_member(const char *family, int familylen, void *arg)
 {
-	RegisterState *state = arg;
+	MemberState *state = arg;
+	SlateSlice	found = {family, familylen};
+	SlateMember *member;
 
-	slate_script_add_register(state->batch, &publish.stamp, family, familylen,
-							  state->op->key, state->op->keylen,
-							  state->op->ttl);
+	if (state->nmembers == state->maxmembers)
+	{
+		state->maxmembers *= 2;
+		state->members = repalloc_huge(state->members, state->maxmembers *
+									   sizeof(SlateMember));
+	}
+	member = &state->members[state->nmembers++];
+
+	/* most are of the same family as the one before */
+	if (state->nmembers > 1 &&
+		slate_slice_compare(&found, &member[-1].family) == 0)
+		member->family = member[-1].family;
+	else
+	{
+		member->family.start = pnstrdup(family, familylen);
+		member->family.len = familylen;
+	}
+	member->key = (SlateSlice) {state->op->key, state->op->keylen};
+	member->ttl = state->op->ttl;
 }
 
 /* Keys set by hand must be findable by their families. */
 static void
 encode_registrations(SlateOpList *list, SlateBatch *batch)
 {
-	RegisterState state = {.batch = batch};
+	MemberState state = {.maxmembers = 16};
 
 	for (int i = 0; i < list->nops; i++)
 	{
 		state.op = &list->ops[i];
-		if (state.op->kind == OP_PUT_VALUE)
-			slate_rules_families(state.op->key, state.op->keylen,
-								 register_in_family, &state);
+		if (state.op->kind != OP_PUT_VALUE)
+			continue;
+		if (state.members == NULL)
+			state.members = palloc_array(SlateMember, state.maxmembers);
+		slate_rules_families(state.op->key, state.op->keylen, gather_member,
+							 &state);
 	}
+	slate_script_add_registrations(batch, &publish.stamp, state.members,
+								   state.nmembers);
 }
 
 static SlatePush *
@@ -430,6 +459,13 @@ drop_from_family(const char *family, int familylen, void *arg)
 								 state->glob->glob, state->glob->len, false);
 }
 
+/* By name, rather than by a rule. */
+static bool
+is_given(const SlateGlobOp *glob)
+{
+	return glob->thorough && glob->wildcard == NULL;
+}
+
 static void
 encode_floor(SlateOpList *list, SlateBatch *batch)
 {
@@ -449,6 +485,30 @@ encode_floor(SlateOpList *list, SlateBatch *batch)
 }
 
 /*
+ * A glob that somebody has given, rather than a rule, may stand for keys under
+ * no rule.  Their index is gone through much sooner than all of Redis; but for
+ * each glob, while one walk does for all.
+ */
+static void
+encode_loose_globs(SlateOpList *list, SlateBatch *batch)
+{
+	GlobState	state = {.batch = batch};
+	int			nloose = 0;
+
+	for (int i = 0; i < list->nglobs; i++)
+		nloose += is_given(&list->globs[i]);
+	if (nloose > LOOSE_GLOBS)
+		return;
+	for (int i = 0; i < list->nglobs; i++)
+	{
+		state.glob = &list->globs[i];
+		if (is_given(state.glob))
+			drop_from_family(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY),
+							 &state);
+	}
+}
+
+/*
  * Globs go first: a key that was set after a glob in this transaction is to
  * stay, and one that was set before it has become a DROP.
  */
@@ -463,6 +523,7 @@ encode_globs(SlateOpList *list, SlateBatch *batch)
 		slate_rules_glob_families(state.glob->glob, state.glob->len,
 								  drop_from_family, &state);
 	}
+	encode_loose_globs(list, batch);
 }
 
 static void

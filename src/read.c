@@ -460,9 +460,9 @@ register_in_family(const char *family, int familylen, void *arg)
 {
 	RegisterState *state = arg;
 
-	slate_script_add_register(state->batch, NULL, family, familylen,
-							  state->lookup->key.start,
-							  state->lookup->key.len, state->ttl);
+	SlateMember member = {{family, familylen}, state->lookup->key, state->ttl};
+
+	slate_script_add_registrations(state->batch, NULL, &member, 1);
 }
 
 /* What no rule loads must be in the index of the key's families. */

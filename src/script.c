@@ -845,21 +845,61 @@ slate_script_add_drop(SlateBatch *batch, const char *key, int keylen)
 	slate_script_add_pushes(batch, &stamp, &push, 1);
 }
 
-void
-slate_script_add_register(SlateBatch *batch, const SlateStamp *stamp,
-						  const char *family, int familylen,
-						  const char *key, int keylen, int64 ttl)
+static bool
+is_on_node(const SlateBatch *batch, int node, SlateSlice key)
 {
-	SlateBatch *to = command_about(batch, key, keylen);
+	return batch->nparts == 0 ||
+		slate_redis_node_of(key.start, key.len) == node;
+}
 
-	append_call(to, &slate_lua_register, 1, 3);
-	append_index_key(to, family, familylen);
-	append_bytes(to, key, keylen);
+/* Those of one family that a node has. */
+static void
+append_members(SlateBatch *batch, int node, const SlateStamp *stamp,
+			   const SlateMember *members, int nmembers)
+{
+	SlateBatch *to;
+	int			nkeys = 0;
 
-	/* the value comes later than this, by a guard's life at most */
-	append_number(to, ttl == 0 ? 0 : ttl + guard_life_ms());
+	for (int i = 0; i < nmembers; i++)
+		nkeys += is_on_node(batch, node, members[i].key);
+	if (nkeys == 0)
+		return;
+	to = command_for(batch, node);
+	append_call(to, &slate_lua_register, 1, 1 + 2 * nkeys);
+	append_index_key(to, members->family.start, members->family.len);
 	append_text(to, stamp ? stamp->mark : "");
+	for (int i = 0; i < nmembers; i++)
+	{
+		int64		ttl = members[i].ttl;
+
+		if (!is_on_node(batch, node, members[i].key))
+			continue;
+
+		/* the value comes later than this, by a guard's life at most */
+		append_number(to, ttl == 0 ? 0 : ttl + guard_life_ms());
+		append_bytes(to, members[i].key.start, members[i].key.len);
+	}
 	to->npushes++;
+	count_keys(to, nkeys);
+}
+
+void
+slate_script_add_registrations(SlateBatch *batch, const SlateStamp *stamp,
+							   SlateMember *members, int nmembers)
+{
+	int			n;
+
+	qsort(members, nmembers, sizeof(SlateMember), slate_slice_compare);
+	for (int start = 0; start < nmembers; start += n)
+	{
+		for (n = 1; n < KEYS_PER_CALL && start + n < nmembers; n++)
+		{
+			if (slate_slice_compare(&members[start], &members[start + n]) != 0)
+				break;
+		}
+		for (int node = 0; node < count_nodes(batch); node++)
+			append_members(batch, node, stamp, members + start, n);
+	}
 }
 
 void

@@ -277,14 +277,21 @@ extern void slate_script_add_guard_key(SlateBatch *batch,
 									   const char *key, int keylen);
 
 /*
- * Register a key in a family's index; for ttl ms at least (0: for good).
- * stamp is that of the push that it belongs to, NULL for a reader.
+ * Register keys in their families' indexes, for ttl ms at least (0: for good);
+ * puts them into another order.  stamp is that of the push that they belong to,
+ * NULL for a reader.
  */
-extern void slate_script_add_register(SlateBatch *batch,
-									  const SlateStamp *stamp,
-									  const char *family, int familylen,
-									  const char *key, int keylen,
-									  int64 ttl);
+typedef struct SlateMember
+{
+	SlateSlice	family;			/* first, for slate_slice_compare() */
+	SlateSlice	key;
+	int64		ttl;
+} SlateMember;
+
+extern void slate_script_add_registrations(SlateBatch *batch,
+										   const SlateStamp *stamp,
+										   SlateMember *members,
+										   int nmembers);
 
 /*
  * Note that globs of this version were dropped, by the literal texts that they

@@ -329,7 +329,7 @@ class Pair:
                                         glob if single else None, ())
 
     def register(self, call):
-        self.run('register', [INDEX], KEY, LIFE, self.mark_text(call))
+        self.run('register', [INDEX], self.mark_text(call), LIFE, KEY)
         self.model = scripts.register(self.model)
         self.count(call)
 

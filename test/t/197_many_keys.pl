@@ -1,5 +1,6 @@
 # A great many keys in one slate_cache_mget(): in portions, so that nobody else waits for Redis
-# for long, and each has its value.
+# for long, and each has its value.  Likewise what is set by hand in one transaction: it is
+# registered by many keys a call, in as many families as there are.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -43,5 +44,30 @@ my $words = $redis->cli('EVAL', q{local most = 0
     return most}, '0');
 cmp_ok($words, '>', 900, 'so large');
 cmp_ok($words, '<', 1100, 'and not larger');
+
+# By hand: under no rule, in one family and no rule's either, and each in a family of its own.
+$node->safe_psql('postgres', q{
+    CREATE TABLE search (id int PRIMARY KEY);
+    SELECT slate_cache_attach('search', drop_keys => ARRAY['many:own:{id}:*', 'many:all:*'])});
+SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
+my %most = ('loose:' => 2 * 5000 / 128, 'many:all:' => 2 * 5000 / 128, 'many:own:' => 5000 + 5000 / 128);
+foreach my $prefix (sort keys %most)
+{
+    my $name = "'$prefix' || i || ':x'";
+    my $calls = $redis->calls('evalsha');
+    $session->query('SELECT slate_cache_stats_reset()');
+    $session->query("SELECT count(slate_cache_set($name, to_jsonb(i))) FROM generate_series(1, 5000) i");
+    is($session->query('SELECT pushes_delayed, pushes_lost FROM slate_cache.stats'), '0|0', "$prefix 5000 keys set by hand are pushed");
+    cmp_ok($redis->calls('evalsha') - $calls, '<', $most{$prefix} + 30, "$prefix in so many calls");
+    is($session->query("SELECT count(*) FROM slate_cache_mget(ARRAY(SELECT $name FROM generate_series(1, 5000) i)) WITH ORDINALITY m(key, value, i) WHERE value = to_jsonb(i)"),
+        5000, "$prefix and each is there");
+}
+is($redis->cli('ZCARD', 'slate_cache:index:{*}'), 5000, 'and registered');
+is($redis->cli('ZCARD', 'slate_cache:index:{many:all:}'), 5000, 'in its family');
+is($redis->cli('ZCARD', 'slate_cache:index:{many:own:17:}'), 1, 'or families');
+$session->query("SELECT slate_cache_invalidate('loose:*1:x')");
+is($session->query(q{SELECT count(*) FILTER (WHERE value IS NULL AND i % 10 = 1), count(value)
+        FROM slate_cache_mget(ARRAY(SELECT 'loose:' || i || ':x' FROM generate_series(1, 5000) i)) WITH ORDINALITY m(key, value, i)}),
+    '500|4500', 'and dropped');
 
 done_testing();
