@@ -237,7 +237,8 @@ rule_has_attnum(const SlateRule *rule, AttrNumber attnum)
 }
 
 /*
- * Does this index allow one row only for a key of the rule?  On a partition
+ * Does this index allow one row only for a key of the rule, at any time?  A
+ * deferrable one does not: its second writer need not wait.  On a partition
  * only an index that is part of the topmost table's can promise that.
  */
 static bool
@@ -245,7 +246,7 @@ index_orders_rule(Relation relation, HeapTuple index, const SlateRule *rule)
 {
 	Form_pg_index form = (Form_pg_index) GETSTRUCT(index);
 
-	if (!form->indisunique || !form->indisvalid ||
+	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
 		!heap_attisnull(index, Anum_pg_index_indpred, NULL))
 		return false;
 	if (relation->rd_rel->relispartition &&
