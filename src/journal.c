@@ -479,11 +479,15 @@ replayer(void)
 /*
  * The worker replays to its own Redis.  By another url that may be ours: while
  * a reload changes it, sessions and worker do not have the new one at once.
+ * Then what we have told ours the worker's has yet to hear: others read that.
  */
 bool
 slate_journal_leave(SlateOutcomeKind kind, bool committed)
 {
 	bool		is_replayed = replayer() != NULL;
+
+	if (committed && !is_replayed)
+		kind = LEAVE_FAILED;
 
 	if (filling)
 	{

@@ -14,8 +14,8 @@
  *
  * Steps 2 to 4 are left out, and the table answers alone (a bypass), where
  * the cache's answer is not this transaction's: after it has written anything,
- * in REPEATABLE READ and SERIALIZABLE, and for users to whom row-level
- * security shows only some rows.  Steps 3 and 4 are left out on a standby,
+ * in REPEATABLE READ and SERIALIZABLE, for users to whom row-level security
+ * shows only some rows, and where others tell another Redis.  Steps 3 and 4 are left out on a standby,
  * which may be behind: it answers hits, and reads its tables without filling.
  *
  * No rule knows the key: then there is no table to read, and what Redis has is
@@ -204,7 +204,8 @@ classify(LookupSet *set, Lookup *lookup)
 			lookup->bypass = true;
 		check_may_see(set, lookup, relid);
 	}
-	if (lookup->covered && transaction_bypasses())
+	if (lookup->covered &&
+		(transaction_bypasses() || slate_trust_is_elsewhere()))
 		lookup->bypass = true;
 
 	switch (slate_pending_lookup(lookup->key.start, lookup->key.len, &value))

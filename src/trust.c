@@ -548,6 +548,14 @@ slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 }
 
 bool
+slate_trust_is_elsewhere(void)
+{
+	SlateDatabase *database = slate_database_mine();
+
+	return database && !slate_database_has_our_redis(database);
+}
+
+bool
 slate_trust_reads(void)
 {
 	SlateDatabase *database = vouching();
