@@ -187,10 +187,10 @@ slate_cache_journal(PG_FUNCTION_ARGS)
 	}
 	for (int i = 0; i < SLATE_GENERATIONS; i++)
 	{
-		BlockNumber block = 0;
+		SlateJournalPlace place = {0};
 
 		(void) slate_journal_read(i == 0 ? first : i == 1 ? 1 - first : i,
-								  &block, MaxBlockNumber, put_row, &view);
+								  &place, MaxBlockNumber, put_row, &view);
 	}
 	return (Datum) 0;
 }
@@ -444,10 +444,10 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 	slate_doubt_copy(database, backlog.doubt);
 	for (int i = 0; i < SLATE_GENERATIONS; i++)
 	{
-		BlockNumber block = 0;
+		SlateJournalPlace place = {0};
 
 		bytes += slate_journal_size(i);
-		(void) slate_journal_read(i, &block, MaxBlockNumber, count_row,
+		(void) slate_journal_read(i, &place, MaxBlockNumber, count_row,
 								  &backlog);
 	}
 	is_failing = backlog.nrows > 0 &&

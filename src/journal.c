@@ -641,19 +641,24 @@ scan(Relation relation, BlockNumber from, BlockNumber nblocks,
 }
 
 bool
-slate_journal_read(int generation, BlockNumber *block, BlockNumber nblocks,
-				   SlateJournalFn fn, void *arg)
+slate_journal_read(int generation, SlateJournalPlace *place,
+				   BlockNumber nblocks, SlateJournalFn fn, void *arg)
 {
 	Relation	relation = open_table(generation, AccessShareLock);
 	BlockNumber end;
 
 	if (relation == NULL)
 		return false;
+	if (place->file != relation->rd_rel->relfilenode)
+	{
+		place->file = relation->rd_rel->relfilenode;
+		place->block = 0;
+	}
 	end = RelationGetNumberOfBlocks(relation);
-	nblocks = *block < end ? Min(nblocks, end - *block) : 0;
+	nblocks = place->block < end ? Min(nblocks, end - place->block) : 0;
 	if (nblocks > 0)
-		scan(relation, *block, nblocks, generation, fn, arg);
-	*block += nblocks;
+		scan(relation, place->block, nblocks, generation, fn, arg);
+	place->block += nblocks;
 	table_close(relation, AccessShareLock);
-	return *block < end;
+	return place->block < end;
 }

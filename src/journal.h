@@ -79,13 +79,21 @@ extern bool slate_journal_is_marked(const SlateJournalRow *row);
 extern bool slate_journal_next(const SlateJournalRow *row, int *offset,
 							   SlateJournalEntry *entry);
 
+/* How far a generation has been read; zeroes at first. */
+typedef struct SlateJournalPlace
+{
+	BlockNumber block;			/* comes next */
+	Oid			file;			/* of these blocks */
+} SlateJournalPlace;
+
 /*
- * Read a generation from block *block on, at most nblocks of it, in a
- * transaction: rows that are not dead, in their order.  The row is good during
- * the call. Moves *block on; false at the end.
+ * Read a generation from a place on, at most nblocks of it, in a transaction:
+ * rows that are not dead, in their order.  The row is good during the call.
+ * Moves the place on; false at the end.  If the table has been rewritten since
+ * (VACUUM FULL) its rows are elsewhere, and it is read from its beginning.
  */
 typedef void (*SlateJournalFn) (const SlateJournalRow *row, void *arg);
-extern bool slate_journal_read(int generation, BlockNumber *block,
+extern bool slate_journal_read(int generation, SlateJournalPlace *place,
 							   BlockNumber nblocks,
 							   SlateJournalFn fn, void *arg);
 

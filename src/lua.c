@@ -365,7 +365,7 @@ static const char publish_source[] =
 LUA_GUARD_NAME
 "for i = 1, n do guards[i] = guard(KEYS[i]) end\n"
 "if '@' == '' then\n"
-"  there = redis.call('MGET', ARGV[1], 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
+"  there = redis.call('MGET', ARGV[1] ~= '' and ARGV[1] or 'slate_cache:tick', 'slate_cache:tick', 'slate_cache:floors', unpack(guards))\n"
 "else\n"
 "  there = {}\n"
 LUA_IS_AWAY

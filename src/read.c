@@ -15,8 +15,9 @@
  * Steps 2 to 4 are left out, and the table answers alone (a bypass), where
  * the cache's answer is not this transaction's: after it has written anything,
  * in REPEATABLE READ and SERIALIZABLE, for users to whom row-level security
- * shows only some rows, and where others tell another Redis.  Steps 3 and 4 are left out on a standby,
- * which may be behind: it answers hits, and reads its tables without filling.
+ * shows only some rows, and where others tell another Redis.  Steps 3 and 4 are
+ * left out on a standby, which may be behind: it answers hits, and reads its
+ * tables without filling.
  *
  * No rule knows the key: then there is no table to read, and what Redis has is
  * the answer, unless this transaction is about to change it.

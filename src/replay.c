@@ -55,7 +55,7 @@ static struct
 	uint64		nblocks;		/* of those before it */
 	uint64		total;			/* of all, as far as is known */
 	uint64		nrows;			/* that were replayed */
-	BlockNumber block;			/* where the next step begins */
+	SlateJournalPlace place;	/* where the next step begins */
 	BlockNumber end;			/* where the generation ended */
 	MemoryContext context;		/* patterns are in it */
 	SlateOpList *globs;			/* as a list of globs */
@@ -76,6 +76,8 @@ typedef struct Step
 	SlateStamp	stamp;			/* the highest */
 	int64		nrows;
 	int64		nlate;			/* those that should have been told before */
+	SlateJournalPlace place;	/* behind it */
+	BlockNumber end;			/* of the generation */
 } Step;
 
 /* See slate_replay_late_rows(). */
@@ -224,11 +226,22 @@ encode_keys(SlateBatch *batch, const Step *step)
 	pfree(pushes);
 }
 
-/* In a transaction of its own; what it makes is in the current context. */
-static void
-read_step(Step *step, SlateBatch *batch, BlockNumber *block)
+static BlockNumber
+blocks_of(int generation)
 {
-	BlockNumber nblocks = Min(STEP_BLOCKS, pass.end - pass.block);
+	return slate_journal_size(generation) / BLCKSZ;
+}
+
+/*
+ * In a transaction of its own; what it makes is in the current context.  A
+ * generation that was rewritten since the last step begins anew.
+ */
+static void
+read_step(Step *step, SlateBatch *batch)
+{
+	int			generation = pass.generations[pass.nth];
+	BlockNumber nblocks = Min(STEP_BLOCKS, pass.end - pass.place.block);
+	bool		more;
 
 	memset(step, 0, sizeof(*step));
 	step->list = slate_ops_create(CurrentMemoryContext);
@@ -239,12 +252,14 @@ read_step(Step *step, SlateBatch *batch, BlockNumber *block)
 	slate_script_batch_init(batch);
 
 	slate_database_begin();
-	*block = pass.block;
+	step->place = pass.place;
+	more = slate_journal_read(generation, &step->place, nblocks, take_row, step);
+	step->end = step->place.file == pass.place.file ? pass.end
+		: blocks_of(generation);
 
 	/* it ends earlier if it was truncated: then nothing there was in doubt */
-	if (!slate_journal_read(pass.generations[pass.nth], block, nblocks,
-							take_row, step))
-		*block = pass.end;
+	if (!more)
+		step->place.block = step->end;
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{
 		if (pass.tell[i] == pass.nsteps)
@@ -353,7 +368,8 @@ sweep_pass(void)
 static void
 show_pass(void)
 {
-	slate_progress_set_pass(&database->progress, pass.nblocks + pass.block,
+	slate_progress_set_pass(&database->progress,
+							pass.nblocks + pass.place.block,
 							pass.total, pass.nrows);
 }
 
@@ -361,14 +377,14 @@ static void
 open_generation(void)
 {
 	slate_database_begin();
-	pass.end = slate_journal_size(pass.generations[pass.nth]) / BLCKSZ;
+	pass.end = blocks_of(pass.generations[pass.nth]);
 	pass.total = pass.nblocks + pass.end;
 
 	/* those that follow may grow until it is their turn */
 	for (int i = pass.nth + 1; i < SLATE_GENERATIONS; i++)
-		pass.total += slate_journal_size(pass.generations[i]) / BLCKSZ;
+		pass.total += blocks_of(pass.generations[i]);
 	slate_database_commit();
-	pass.block = 0;
+	memset(&pass.place, 0, sizeof(pass.place));
 	show_pass();
 }
 
@@ -444,18 +460,18 @@ replay_pages(void)
 {
 	Step		step;
 	SlateBatch	batch;
-	BlockNumber block;
 
 	slate_progress_show(&database->progress, PHASE_REPLAYING,
 						"replaying the journal");
-	read_step(&step, &batch, &block);
+	read_step(&step, &batch);
 	if (!send_step(&step, &batch))
 		return REPLAY_FAILED; /* patterns gathered twice are there once */
 	void_step(&step);
 	slate_stats_add(STAT_REPLAYED, step.nrows);
 	nlate += step.nlate;
 	pass.nrows += step.nrows;
-	pass.block = block;
+	pass.place = step.place;
+	pass.end = step.end;
 	show_pass();
 	return REPLAY_STEP;
 }
@@ -475,7 +491,7 @@ slate_replay(void)
 			return REPLAY_FAILED;
 		begin_gathering();
 	}
-	if (pass.block < pass.end)
+	if (pass.place.block < pass.end)
 		return replay_pages();
 	if (pass.nth + 1 < SLATE_GENERATIONS)
 	{

@@ -455,7 +455,7 @@ mark_row(const SlateJournalRow *row, void *arg)
 static bool
 mark_generation(int generation)
 {
-	BlockNumber block = 0;
+	SlateJournalPlace place = {0};
 	bool		more = true;
 
 	while (more)
@@ -465,7 +465,7 @@ mark_generation(int generation)
 
 		slate_script_batch_init(&batch);
 		slate_database_begin();
-		more = slate_journal_read(generation, &block, STEP_BLOCKS, mark_row,
+		more = slate_journal_read(generation, &place, STEP_BLOCKS, mark_row,
 								  &batch);
 		slate_database_commit();
 		if (batch.ncommands > 0 &&

@@ -410,9 +410,9 @@ choose_generation(void)
 
 	for (int i = 0; i < 2; i++)
 	{
-		BlockNumber block = 0;
+		SlateJournalPlace place = {0};
 
-		(void) slate_journal_read(i, &block, FIRST_BLOCKS, note_oldest,
+		(void) slate_journal_read(i, &place, FIRST_BLOCKS, note_oldest,
 								  oldest[i]);
 	}
 	if (oldest[current][0] != '\0' &&
