@@ -832,6 +832,10 @@ slate_doubt_exists(SlateDatabase *database)
 	for (int i = 0; i < 2 * SLATE_DOUBT_KINDS; i++)
 		exists |= copy->ranges[i].count > 0;
 	exists |= !is_empty(copy->left);
+
+	/* the worker has yet to see that these are decided */
+	for (int i = 0; i < copy->nundecided; i++)
+		exists |= !is_under_way(copy->undecided[i].xid);
 	pfree(copy);
 	return exists || pg_atomic_read_u32(&database->must_empty) != 0;
 }

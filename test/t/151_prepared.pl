@@ -206,6 +206,19 @@ pass('and dropped when it is committed at last');
 SlateNode::wait_for($node, "SELECT $size + pg_relation_size('slate_cache.journal_prepared')", '0');
 pass('then the journal is empty');
 
+# What has just been committed is in doubt, whether the worker has seen it or not.
+prepare('seen', q{UPDATE item SET name = 'seen' WHERE id = 4});
+SlateNode::wait_for($node, q{SELECT string_agg(state, '') FROM slate_cache.journal}, 'prepared');
+$other->query('SELECT slate_cache_repair()');
+is($other->error, '', 'repair does not wait for what is prepared');
+SlateNode::stop_worker($node);
+$node->safe_psql('postgres', q{COMMIT PREPARED 'seen'});
+$other->query(q{SET statement_timeout = '500ms'; SELECT slate_cache_repair()});
+like($other->error, qr/statement timeout/, 'but for what is committed');
+SlateNode::continue_worker();
+$other->query(q{RESET statement_timeout; SELECT slate_cache_repair()});
+is($other->error . exists_key('shop:item:4'), '0', 'until its keys are dropped');
+
 is($other->query('SELECT pushes_lost, emptied FROM slate_cache.stats'), '0|0',
     'nothing has counted as lost, and the namespace was not emptied');
 SlateNode::unharmed($node);
