@@ -644,13 +644,10 @@ static SlateLinkStatus
 ask_one(const SlateAddress *address, const char *user, const char *password,
 		int64 deadline, SlateWait wait)
 {
-	SlateAddressList known;
-	bool		is_known = slate_names_get(address, &known);
 	SlateLinkStatus status;
 	const char *objection = NULL;
 
-	status = slate_link_open(&connection, address, is_known ? &known : NULL,
-							 deadline, wait);
+	status = slate_names_open(&connection, address, deadline, wait);
 	if (status == LINK_OK)
 		status = exchange(address, "", "", deadline, wait);
 	if (status == LINK_OK && answer.wants_password && password[0] != '\0')

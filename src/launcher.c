@@ -11,9 +11,8 @@
  * CREATE EXTENSION does, a worker that ends does, and a commit that finds
  * none.  It goes on asking until a worker has come, which may fail to connect.
  *
- * It also looks up the host name of the server's own slate_cache.url, so that
- * no commit has to: that may take long, and the workers have other things to
- * do.
+ * It also looks up host names, see names.h: those of the server's own
+ * slate_cache.url ahead of need, others when somebody has asked for them.
  *
  * Locks: none but the registry's, when the entry of a dropped database goes.
  *
@@ -32,6 +31,7 @@
 #include "catalog/pg_database.h"
 #include "doubt.h"
 #include "events.h"
+#include "names.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -59,13 +59,6 @@
 /* Workers on their first visit, at a time. */
 #define MAX_VISITS 2
 
-/* How often to look the server's name up. */
-#define LOOK_UP_MS 10000
-
-/* If that takes longer than this, it is left alone for a while. */
-#define SLOW_LOOK_UP_MS 1000
-#define LOOK_UP_REST_MS 120000
-
 /* A database that the launcher has seen. */
 typedef struct Known
 {
@@ -82,8 +75,6 @@ typedef struct Known
 static Known *known = NULL;
 static int	nknown = 0;
 static int	maxknown = 0;
-
-static int64 next_look_up = 0;
 
 PGDLLEXPORT void slate_launcher_main(Datum arg);
 
@@ -347,27 +338,10 @@ rest(void)
  * ------------------------------------------------------------------------
  */
 
-/* Every now and then; false if there is no name. */
-static bool
-look_up_name(void)
-{
-	int64		start = slate_link_now();
-
-	if (start < next_look_up)
-		return true;
-	if (!slate_redis_look_up())
-		return false;
-
-	/* a name server that hangs makes us deaf meanwhile */
-	next_look_up = slate_link_now() +
-		(slate_link_now() - start < SLOW_LOOK_UP_MS ? LOOK_UP_MS
-		 : LOOK_UP_REST_MS);
-	return true;
-}
-
 static void
 forget_launcher(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
+	slate_names_look_here(NULL);
 	slate_database_set_launcher(NULL);
 	slate_events_note(EVENT_LAUNCHER_ENDED, InvalidOid, "%s", "");
 }
@@ -383,20 +357,22 @@ slate_launcher_main(Datum arg pg_attribute_unused())
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	slate_database_set_launcher(MyLatch);
+	slate_names_look_here(MyLatch);
 	slate_events_note(EVENT_LAUNCHER_STARTED, InvalidOid, "%s", "");
 
 	for (;;)
 	{
 		bool		in_recovery = RecoveryInProgress();
+		bool		is_reloaded;
 
 		/* first of all: what comes from here on sets it again */
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
+		is_reloaded = ConfigReloadPending;
+		if (is_reloaded)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			next_look_up = 0;
 		}
 		if (!in_recovery)
 		{
@@ -410,7 +386,8 @@ slate_launcher_main(Datum arg pg_attribute_unused())
 			}
 			tend_all();
 		}
-		(void) look_up_name();
+		slate_redis_want_names();
+		slate_names_look_up(is_reloaded);
 		slate_stats_log_losses();
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -15,12 +15,31 @@
 
 #include <arpa/inet.h>
 
+#include <poll.h>
+
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "names.h"
 #include "port/atomics.h"
 #include "storage/shmem.h"
 
 #define READ_TRIES 10
+
+/* What nobody has wanted for so long is not looked up any more. */
+#define WANTED_MS 600000
+
+/*
+ * How long to leave a name alone after a look, at least, and in times of how long
+ * that took: the launcher is deaf meanwhile.  Whose name has no answer yet needs
+ * it more.
+ */
+#define KNOWN_REST_MS 10000
+#define KNOWN_REST_TIMES 5
+#define UNKNOWN_REST_MS 1000
+#define UNKNOWN_REST_TIMES 1
+
+/* Steps of waiting for a name. */
+#define AWAIT_STEP_MS 2
 
 /* What is known of one name and port. */
 typedef struct Known
@@ -33,17 +52,24 @@ typedef struct NameEntry
 {
 	pg_atomic_uint32 sequence;
 	pg_atomic_uint32 hash;		/* of the address, to find it by; 0: free */
-	pg_atomic_uint64 written_at;	/* clock of slate_link_now() */
-	Known		known;
+	pg_atomic_uint64 wanted_at; /* clock of slate_link_now() */
+	pg_atomic_uint64 due_at;	/* likewise; for the launcher alone */
+	Known		known;			/* its list is empty: wanted, no more */
 } NameEntry;
 
-/* An array; NULL without preload. */
-static NameEntry *entries = NULL;
+typedef struct Names
+{
+	Latch	   *volatile looker;	/* of the launcher, or NULL */
+	NameEntry	entries[SLATE_MAX_NAMES];
+} Names;
+
+/* NULL without preload. */
+static Names *names = NULL;
 
 Size
 slate_names_shmem_size(void)
 {
-	return MAXALIGN(SLATE_MAX_NAMES * sizeof(NameEntry));
+	return MAXALIGN(sizeof(Names));
 }
 
 void
@@ -51,16 +77,19 @@ slate_names_shmem_startup(void)
 {
 	bool		found;
 
-	entries = ShmemInitStruct("slate_cache names", slate_names_shmem_size(),
-							  &found);
+	names = ShmemInitStruct("slate_cache names", slate_names_shmem_size(),
+							&found);
 	if (found)
 		return;
-	memset(entries, 0, slate_names_shmem_size());
+	memset(names, 0, slate_names_shmem_size());
 	for (int i = 0; i < SLATE_MAX_NAMES; i++)
 	{
-		pg_atomic_init_u32(&entries[i].sequence, 0);
-		pg_atomic_init_u32(&entries[i].hash, 0);
-		pg_atomic_init_u64(&entries[i].written_at, 0);
+		NameEntry  *entry = &names->entries[i];
+
+		pg_atomic_init_u32(&entry->sequence, 0);
+		pg_atomic_init_u32(&entry->hash, 0);
+		pg_atomic_init_u64(&entry->wanted_at, 0);
+		pg_atomic_init_u64(&entry->due_at, 0);
 	}
 }
 
@@ -104,44 +133,43 @@ read_entry(NameEntry *entry, Known *known)
 	return false;
 }
 
-bool
-slate_names_get(const SlateAddress *address, SlateAddressList *found)
+/* The entry of an address, and a copy of it; or NULL. */
+static NameEntry *
+find_entry(const SlateAddress *address, Known *known)
 {
 	uint32		hash = hash_address(address);
-	Known		known;
 
-	if (entries == NULL || !slate_names_is_name(address))
-		return false;
 	for (int i = 0; i < SLATE_MAX_NAMES; i++)
 	{
-		if (pg_atomic_read_u32(&entries[i].hash) != hash ||
-			!read_entry(&entries[i], &known) ||
-			!slate_link_same_address(&known.address, address))
-			continue;
-		*found = known.list;
-		return true;
+		NameEntry  *entry = &names->entries[i];
+
+		if (pg_atomic_read_u32(&entry->hash) == hash &&
+			read_entry(entry, known) &&
+			slate_link_same_address(&known->address, address))
+			return entry;
 	}
-	return false;
+	return NULL;
 }
 
-/* Where the address is noted, or else what can best be spared. */
+/* What can best be spared. */
 static NameEntry *
-entry_for(uint32 hash)
+find_victim(void)
 {
-	NameEntry  *oldest = &entries[0];
+	NameEntry  *victim = &names->entries[0];
 
-	for (int i = 0; i < SLATE_MAX_NAMES; i++)
+	for (int i = 1; i < SLATE_MAX_NAMES; i++)
 	{
-		if (pg_atomic_read_u32(&entries[i].hash) == hash)
-			return &entries[i];
-		if (pg_atomic_read_u64(&entries[i].written_at) <
-			pg_atomic_read_u64(&oldest->written_at))
-			oldest = &entries[i];
+		NameEntry  *entry = &names->entries[i];
+
+		if (pg_atomic_read_u64(&entry->wanted_at) <
+			pg_atomic_read_u64(&victim->wanted_at))
+			victim = entry;
 	}
-	return oldest;
+	return victim;
 }
 
-static void
+/* False if another is at it. */
+static bool
 write_entry(NameEntry *entry, uint32 hash, const Known *known)
 {
 	uint32		sequence = pg_atomic_read_u32(&entry->sequence);
@@ -149,25 +177,147 @@ write_entry(NameEntry *entry, uint32 hash, const Known *known)
 	if (sequence % 2 != 0 ||
 		!pg_atomic_compare_exchange_u32(&entry->sequence, &sequence,
 										sequence + 1))
-		return;
+		return false;
 	memcpy(&entry->known, known, sizeof(*known));
 	pg_atomic_write_u32(&entry->hash, hash);
-	pg_atomic_write_u64(&entry->written_at, slate_link_now());
 	pg_write_barrier();
 	pg_atomic_write_u32(&entry->sequence, sequence + 2);
+	return true;
+}
+
+/* Many want it, so that is only noted when some time has passed. */
+static void
+note_wanted(NameEntry *entry)
+{
+	uint64		now = slate_link_now();
+
+	if (pg_atomic_read_u64(&entry->wanted_at) + WANTED_MS / 10 < now)
+		pg_atomic_write_u64(&entry->wanted_at, now);
 }
 
 void
-slate_names_refresh(const SlateAddress *address)
+slate_names_want(const SlateAddress *address)
 {
-	uint32		hash = hash_address(address);
 	Known		known;
+	NameEntry  *entry;
+
+	if (names == NULL || !slate_names_is_name(address))
+		return;
+	entry = find_entry(address, &known);
+	if (entry == NULL)
+	{
+		memset(&known, 0, sizeof(known));
+		known.address = *address;
+		entry = find_victim();
+		if (!write_entry(entry, hash_address(address), &known))
+			return;
+		pg_atomic_write_u64(&entry->wanted_at, 0);
+		pg_atomic_write_u64(&entry->due_at, 0);
+	}
+	note_wanted(entry);
+}
+
+static bool
+get(const SlateAddress *address, SlateAddressList *found)
+{
+	Known		known;
+	NameEntry  *entry = find_entry(address, &known);
+
+	if (entry == NULL || known.list.count == 0)
+		return false;
+	note_wanted(entry);
+	*found = known.list;
+	return true;
+}
+
+/* True as soon as it is known; may throw where the wait says so. */
+static bool
+await(const SlateAddress *address, SlateAddressList *found, int64 deadline,
+	  SlateWait wait)
+{
+	Latch	   *looker;
+
+	while ((looker = names->looker) != NULL)
+	{
+		slate_names_want(address);
+		SetLatch(looker);
+		if (wait == LINK_WAIT_INTERRUPTIBLE)
+			CHECK_FOR_INTERRUPTS();
+		(void) poll(NULL, 0, AWAIT_STEP_MS);
+		if (get(address, found))
+			return true;
+		if (slate_link_now() >= deadline)
+			break;
+	}
+	return false;
+}
+
+SlateLinkStatus
+slate_names_open(SlateLink *link, const SlateAddress *address, int64 deadline,
+				 SlateWait wait)
+{
+	SlateAddressList found;
+
+	if (names == NULL || !slate_names_is_name(address) ||
+		names->looker == NULL)
+		return slate_link_open(link, address, NULL, deadline, wait);
+	if (get(address, &found) || await(address, &found, deadline, wait))
+		return slate_link_open(link, address, &found, deadline, wait);
+	slate_link_close(link);
+	snprintf(link->error, sizeof(link->error),
+			 "the host's name has not been looked up in time");
+	return LINK_TIMEOUT;
+}
+
+/* ------------------------------------------------------------------------
+ * The launcher
+ * ------------------------------------------------------------------------
+ */
+
+void
+slate_names_look_here(Latch *latch)
+{
+	if (names)
+		names->looker = latch;
+}
+
+static void
+look_up(NameEntry *entry)
+{
+	int64		start = slate_link_now();
+	int64		rest;
+	Known		known;
+	uint32		hash = pg_atomic_read_u32(&entry->hash);
 	const char *error;
 
-	if (entries == NULL || !slate_names_is_name(address))
+	if (!read_entry(entry, &known) || hash_address(&known.address) != hash)
 		return;
-	memset(&known, 0, sizeof(known));
-	known.address = *address;
-	if (slate_link_look_up(address, &known.list, &error) == LINK_OK)
-		write_entry(entry_for(hash), hash, &known);
+	if (slate_link_look_up(&known.address, &known.list, &error) == LINK_OK)
+	{
+		/* unless it is another's by now */
+		if (pg_atomic_read_u32(&entry->hash) == hash)
+			(void) write_entry(entry, hash, &known);
+	}
+	rest = slate_link_now() - start;
+	if (known.list.count > 0)
+		rest = Max(rest * KNOWN_REST_TIMES, KNOWN_REST_MS);
+	else
+		rest = Max(rest * UNKNOWN_REST_TIMES, UNKNOWN_REST_MS);
+	pg_atomic_write_u64(&entry->due_at, slate_link_now() + rest);
+}
+
+void
+slate_names_look_up(bool anew)
+{
+	for (int i = 0; names != NULL && i < SLATE_MAX_NAMES; i++)
+	{
+		NameEntry  *entry = &names->entries[i];
+		uint64		now = slate_link_now();
+
+		if (pg_atomic_read_u32(&entry->hash) == 0 ||
+			pg_atomic_read_u64(&entry->wanted_at) + WANTED_MS < now ||
+			(!anew && pg_atomic_read_u64(&entry->due_at) > now))
+			continue;
+		look_up(entry);
+	}
 }

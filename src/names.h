@@ -4,9 +4,10 @@
  *	  What host names stand for, looked up ahead of need.
  *
  * getaddrinfo() has no deadline: with a name server that does not answer it
- * takes many seconds, and a commit must not.  So a worker looks the names up
- * now and then and notes the addresses in shared memory, where backends find
- * them.  Without a worker, or for another name, a backend looks for itself.
+ * takes many seconds, and a commit must not.  So one process, the launcher,
+ * looks up every name that somebody wants, now and then, and notes the addresses
+ * in shared memory.  Whoever finds none there asks for them, and waits until
+ * his own deadline.  Without a launcher everybody looks for himself.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +15,7 @@
 #define SLATE_NAMES_H
 
 #include "link.h"
+#include "storage/latch.h"
 
 extern Size slate_names_shmem_size(void);
 extern void slate_names_shmem_startup(void);	/* holds AddinShmemInitLock */
@@ -21,17 +23,35 @@ extern void slate_names_shmem_startup(void);	/* holds AddinShmemInitLock */
 /* Is there anything to look up: neither a socket path nor a number? */
 extern bool slate_names_is_name(const SlateAddress *address);
 
-/* The addresses that are noted; false if there are none for this name. */
-extern bool slate_names_get(const SlateAddress *address,
-							SlateAddressList *found);
+/*
+ * slate_link_open() with what is known of the address, or becomes so until the
+ * deadline.
+ */
+extern SlateLinkStatus slate_names_open(SlateLink *link,
+										const SlateAddress *address,
+										int64 deadline, SlateWait wait);
+
+/* ------------------------------------------------------------------------
+ * Who looks them up
+ * ------------------------------------------------------------------------
+ */
+
+/* Who sets this latch will be heard; NULL: nobody looks any more. */
+extern void slate_names_look_here(Latch *latch);
 
 /*
- * Look the name up and note its addresses; what is known stays if that fails.
- * For workers: there is room for SLATE_MAX_NAMES, and the one that was not
- * looked up for longest makes room for another.  May take long.
+ * Keep the address of a name, if it is one, up to date for the next minutes.
+ * There is room for SLATE_MAX_NAMES; the one that nobody has wanted for longest
+ * makes room for another.
  */
 #define SLATE_MAX_NAMES 32
 
-extern void slate_names_refresh(const SlateAddress *address);
+extern void slate_names_want(const SlateAddress *address);
+
+/*
+ * Look up what is due; may take long.  What is known stays if that fails.  anew:
+ * all of it is.
+ */
+extern void slate_names_look_up(bool anew);
 
 #endif							/* SLATE_NAMES_H */

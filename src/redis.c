@@ -479,19 +479,16 @@ refresh_answers(int64 deadline, SlateWait wait)
 }
 
 /*
- * Connect and shake hands.  Where no worker has looked the name up, we must,
+ * Connect and shake hands.  Without a launcher who looks the name up we must,
  * and that knows no deadline; if it took longer than it should have, it counts
  * as a timeout, whatever came of it.
  */
 static SlateRedisStatus
 connect_to_server(int64 deadline, SlateWait wait)
 {
-	SlateAddressList known;
-	bool		is_known = slate_names_get(&node->address, &known);
 	SlateLinkStatus status;
 
-	status = slate_link_open(&node->link, &node->address, is_known ? &known : NULL,
-							 deadline, wait);
+	status = slate_names_open(&node->link, &node->address, deadline, wait);
 	if (status == LINK_UNREACHABLE && slate_link_now() >= deadline)
 		status = LINK_TIMEOUT;
 	if (status != LINK_OK)
@@ -797,36 +794,23 @@ resting(void)
 	return REDIS_RESTING;
 }
 
-static bool
-look_up(const SlateAddress *address)
+void
+slate_redis_want_names(void)
 {
-	if (!slate_names_is_name(address))
-		return false;
-	slate_names_refresh(address);
-	return true;
-}
-
-bool
-slate_redis_look_up(void)
-{
-	bool		has_names = false;
 	SlateMaster master;
 
 	if (!load_settings())
-		return false;
+		return;
 	for (int i = 0; i < server.cluster.count; i++)
-		has_names |= look_up(&server.cluster.address[i]);
+		slate_names_want(&server.cluster.address[i]);
 	for (int i = 0; i < topology.count; i++)
-		has_names |= look_up(&topology.node[i].address);
-	if (server.cluster.count > 0)
-		return has_names;
-	if (server.sentinels.count == 0)
-		return look_up(&server.address);
+		slate_names_want(&topology.node[i].address);
 	for (int i = 0; i < server.sentinels.count; i++)
-		has_names |= look_up(&server.sentinels.address[i]);
-	if (slate_sentinel_known(&master))
-		has_names |= look_up(&master.address);
-	return has_names;
+		slate_names_want(&server.sentinels.address[i]);
+	if (server.sentinels.count > 0 && slate_sentinel_known(&master))
+		slate_names_want(&master.address);
+	if (server.cluster.count == 0 && server.sentinels.count == 0)
+		slate_names_want(&server.address);
 }
 
 /* ----------

@@ -66,11 +66,10 @@ typedef void (*SlatePreambleFn) (int which, SlatePreamble *preamble);
 extern void slate_redis_set_preamble(SlatePreambleFn fn);
 
 /*
- * For workers: look the names of the server, or of the sentinels and the
- * master, up for all backends, see names.h.  False if there is no name to look
- * up.
+ * For the launcher: want the names of the server, or of the sentinels and the
+ * master, or of the Cluster's nodes, before somebody needs them; see names.h.
  */
-extern bool slate_redis_look_up(void);
+extern void slate_redis_want_names(void);
 
 /*
  * For workers: ask a sentinel which server is the master, or a node of the

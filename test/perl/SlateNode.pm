@@ -89,8 +89,8 @@ sub set
 
 sub wait_for
 {
-    my ($node, $query, $expected) = @_;
-    $node->poll_query_until('postgres', $query, $expected // 't')
+    my ($node, $query, $expected, $database) = @_;
+    $node->poll_query_until($database // 'postgres', $query, $expected // 't')
       or croak "timed out waiting for: $query";
     return;
 }

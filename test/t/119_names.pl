@@ -1,5 +1,5 @@
-# The server's name is looked up in the background, ahead of need: a name server
-# that does not answer keeps no commit and no read waiting.
+# Names are looked up in the background, the server's ahead of need, a database's when it is asked
+# for: a name server that does not answer keeps no commit and no read waiting.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -27,7 +27,7 @@ getaddrinfo(const char *node, const char *service,
 
     real = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **))
         dlsym(RTLD_NEXT, "getaddrinfo");
-    if (node == NULL || strcmp(node, "redis.slate.test") != 0)
+    if (node == NULL || strstr(node, ".slate.test") == NULL)
         return real(node, service, hints, list);
     if (access(SLOW, F_OK) == 0)
         sleep(20);
@@ -64,5 +64,28 @@ SlateNode::set($node, 'slate_cache.url' => "redis://localhost:$port/0");
 is($node->safe_psql('postgres', q{SELECT slate_cache_get('shop:item:1') ->> 'name'}), 'new', 'another name');
 SlateNode::wait_for($node, q{SELECT slate_cache_peek('shop:item:1') ->> 'name'}, 'new');
 pass('it is the same server, and trusted when the worker has seen that');
+
+# A database's own name, which nobody has looked up before: the first commit does not wait for the
+# name server, and the worker tells Redis when that has answered.
+my $check = q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" IN ('worker', 'redis', 'history')};
+foreach my $name (qw(known unknown))
+{
+    unlink $slow;
+    $node->safe_psql('postgres', "CREATE DATABASE $name");
+    $node->safe_psql('postgres', "ALTER DATABASE $name SET slate_cache.url = 'redis://$name.slate.test:$port/1'");
+    append_to_file($slow, '') if $name eq 'unknown';
+    $node->safe_psql($name, q{CREATE EXTENSION slate_cache; CREATE TABLE item (id int PRIMARY KEY, name text);
+        SELECT slate_cache_attach('item', row_keys => ARRAY['} . $name . q{:item:{id}'])});
+    SlateNode::wait_for($node, $check, 't', $name) if $name eq 'known';
+    append_to_file($slow, '') if $name eq 'known';
+    my $start = time;
+    $node->safe_psql($name, q{INSERT INTO item VALUES (1, 'new')});
+    cmp_ok(time - $start, '<', 10, "a $name name of a database: a commit does not wait for the name server");
+    is($redis->cli('-n', '1', 'GET', "$name:item:1"), $name eq 'known' ? '{"id":1,"name":"new"}' : '', "a $name name: " . ($name eq 'known' ? 'it is pushed' : 'it is left'));
+}
+unlink $slow;
+SlateNode::wait_for($node, $check, 't', 'unknown');
+SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0', 'unknown');
+is($node->safe_psql('unknown', q{SELECT slate_cache_get('unknown:item:1') ->> 'name'}), 'new', 'an unknown name: it is told when the name is known');
 
 done_testing();
