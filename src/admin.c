@@ -318,7 +318,7 @@ check_preload(ReturnSetInfo *result)
 			  : "not in shared_preload_libraries: no journal, no worker; pushes that fail are lost; breaker, counters and events are this session's own");
 	put_check(result, "launcher", slate_database_has_launcher(),
 			  slate_database_has_launcher() ? "running" : preloaded ?
-			  "not running; the server starts it again after 5 s" :
+			  "not running; the server starts it within 5 s, if max_worker_processes leaves room for it" :
 			  "there is none without preload");
 }
 

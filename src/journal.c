@@ -91,11 +91,11 @@ static const Oid column_types[ROW_NCOLUMNS] = {
 /* Flags of an entry, and what is left for the length of its name. */
 #define ENTRY_GLOB 0x8000
 #define ENTRY_EVERYTHING 0x4000
-#define ENTRY_THOROUGH 0x2000
+#define ENTRY_SWEPT 0x2000
 #define ENTRY_LENGTH 0x1fff
 
 /* No entry: the row's transaction has marked what the row names. */
-#define ENTRY_MARKED (ENTRY_EVERYTHING | ENTRY_THOROUGH)
+#define ENTRY_MARKED (ENTRY_EVERYTHING | ENTRY_SWEPT)
 
 /* A glob that is longer than this is written as "everything". */
 #define ENTRY_NAME_MAX 4096
@@ -380,7 +380,7 @@ write_rows(Writer *writer, const SlateOpList *list)
 		SlateGlobOp *glob = &list->globs[i];
 
 		write_entry(writer,
-					glob->thorough ? ENTRY_GLOB | ENTRY_THOROUGH : ENTRY_GLOB,
+					glob->swept ? ENTRY_GLOB | ENTRY_SWEPT : ENTRY_GLOB,
 					glob->glob, glob->len);
 	}
 	if (filling)
@@ -611,7 +611,7 @@ slate_journal_next(const SlateJournalRow *row, int *offset,
 	head = at[0] << 8 | at[1];
 	entry->is_glob = (head & ENTRY_GLOB) != 0;
 	entry->is_everything = (head & ENTRY_EVERYTHING) != 0;
-	entry->is_thorough = (head & ENTRY_THOROUGH) != 0;
+	entry->is_swept = (head & ENTRY_SWEPT) != 0;
 	entry->name.start = (const char *) at + 2;
 	entry->name.len = head & ENTRY_LENGTH;
 	*offset += 2 + entry->name.len;

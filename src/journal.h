@@ -68,7 +68,7 @@ typedef struct SlateJournalEntry
 {
 	SlateSlice	name;
 	bool		is_glob;
-	bool		is_thorough;	/* look through all keys in any case */
+	bool		is_swept;		/* look through all keys for it */
 	bool		is_everything;	/* the whole namespace; no name */
 } SlateJournalEntry;
 

@@ -404,6 +404,9 @@ slate_worker_register(void)
 		.bgw_restart_time = 5
 	};
 
+	/* pg_upgrade's servers are nobody's truth yet */
+	if (IsBinaryUpgrade)
+		return;
 	strlcpy(worker.bgw_name, "slate_cache launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "slate_cache launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);

@@ -61,6 +61,8 @@ typedef struct SlateGlobOp
 	bool		thorough;		/* stands for keys that some rule enumerates,
 								 * or was asked for by name: all of them go
 								 * before COMMIT returns, if time allows */
+	bool		swept;			/* all keys are looked through for it, now or
+								 * by the worker */
 } SlateGlobOp;
 
 typedef struct SlateOpIndex SlateOpIndex;	/* a hash table, private to ops.c */

@@ -428,7 +428,10 @@ recount(PendingLevel *level)
 	level->bytes_below = bytes_of(level->parent);
 }
 
-/* Every PUT of every level becomes a DROP.  Rolling back does not undo that. */
+/*
+ * Every PUT of every level becomes a DROP.  Rolling back does not undo that,
+ * unless nothing is left.
+ */
 static void
 give_up_values(void)
 {
@@ -640,6 +643,8 @@ on_subtransaction(SubXactEvent event,
 		case SUBXACT_EVENT_ABORT_SUB:
 			while (pending.top && pending.top->depth >= depth)
 				pop_level();
+			if (pending.top == NULL)
+				pending.given_up = KEEP_ALL;
 			break;
 		default:
 			break;

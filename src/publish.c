@@ -539,10 +539,10 @@ make_globset(SlateOpList *list)
 		publish.globs[i].start = list->globs[i].glob;
 		publish.globs[i].len = list->globs[i].len;
 		publish.thorough |= list->globs[i].thorough;
+		publish.sweep |= list->globs[i].swept;
 		publish.stamps[i] = &publish.stamp;
 	}
 	publish.globset = slate_globset_make(publish.globs, list->nglobs);
-	publish.sweep = slate_publish_sweep || publish.thorough;
 	if (publish.sweep)
 		slate_sweep_init();
 }
@@ -689,10 +689,22 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 	slate_strict_mark(list, stamp);
 }
 
+/*
+ * Whose pattern it is says whether there is to be a walk for it, whoever makes
+ * that.
+ */
+static void
+note_sweeps(SlateOpList *list)
+{
+	for (int i = 0; i < list->nglobs; i++)
+		list->globs[i].swept = slate_publish_sweep || list->globs[i].thorough;
+}
+
 void
 slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 {
 	slate_redis_hold(true);
+	note_sweeps(list);
 	publish.nkeys = list->nops + list->nglobs;
 	publish.list = list;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
@@ -720,6 +732,7 @@ slate_publish_hand_over(SlateOpList *list)
 {
 	SlateStamp	stamp;
 
+	note_sweeps(list);
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 		begin_strict(list, &stamp, true);
 	else

@@ -56,6 +56,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/plancache.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "value.h"
@@ -892,6 +893,27 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 	return json.data;
 }
 
+/* A SELECT, of which no part writes or locks rows? */
+static bool
+only_reads(SPIPlanPtr plan)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+	Query	   *query = linitial_node(Query, source->query_list);
+
+	return query->commandType == CMD_SELECT && query->utilityStmt == NULL &&
+		!query->hasModifyingCTE && query->rowMarks == NIL;
+}
+
+compat_noreturn static void
+refuse_query(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("slate_cache_fetch() needs one query that returns rows"),
+			 errdetail("A cached result stands for its query, so the query must not change or lock anything."),
+			 errhint("Pass a single SELECT.")));
+}
+
 /* Runs the query with a snapshot taken now; result in the caller's context. */
 static char *
 run_query(FetchQuery *query, int *len)
@@ -914,12 +936,8 @@ run_query(FetchQuery *query, int *len)
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the query: %s",
 			 SPI_result_code_string(SPI_result));
-	if (!SPI_is_cursor_plan(plan))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("slate_cache_fetch() needs one query that returns rows"),
-				 errdetail("A cached result stands for its query, so the query must not change anything."),
-				 errhint("Pass a single SELECT.")));
+	if (!SPI_is_cursor_plan(plan) || !only_reads(plan))
+		refuse_query();
 	check_argument_count(query);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -927,11 +945,7 @@ run_query(FetchQuery *query, int *len)
 											 true, 0);
 	PopActiveSnapshot();
 	if (status != SPI_OK_SELECT || SPI_tuptable == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("slate_cache_fetch() needs one query that returns rows"),
-				 errdetail("A cached result stands for its query, so the query must not change anything."),
-				 errhint("Pass a single SELECT.")));
+		refuse_query();
 	MemoryContextSwitchTo(caller);
 	nestlevel = slate_rules_begin_settings();
 	json = result_as_json(SPI_tuptable, SPI_processed, len);

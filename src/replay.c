@@ -104,9 +104,10 @@ gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry,
 {
 	int			known = pass.globs->nglobs;
 	int			position = slate_ops_note_glob(pass.globs, entry->name,
-											   1, NULL, entry->is_thorough);
+											   1, NULL, false);
 	SlateStamp *stamp;
 
+	pass.globs->globs[position].swept |= entry->is_swept;
 	if (position >= pass.maxstamps)
 	{
 		pass.maxstamps *= 2;
@@ -289,13 +290,6 @@ begin_gathering(void)
 	MemoryContextSwitchTo(old);
 }
 
-/* Is there to be a walk for it?  Otherwise rules drop what indexes know. */
-static bool
-is_swept(const SlateGlobOp *glob)
-{
-	return slate_publish_sweep || glob->thorough;
-}
-
 /*
  * Of what is all that is left of a transaction, and not looked for in a walk:
  * what indexes know.
@@ -312,7 +306,7 @@ drop_families(void)
 		const SlateGlobOp *glob = &pass.globs->globs[i];
 		FamilyState state = {&batch, &pass.stamps[i], glob, true};
 
-		if (pass.tell[i] == 0 && !is_swept(glob))
+		if (pass.tell[i] == 0 && !glob->swept)
 			slate_rules_glob_families(glob->glob, glob->len, drop_from_family,
 									  &state);
 	}
@@ -340,7 +334,7 @@ sweep_pass(void)
 	{
 		const SlateGlobOp *glob = &pass.globs->globs[i];
 
-		if (!is_swept(glob))
+		if (!glob->swept)
 			continue;
 		globs[nglobs].start = glob->glob;
 		globs[nglobs].len = glob->len;

@@ -28,6 +28,7 @@
 #include "rules.h"
 #include "triggers.h"
 #include "types.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
@@ -890,6 +891,8 @@ slate_rules_begin_settings(void)
 		save_setting("extra_float_digits", "1");
 	if (bytea_output != BYTEA_OUTPUT_HEX)
 		save_setting("bytea_output", "hex");
+	if (!Array_nulls)
+		save_setting("array_nulls", "on");
 	return nestlevel;
 }
 

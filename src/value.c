@@ -19,7 +19,8 @@
 
 /*
  * Is it about the text?  Wrong syntax, a number that numeric refuses, \u0000,
- * strings or arrays that are too large, nesting that would exhaust the stack.
+ * strings or arrays that are too large, nesting that would exhaust the stack;
+ * in SQL_ASCII, also an escape that stands for no ASCII (not supported).
  */
 static bool
 is_about_text(int sqlerrcode)
@@ -27,7 +28,8 @@ is_about_text(int sqlerrcode)
 	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
 	return category == ERRCODE_DATA_EXCEPTION ||
-		category == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		category == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
+		sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
 }
 
 Jsonb *

@@ -132,3 +132,12 @@ SELECT t, slate_cache_get('text:' || t || ':end')->>'t' = t AS same FROM texts O
 SELECT count(value) FROM slate_cache_mget((SELECT array_agg('text:' || t || ':end') FROM texts));
 DELETE FROM texts;
 \! $redis EVAL "return redis.call('KEYS', 'text:*')" 0
+
+-- key columns are read as they are written, whatever the session has set
+CREATE TABLE arrays (tags text[] PRIMARY KEY);
+SELECT slate_cache_attach('arrays', row_keys => ARRAY['arrays:{tags}']);
+INSERT INTO arrays VALUES ('{a,NULL}');
+\! $redis DEL 'arrays:{a,NULL}'
+SET array_nulls = off;
+SELECT slate_cache_get('arrays:{a,NULL}');
+RESET array_nulls;

@@ -92,6 +92,15 @@ BEGIN;
 SELECT count(slate_cache_del('shop:hand:' || i)) FROM generate_series(1, 2000) AS i;
 ROLLBACK;
 \! $redis MGET shop:hand:1 shop:hands
+-- what was rolled back is no more
+BEGIN;
+SAVEPOINT a;
+UPDATE items SET note = 'all of them';
+UPDATE items SET note = 'all of them again', kind = 2;
+ROLLBACK TO a;
+SELECT slate_cache_set('shop:hands', '2');
+COMMIT;
+\! $redis GET shop:hands
 -- but rows never fail for it
 BEGIN;
 UPDATE items SET note = 'all of them';

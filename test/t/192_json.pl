@@ -122,6 +122,15 @@ is($all, scalar @texts, 'all texts are there');
 cmp_ok($values, '>', $many / 2, "$values of them are JSON");
 cmp_ok($none, '>', $many / 20, "$none are not");
 is(join("\n", @wrong), '', 'each is taken as by a cast');
+
+# An escape that stands for no ASCII cannot be had in SQL_ASCII: no JSON there, and no ERROR.
+$node->safe_psql('postgres', q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
+$node->safe_psql('ascii', 'CREATE EXTENSION slate_cache');
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}, 't', 'ascii');
+$client->ask('SET', "ascii:$_->[0]", qq({"a":"$_->[1]"})) foreach ['escaped', '\\u00e4'], ['plain', '\\u0041'];
+is($node->safe_psql('ascii', q{SELECT key, value FROM slate_cache_mget('{ascii:escaped,ascii:plain}')}), qq(ascii:escaped|\nascii:plain|{"a": "A"}),
+    'SQL_ASCII: what it cannot hold is a miss');
+is($client->ask('EXISTS', 'ascii:escaped', 'ascii:plain'), 1, 'SQL_ASCII: and is dropped');
 SlateNode::unharmed($node);
 
 done_testing();
