@@ -298,6 +298,28 @@ slate_database_has_launcher(void)
 	return registry != NULL && registry->launcher != NULL;
 }
 
+void
+slate_database_move(SlateDatabase *database, uint64 server)
+{
+	if (pg_atomic_read_u64(&database->server) == server)
+		return;
+
+	/* whoever sees the one does not see the other's */
+	pg_atomic_write_u64(&database->identity, 0);
+	pg_memory_barrier();
+	pg_atomic_write_u64(&database->server, server);
+}
+
+bool
+slate_database_is_elsewhere(SlateDatabase *database)
+{
+	if (slate_database_has_our_redis(database))
+		return false;
+	pg_memory_barrier();
+	return slate_redis_identity() == 0 ||
+		pg_atomic_read_u64(&database->identity) != slate_redis_identity();
+}
+
 bool
 slate_database_has_our_redis(SlateDatabase *database)
 {

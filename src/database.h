@@ -126,7 +126,7 @@ typedef struct SlateDatabase
 	pg_atomic_uint64 trust_since;	/* when it changed; slate_link_now() */
 	pg_atomic_uint64 epoch;
 	pg_atomic_uint32 begun;		/* this server has had an epoch here */
-	pg_atomic_uint64 identity;
+	pg_atomic_uint64 identity;	/* 0: not known, as after server has changed */
 	pg_atomic_uint64 confirmed_at;	/* when Redis last had this epoch;
 									 * slate_link_now() */
 
@@ -218,10 +218,19 @@ extern void slate_database_note_keyspace(SlateDatabase *database,
 extern bool slate_database_keyspace_is_large(SlateDatabase *database);
 
 /*
- * Does its worker use the same Redis as this session?  One that has just been
- * started, and does not say yet, will.  Does not throw.
+ * Has its worker the same slate_cache.url as this session?  One that has just
+ * been started, and does not say yet, will.  Does not throw.
  */
 extern bool slate_database_has_our_redis(SlateDatabase *database);
+
+/*
+ * Is this session's connection one to another Redis than the worker's, as far as
+ * one can tell?  By another url it may be the same.  Does not throw.
+ */
+extern bool slate_database_is_elsewhere(SlateDatabase *database);
+
+/* For the worker: it has another url, and has not seen yet what is there. */
+extern void slate_database_move(SlateDatabase *database, uint64 server);
 
 /* Who starts the workers. */
 extern void slate_database_set_launcher(Latch *latch);

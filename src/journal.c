@@ -477,16 +477,17 @@ replayer(void)
 }
 
 /*
- * The worker replays to its own Redis.  By another url that may be ours: while
- * a reload changes it, sessions and worker do not have the new one at once.
- * Then what we have told ours the worker's has yet to hear: others read that.
+ * The worker replays to its own Redis.  While a reload changes the url, sessions
+ * and worker do not have the new one at once.  Then what we have told ours the
+ * worker's has yet to hear: others read that.
  */
 bool
 slate_journal_leave(SlateOutcomeKind kind, bool committed)
 {
+	SlateDatabase *database = slate_doubt_entered();
 	bool		is_replayed = replayer() != NULL;
 
-	if (committed && !is_replayed)
+	if (committed && database && slate_database_is_elsewhere(database))
 		kind = LEAVE_FAILED;
 
 	if (filling)

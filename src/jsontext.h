@@ -13,7 +13,8 @@
 
 /*
  * What jsonb_in() makes of a text of so many bytes, in the database's encoding
- * and with a zero behind them; the same bytes, and the same ERRORs.
+ * and with a zero behind them; the same bytes, and the same ERRORs, but that of
+ * two faults another one may be told.
  */
 extern Jsonb *slate_jsontext_parse(const char *text, size_t len);
 

@@ -38,14 +38,16 @@
 #define UNKNOWN_REST_MS 1000
 #define UNKNOWN_REST_TIMES 1
 
-/* Steps of waiting for a name. */
+/* Steps of waiting for a name, and how many between two calls for it. */
 #define AWAIT_STEP_MS 2
+#define STEPS_PER_CALL 16
 
-/* What is known of one name and port. */
+/* What is known of one name and port: neither list nor failure, it is wanted. */
 typedef struct Known
 {
 	SlateAddress address;
 	SlateAddressList list;
+	char		failure[80];	/* of the last look, or "" */
 } Known;
 
 typedef struct NameEntry
@@ -54,7 +56,7 @@ typedef struct NameEntry
 	pg_atomic_uint32 hash;		/* of the address, to find it by; 0: free */
 	pg_atomic_uint64 wanted_at; /* clock of slate_link_now() */
 	pg_atomic_uint64 due_at;	/* likewise; for the launcher alone */
-	Known		known;			/* its list is empty: wanted, no more */
+	Known		known;
 } NameEntry;
 
 typedef struct Names
@@ -217,56 +219,67 @@ slate_names_want(const SlateAddress *address)
 	note_wanted(entry);
 }
 
+/* Has there been a look? */
 static bool
-get(const SlateAddress *address, SlateAddressList *found)
+get(const SlateAddress *address, Known *known)
 {
-	Known		known;
-	NameEntry  *entry = find_entry(address, &known);
+	NameEntry  *entry = find_entry(address, known);
 
-	if (entry == NULL || known.list.count == 0)
+	if (entry == NULL ||
+		(known->list.count == 0 && known->failure[0] == '\0'))
 		return false;
 	note_wanted(entry);
-	*found = known.list;
 	return true;
 }
 
-/* True as soon as it is known; may throw where the wait says so. */
+/* Call for a look; may throw where the wait says so. */
 static bool
-await(const SlateAddress *address, SlateAddressList *found, int64 deadline,
+await(const SlateAddress *address, Known *known, int64 deadline,
 	  SlateWait wait)
 {
-	Latch	   *looker;
-
-	while ((looker = names->looker) != NULL)
+	for (int i = 0; slate_link_now() < deadline; i++)
 	{
-		slate_names_want(address);
-		SetLatch(looker);
+		Latch	   *looker = names->looker;
+
+		if (looker == NULL)
+			break;
+		if (i % STEPS_PER_CALL == 0)
+		{
+			slate_names_want(address);
+			SetLatch(looker);
+		}
 		if (wait == LINK_WAIT_INTERRUPTIBLE)
 			CHECK_FOR_INTERRUPTS();
 		(void) poll(NULL, 0, AWAIT_STEP_MS);
-		if (get(address, found))
+		if (get(address, known))
 			return true;
-		if (slate_link_now() >= deadline)
-			break;
 	}
 	return false;
+}
+
+static SlateLinkStatus
+fail(SlateLink *link, SlateLinkStatus status, const char *why)
+{
+	slate_link_close(link);
+	snprintf(link->error, sizeof(link->error),
+			 "could not look up the host: %s", why);
+	return status;
 }
 
 SlateLinkStatus
 slate_names_open(SlateLink *link, const SlateAddress *address, int64 deadline,
 				 SlateWait wait)
 {
-	SlateAddressList found;
+	Known		known;
 
 	if (names == NULL || !slate_names_is_name(address) ||
 		names->looker == NULL)
 		return slate_link_open(link, address, NULL, deadline, wait);
-	if (get(address, &found) || await(address, &found, deadline, wait))
-		return slate_link_open(link, address, &found, deadline, wait);
-	slate_link_close(link);
-	snprintf(link->error, sizeof(link->error),
-			 "the host's name has not been looked up in time");
-	return LINK_TIMEOUT;
+	if (!get(address, &known) && !await(address, &known, deadline, wait))
+		return fail(link, LINK_TIMEOUT, "there was no answer in time");
+	if (known.list.count == 0)
+		return fail(link, LINK_UNREACHABLE, known.failure);
+	return slate_link_open(link, address, &known.list, deadline, wait);
 }
 
 /* ------------------------------------------------------------------------
@@ -292,12 +305,13 @@ look_up(NameEntry *entry)
 
 	if (!read_entry(entry, &known) || hash_address(&known.address) != hash)
 		return;
-	if (slate_link_look_up(&known.address, &known.list, &error) == LINK_OK)
-	{
-		/* unless it is another's by now */
-		if (pg_atomic_read_u32(&entry->hash) == hash)
-			(void) write_entry(entry, hash, &known);
-	}
+	known.failure[0] = '\0';
+	if (slate_link_look_up(&known.address, &known.list, &error) != LINK_OK)
+		strlcpy(known.failure, error, sizeof(known.failure));
+
+	/* unless it is another's by now */
+	if (pg_atomic_read_u32(&entry->hash) == hash)
+		(void) write_entry(entry, hash, &known);
 	rest = slate_link_now() - start;
 	if (known.list.count > 0)
 		rest = Max(rest * KNOWN_REST_TIMES, KNOWN_REST_MS);

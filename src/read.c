@@ -106,6 +106,7 @@ typedef struct LookupSet
 	int			first_lease;	/* the command that asks for leases first */
 	Oid			seen;			/* the relation that was looked at last ... */
 	bool		sees_all;		/* ... and what the cache has of it is for us */
+	bool		is_elsewhere;	/* others tell another Redis than ours */
 } LookupSet;
 
 /* ------------------------------------------------------------------------
@@ -206,8 +207,7 @@ classify(LookupSet *set, Lookup *lookup)
 			lookup->bypass = true;
 		check_may_see(set, lookup, relid);
 	}
-	if (lookup->covered &&
-		(transaction_bypasses() || slate_trust_is_elsewhere()))
+	if (lookup->covered && (transaction_bypasses() || set->is_elsewhere))
 		lookup->bypass = true;
 
 	switch (slate_pending_lookup(lookup->key.start, lookup->key.len, &value))
@@ -653,6 +653,7 @@ make_set(int nlookups)
 	LookupSet  *set = palloc0_object(LookupSet);
 
 	slate_script_find_nodes(LINK_WAIT_INTERRUPTIBLE);
+	set->is_elsewhere = slate_trust_is_elsewhere();
 	set->nlookups = nlookups;
 	set->lookups = palloc0_array(Lookup, nlookups);
 	set->waiting = palloc_array(Lookup *, nlookups);

@@ -1103,8 +1103,10 @@ slate_redis_identity(void)
 
 	if (!all_are_open())
 		return 0;
-	if (topology.count == 0)
+	if (topology.count == 0 && server.database == 0)
 		return nodes[0].info.identity;
+	if (topology.count == 0)
+		whole = (uint64) server.database;
 	for (int i = 0; i < nnodes; i++)
 		whole = hash_combine64(whole, nodes[i].info.identity);
 	return Max(whole, 1);

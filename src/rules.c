@@ -20,7 +20,9 @@
 #include "compat.h"
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "owner.h"
@@ -264,6 +266,10 @@ slate_rules_capture_oid(void)
 	{
 		Oid			found = function_oid("capture");
 
+		/* where the extension is not, anybody may call something so */
+		if (OidIsValid(found) &&
+			!OidIsValid(getExtensionOfObject(ProcedureRelationId, found)))
+			found = InvalidOid;
 		capture_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(found));
 		capture_oid = found;
 	}

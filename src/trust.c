@@ -552,7 +552,13 @@ slate_trust_is_elsewhere(void)
 {
 	SlateDatabase *database = slate_database_mine();
 
-	return database && !slate_database_has_our_redis(database);
+	if (database == NULL || slate_database_has_our_redis(database))
+		return false;
+
+	/* see whether by another url it is the same */
+	(void) slate_script_prepare(slate_link_now() + slate_redis_timeout,
+								LINK_WAIT_INTERRUPTIBLE);
+	return slate_database_is_elsewhere(database);
 }
 
 bool

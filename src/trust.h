@@ -66,7 +66,10 @@ extern bool slate_trust_fence(int64 deadline, SlateWait wait);
  */
 extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
 
-/* Is this database's worker at another Redis?  Then others tell that, not ours. */
+/*
+ * Is this database's worker at another Redis?  Then others tell that, not ours.
+ * For readers: may connect to ours.
+ */
 extern bool slate_trust_is_elsewhere(void);
 
 /* May what Redis has be taken for an answer? */

@@ -454,7 +454,7 @@ enter(void)
 					  slate_redis_server_name());
 	slate_sweep_count(&database->progress.keys);
 	pg_atomic_write_u32(&database->unavailable, 0);
-	pg_atomic_write_u64(&database->server, slate_redis_server_key());
+	slate_database_move(database, slate_redis_server_key());
 	slate_redis_become_prober();
 
 	/* what was there before us */
@@ -484,7 +484,7 @@ reload(void)
 		return;
 	pg_atomic_write_u32(&database->trust, TRUST_WAITING);
 	pg_atomic_write_u64(&database->epoch, 0);
-	pg_atomic_write_u64(&database->server, server);
+	slate_database_move(database, server);
 }
 
 /* Has slate_cache_flush() asked for something that has not just failed? */

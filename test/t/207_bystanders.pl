@@ -123,6 +123,20 @@ is($node->safe_psql('postgres', $worker), $pid, 'the worker is still the same');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM slate_cache.events WHERE kind = 'worker ended' AND datname = 'postgres'}),
     '0', 'and has not been sent away');
 
+# Where the extension is not, what is called as its function is none of ours.
+$node->safe_psql('postgres', 'CREATE DATABASE elsewhere OWNER maker TEMPLATE template0');
+my $maker = SlateSession->new($node, database => 'elsewhere');
+$maker->query(q{SET SESSION AUTHORIZATION maker; CREATE SCHEMA slate_cache;
+    CREATE FUNCTION slate_cache.capture() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TABLE mine (id int);
+    CREATE TRIGGER mine AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row', 'shop:t:{id}');
+    INSERT INTO mine VALUES (1);
+    TRUNCATE mine});
+is($maker->error, '', 'a function of the same name elsewhere');
+is($node->safe_psql('postgres', q{SELECT pushes_lost FROM slate_cache.stats}), '0', 'pushes nothing');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM slate_cache.progress WHERE datname = 'elsewhere'}), '0', 'and wants no worker');
+$maker->quit;
+
 # Who may not read a table does not read what the cache has of it when its rules
 # are gone, and no rule says so any more: mode async does not leave that to the
 # worker.

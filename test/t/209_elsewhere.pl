@@ -50,7 +50,7 @@ foreach my $mode (qw(commit async))
 # Sessions keep what ALTER DATABASE had set when they began.
 my $old = SlateSession->new($node);
 is($old->query(q{SELECT slate_cache_get('shop:item:3')->>'name'}), 'old', 'ALTER DATABASE: a session reads');
-$node->safe_psql('postgres', q{ALTER DATABASE postgres SET slate_cache.url = '} . $there->url . q{'; SELECT pg_reload_conf()});
+$node->safe_psql('postgres', q{ALTER DATABASE postgres SET slate_cache.url = '} . $here->url(db => 1) . q{'; SELECT pg_reload_conf()});
 SlateNode::wait_for($node, q{SELECT count(*) FROM slate_cache.health WHERE "check" = 'worker' AND ok}, '1');
 is_well();
 my $new = SlateSession->new($node);
