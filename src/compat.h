@@ -71,8 +71,10 @@
 #define compat_my_proc_number() MyProcNumber
 #endif
 
-/* 17: a lexer may be in the caller's memory, and leaves its text alone; what
- * it has allocated has a function that frees it */
+/*
+ * 17: a lexer may be in the caller's memory, and leaves its text alone; what it
+ * has allocated has a function that frees it
+ */
 #if PG_VERSION_NUM < 170000
 #define compat_make_json_lexer(text, len, need_escapes) \
 	makeJsonLexContextCstringLen(unconstify(char *, text), len, \

@@ -342,10 +342,11 @@ LUA_CLOCK
 "return {0, 0, 0}\n";
 
 /*
- * KEYS: keys.  ARGV: the key of the epoch, or ""; the deadline, when the
- * guards are to expire and their life (13, 13 and 8 digits), and the own mark
- * or nothing, in one; the epoch, or ""; then two a key: the guard as it should
- * be, with the TTL in ms behind it, or "-" for a DROP, and the value.
+ * KEYS: keys.  ARGV: the key of the epoch, or "" (which is not asked for: a user
+ * may be held to certain keys); the deadline, when the guards are to expire and
+ * their life (13, 13 and 8 digits), and the own mark or nothing, in one; the
+ * epoch, or ""; then two a key: the guard as it should be, with the TTL in ms
+ * behind it, or "-" for a DROP, and the value.
  *
  * below() tells whether a glob that is newer than this push has passed over a
  * key.

@@ -14,7 +14,6 @@
 #include "compat.h"
 
 #include <arpa/inet.h>
-
 #include <poll.h>
 
 #include "common/hashfn.h"
@@ -95,8 +94,9 @@ slate_names_shmem_startup(void)
 	}
 }
 
-bool
-slate_names_is_name(const SlateAddress *address)
+/* Is there anything to look up: neither a socket path nor a number? */
+static bool
+is_name(const SlateAddress *address)
 {
 	struct in6_addr number;
 
@@ -203,7 +203,7 @@ slate_names_want(const SlateAddress *address)
 	Known		known;
 	NameEntry  *entry;
 
-	if (names == NULL || !slate_names_is_name(address))
+	if (names == NULL || !is_name(address))
 		return;
 	entry = find_entry(address, &known);
 	if (entry == NULL)
@@ -272,8 +272,7 @@ slate_names_open(SlateLink *link, const SlateAddress *address, int64 deadline,
 {
 	Known		known;
 
-	if (names == NULL || !slate_names_is_name(address) ||
-		names->looker == NULL)
+	if (names == NULL || !is_name(address) || names->looker == NULL)
 		return slate_link_open(link, address, NULL, deadline, wait);
 	if (!get(address, &known) && !await(address, &known, deadline, wait))
 		return fail(link, LINK_TIMEOUT, "there was no answer in time");

@@ -20,9 +20,6 @@
 extern Size slate_names_shmem_size(void);
 extern void slate_names_shmem_startup(void);	/* holds AddinShmemInitLock */
 
-/* Is there anything to look up: neither a socket path nor a number? */
-extern bool slate_names_is_name(const SlateAddress *address);
-
 /*
  * slate_link_open() with what is known of the address, or becomes so until the
  * deadline.

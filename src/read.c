@@ -462,7 +462,6 @@ static void
 register_in_family(const char *family, int familylen, void *arg)
 {
 	RegisterState *state = arg;
-
 	SlateMember member = {{family, familylen}, state->lookup->key, state->ttl};
 
 	slate_script_add_registrations(state->batch, NULL, &member, 1);
@@ -894,7 +893,7 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 	return json.data;
 }
 
-/* A SELECT, of which no part writes or locks rows? */
+/* A SELECT that neither writes nor locks rows?  Deeper in it that is refused. */
 static bool
 only_reads(SPIPlanPtr plan)
 {

@@ -159,12 +159,13 @@ extern int64 slate_redis_server_clock(void);
 extern int64 slate_redis_clock_ahead(int which);
 
 /*
- * Which server the open connection goes to: a hash of its run_id, which each
+ * Which Redis the open connection goes to: a hash of its run_id, which each
  * start of a Redis chooses anew, and, if it was once promoted from a replica,
  * of the offset at which that was: as a replica it has taken over another's
  * data.  Never 0, unless there is no connection, or an exchange on it is under
- * way.  slate_redis_prepare() learns it anew each minute.  Each of its databases
- * has another one.  Of a Cluster: of all its nodes, and of who has which slots.
+ * way.  slate_redis_prepare() learns it anew each minute.  Each database of a
+ * server has another one.  Of a Cluster: of all its nodes, and of who has which
+ * slots.
  */
 extern uint64 slate_redis_identity(void);
 

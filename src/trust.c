@@ -18,9 +18,8 @@
  * slate_cache:epoch:<owner>, where the owner is this database of this cluster,
  * and in the table slate_cache.history, together with
  *
- * - the identity of the Redis server, a hash of its run_id, which every start
- * of
- *	 a server chooses anew;
+ * - the identity of the Redis, a hash of its server's run_id, which every start
+ *	 of a server chooses anew, and of which of its databases it is;
  * - our timeline, which every promotion and every recovery to a point in time
  *	 raises.
  *

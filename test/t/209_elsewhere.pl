@@ -26,7 +26,7 @@ sub is_well
 # somebody fills what is there before the commit.
 foreach my $mode (qw(commit async))
 {
-    my ($from, $to) = $mode eq 'commit' ? ($here, $there) : ($there, $here);
+    my $to = $mode eq 'commit' ? $there : $here;
     my $id = $mode eq 'commit' ? 1 : 2;
     my $was = $gate->query("SELECT name FROM item WHERE id = $id");
     is($late->query("SET slate_cache.mode = '$mode'; SELECT slate_cache_get('shop:item:$id')->>'name'"), $was, "$mode: before");
