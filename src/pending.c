@@ -69,6 +69,7 @@
 #include "miscadmin.h"
 #include "pending.h"
 #include "publish.h"
+#include "render.h"
 #include "stats.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -251,7 +252,7 @@ slate_pending_image(SlateRelation *relation, HeapTuple tuple)
 
 	/* a row that cannot become a value of permitted size need not be kept */
 	if (size_of_row(tuple, relation->desc) / 2 >
-		(Size) slate_publish_max_value * 1024)
+		(Size) slate_render_max_value * 1024)
 	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		return NULL;
@@ -353,14 +354,14 @@ slate_pending_put(const char *key, int keylen, const char *value, int valuelen,
 
 	refuse_more();
 	op = begin_op(key, keylen);
-	if (valuelen > (int64) slate_publish_max_value * 1024)
+	if (valuelen > (int64) slate_render_max_value * 1024)
 	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		ereport(WARNING,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("value is too large to be cached"),
 				 errdetail("The value of \"%.*s\" has %d bytes, more than slate_cache.max_value (%d kB); the key is dropped instead.",
-						   keylen, key, valuelen, slate_publish_max_value),
+						   keylen, key, valuelen, slate_render_max_value),
 				 errhint("Raise slate_cache.max_value, or keep less under one key.")));
 	}
 	else if (pending.given_up == KEEP_ALL)

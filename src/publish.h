@@ -20,8 +20,7 @@ typedef enum SlateMode
 
 extern int	slate_publish_mode;
 
-/* Settings: kB a value may have; walk the keyspace for a glob's keys? */
-extern int	slate_publish_max_value;
+/* Setting: walk the keyspace for a glob's keys? */
 extern bool slate_publish_sweep;
 
 /*

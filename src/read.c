@@ -40,23 +40,21 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "executor/spi.h"
 #include "funcapi.h"
 #include "load.h"
 #include "near.h"
-#include "parser/parse_param.h"
 #include "parsed.h"
 #include "pause.h"
 #include "pending.h"
-#include "publish.h"
+#include "query.h"
 #include "read.h"
+#include "render.h"
 #include "rules.h"
 #include "stats.h"
 #include "trust.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/plancache.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "value.h"
@@ -541,7 +539,7 @@ add_fill(SlateBatch *batch, const Lookup *lookup, const char *json, int len,
 {
 	if (!lookup->leased)
 		return;
-	if (len > (int64) slate_publish_max_value * 1024)
+	if (len > (int64) slate_render_max_value * 1024)
 	{
 		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 		return;
@@ -803,176 +801,6 @@ slate_cache_peek(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-typedef struct FetchQuery
-{
-	const char *text;
-	int			nargs;			/* given */
-	char	  **args;			/* texts; NULL for SQL NULL */
-	Oid		   *types;			/* inferred by the parser; see run_query() */
-	int			ntypes;
-} FetchQuery;
-
-static void
-infer_parameters(ParseState *pstate, void *arg)
-{
-	FetchQuery *query = arg;
-
-	setup_parse_variable_parameters(pstate, &query->types, &query->ntypes);
-}
-
-static ParamListInfo
-query_parameters(const FetchQuery *query)
-{
-	ParamListInfo params = makeParamList(query->ntypes);
-
-	for (int i = 0; i < query->ntypes; i++)
-	{
-		ParamExternData *param = &params->params[i];
-		Oid			type = OidIsValid(query->types[i]) ? query->types[i] : TEXTOID;
-		Oid			input;
-		Oid			ioparam;
-
-		getTypeInputInfo(type, &input, &ioparam);
-		param->isnull = query->args[i] == NULL;
-		param->value = OidInputFunctionCall(input, query->args[i], ioparam, -1);
-		param->pflags = PARAM_FLAG_CONST;
-		param->ptype = type;
-	}
-	return params;
-}
-
-static void
-check_argument_count(const FetchQuery *query)
-{
-	if (query->ntypes > query->nargs)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_PARAMETER),
-				 errmsg("the query has more parameters than arguments"),
-				 errdetail("It uses $%d; %d arguments were given.",
-						   query->ntypes, query->nargs),
-				 errhint("Pass one argument after the TTL for each parameter.")));
-}
-
-/*
- * One column: the value of the one row, NULL if there is no row.  Several: an
- * array of row objects.
- */
-static char *
-result_as_json(SPITupleTable *table, uint64 nrows, int *len)
-{
-	StringInfoData json;
-
-	initStringInfo(&json);
-	if (table->tupdesc->natts == 1)
-	{
-		if (nrows == 0)
-			return NULL;
-		if (nrows > 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_CARDINALITY_VIOLATION),
-					 errmsg("a query of one column must return one row at most"),
-					 errdetail("It returned " UINT64_FORMAT " rows.", nrows),
-					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
-		slate_rules_render_value(table->tupdesc, table->vals[0], 1, &json);
-	}
-	else
-	{
-		TupleDesc	desc = BlessTupleDesc(CreateTupleDescCopy(table->tupdesc));
-
-		appendStringInfoChar(&json, '[');
-		for (uint64 i = 0; i < nrows; i++)
-		{
-			if (i > 0)
-				appendStringInfoChar(&json, ',');
-			slate_rules_render_value(desc, table->vals[i], InvalidAttrNumber,
-									 &json);
-		}
-		appendStringInfoChar(&json, ']');
-	}
-	*len = json.len;
-	return json.data;
-}
-
-/* A SELECT that neither writes nor locks rows?  Deeper in it that is refused. */
-static bool
-only_reads(SPIPlanPtr plan)
-{
-	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
-	Query	   *query = linitial_node(Query, source->query_list);
-
-	return query->commandType == CMD_SELECT && query->utilityStmt == NULL &&
-		!query->hasModifyingCTE && query->rowMarks == NIL;
-}
-
-compat_noreturn static void
-refuse_query(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("slate_cache_fetch() needs one query that returns rows"),
-			 errdetail("A cached result stands for its query, so the query must not change or lock anything."),
-			 errhint("Pass a single SELECT.")));
-}
-
-/* Runs the query with a snapshot taken now; result in the caller's context. */
-static char *
-run_query(FetchQuery *query, int *len)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	SPIPlanPtr	plan;
-	char	   *json;
-	int			nestlevel;
-	int			status;
-
-	/*
-	 * The parser would allocate the types where SPI frees them too early; it
-	 * leaves an array that is large enough where it is.
-	 */
-	query->types = palloc0_array(Oid, query->nargs + 1);
-	query->ntypes = query->nargs;
-
-	SPI_connect();
-	plan = SPI_prepare_params(query->text, infer_parameters, query, 0);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare the query: %s",
-			 SPI_result_code_string(SPI_result));
-	if (!SPI_is_cursor_plan(plan) || !only_reads(plan))
-		refuse_query();
-	check_argument_count(query);
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	status = SPI_execute_plan_with_paramlist(plan, query_parameters(query),
-											 true, 0);
-	PopActiveSnapshot();
-	if (status != SPI_OK_SELECT || SPI_tuptable == NULL)
-		refuse_query();
-	MemoryContextSwitchTo(caller);
-	nestlevel = slate_rules_begin_settings();
-	json = result_as_json(SPI_tuptable, SPI_processed, len);
-	slate_rules_end_settings(nestlevel);
-	SPI_finish();
-	return json;
-}
-
-static void
-query_arguments(FunctionCallInfo fcinfo, FetchQuery *query)
-{
-	Datum	   *values;
-	bool	   *nulls;
-
-	query->text = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (PG_NARGS() < 4 || PG_ARGISNULL(3))
-		return;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false,
-					  TYPALIGN_INT, &values, &nulls, &query->nargs);
-	query->args = palloc0_array(char *, query->nargs + 1);
-	for (int i = 0; i < query->nargs; i++)
-	{
-		if (!nulls[i])
-			query->args[i] = TextDatumGetCString(values[i]);
-	}
-}
-
 /*
  * A query may read tables whose writers commit asynchronously.  What a crash
  * can take back must not be cached.  (Writers of tables with rules do not.)
@@ -1001,7 +829,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	LookupSet  *set = make_set(1);
 	Lookup	   *lookup = &set->lookups[0];
 	SlateBatch	fill;
-	FetchQuery	query = {0};
+	SlateQuery	query = {0};
 	int64		ttl;
 	char	   *json;
 	int			len = 0;
@@ -1018,7 +846,9 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	lookup->by_query = true;
 	ttl = slate_read_ttl(lookup->key,
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
-	query_arguments(fcinfo, &query);
+	query.text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (PG_NARGS() > 3 && !PG_ARGISNULL(3))
+		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
 
 	classify(set, lookup);
 	if (transaction_bypasses())
@@ -1033,7 +863,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	}
 	if (!lookup->done)
 	{
-		json = run_query(&query, &len);
+		json = slate_query_run(&query, &len);
 		lookup->value = json ? slate_value_from_json(json) : NULL;
 		flush_what_was_read(lookup);
 		slate_script_batch_init(&fill);

@@ -35,6 +35,7 @@
 #include "pending.h"
 #include "publish.h"
 #include "redis.h"
+#include "render.h"
 #include "ring.h"
 #include "rules.h"
 #include "script.h"
@@ -198,7 +199,7 @@ define_cache_settings(void)
 	DefineCustomIntVariable("slate_cache.max_value",
 							"Largest value that is cached; keys of larger ones are dropped.",
 							NULL,
-							&slate_publish_max_value, 1024, 1, 64 * 1024,
+							&slate_render_max_value, 1024, 1, 64 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.near",
 							 "Read from the near cache, if there is one.",

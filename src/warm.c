@@ -21,7 +21,7 @@
 #include "load.h"
 #include "pause.h"
 #include "pending.h"
-#include "publish.h"
+#include "render.h"
 #include "stats.h"
 #include "trust.h"
 #include "utils/lsyscache.h"
@@ -167,7 +167,7 @@ fill(Warm *warm, const SlateLoad *loads, int nloads)
 		if (loads[i].json == NULL)
 			continue;			/* the row has gone meanwhile */
 		bytes += loads[i].len;
-		if (loads[i].len > (int64) slate_publish_max_value * 1024)
+		if (loads[i].len > (int64) slate_render_max_value * 1024)
 		{
 			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
 			continue;

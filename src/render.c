@@ -1,0 +1,261 @@
+/*-------------------------------------------------------------------------
+ *
+ * render.c
+ *	  The rows that a transaction has changed, as what Redis is to hold of them.
+ *
+ * A row is rendered when its transaction commits, once for all keys that it
+ * has, and only if it is sent: row.c does it for common types, which cannot
+ * fail, and everything else goes through the server's output functions, in a
+ * subtransaction.  What cannot be had, or is too large, becomes a DROP, which
+ * is always safe; so does what a later glob takes away again.
+ *
+ * Belongs before the commit: palloc'd, may throw.  No locks but those on tables
+ * that have changed since they were captured.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "render.h"
+#include "row.h"
+#include "stats.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+int			slate_render_max_value = 1024;
+
+/*
+ * May this image still be rendered?  If the table has changed since the row
+ * was captured, its shape must be the same; else the row is dropped.
+ */
+static bool
+image_fits(SlateRelation *relation)
+{
+	Relation	now;
+	bool		same;
+
+	if (slate_rules_is_current(relation))
+		return true;
+	now = try_relation_open(relation->relid, AccessShareLock);
+	if (now == NULL)
+		return false;
+	same = equalTupleDescs(relation->desc, RelationGetDescr(now));
+	relation_close(now, NoLock);
+	return same;
+}
+
+/*
+ * Leaves a DROP where there is no value to be had.  False if the row has to be
+ * rendered with care, and that is not what we are about.
+ */
+static bool
+render_op(SlateOp *op, bool with_care, MemoryContext scratch)
+{
+	SlateImage *image = op->image;
+	SlateRelation *relation;
+	MemoryContext old;
+	StringInfoData json;
+	bool		done;
+
+	if (op->kind != OP_PUT_ROW)
+		return true;
+	if (op->value_attnum == InvalidAttrNumber && image->row_json)
+	{
+		op->value = image->row_json;
+		op->valuelen = image->row_json_len;
+		return true;
+	}
+	relation = image->relation;
+	old = MemoryContextSwitchTo(scratch);
+	initStringInfo(&json);
+	done = op->value_attnum == InvalidAttrNumber && relation->format &&
+		slate_row_render(relation->format, relation->desc, image->tuple, &json);
+	if (!done && with_care)
+		slate_rules_render_row(relation, image->tuple, op->value_attnum,
+							   &json);
+	MemoryContextSwitchTo(old);
+	if (!done && !with_care)
+		return false;
+	op->value = palloc(json.len + 1);
+	memcpy(op->value, json.data, json.len + 1);
+	op->valuelen = json.len;
+	MemoryContextReset(scratch);
+	if (op->value_attnum == InvalidAttrNumber)
+	{
+		image->row_json = op->value;
+		image->row_json_len = op->valuelen;
+	}
+	return true;
+}
+
+typedef struct SinceState
+{
+	const SlateOpList *list;
+	uint64		sequence;
+} SinceState;
+
+static bool
+is_since(int position, void *arg)
+{
+	SinceState *state = arg;
+
+	return state->list->globs[position].sequence > state->sequence;
+}
+
+/* Was the key PUT before a glob that takes it away again? */
+static bool
+is_superseded(const SlateOpList *list, const SlateGlobSet *globset,
+			  const SlateOp *op)
+{
+	SinceState	state = {list, op->sequence};
+
+	return slate_globset_match(globset, op->key, op->keylen, is_since, &state);
+}
+
+/*
+ * Leaves the operations with their values, or as DROPs.  False if a row has to
+ * be rendered with care: then this may be begun again.
+ */
+static bool
+render_ops(SlateOpList *list, const SlateGlobSet *globset, bool with_care,
+		   Size max_bytes)
+{
+	int64		limit = (int64) slate_render_max_value * 1024;
+	Size		json_bytes = 0;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "slate_cache rendering",
+												  ALLOCSET_DEFAULT_SIZES);
+	SlateRelation *checked = NULL;
+	bool		fits = false;
+
+	for (int i = 0; i < list->nops; i++)
+	{
+		SlateOp    *op = &list->ops[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (op->kind == OP_DROP)
+			continue;
+		if (is_superseded(list, globset, op))
+		{
+			op->order = SLATE_SHARED;
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		if (op->image && op->image->relation != checked)
+		{
+			checked = op->image->relation;
+			fits = image_fits(checked);
+		}
+		if (json_bytes > max_bytes || (op->image && !fits))
+		{
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		if (!render_op(op, with_care, scratch))
+			return false;
+		if (op->valuelen > limit)
+		{
+			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
+			slate_ops_drop_instead(op);
+			continue;
+		}
+		json_bytes += op->valuelen;
+		if (json_bytes > max_bytes)
+			slate_stats_add(STAT_FALLBACKS, 1);
+	}
+	MemoryContextDelete(scratch);
+	return true;
+}
+
+/* Might anything throw that is not the server's own trouble? */
+static bool
+needs_care(const SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		const SlateOp *op = &list->ops[i];
+		const SlateRelation *relation;
+
+		if (op->kind != OP_PUT_ROW)
+			continue;
+		relation = op->image->relation;
+		if (op->value_attnum != InvalidAttrNumber || !relation->format ||
+			!slate_rules_is_current(relation) ||
+			(relation->needs_settings && !slate_rules_has_settings()))
+			return true;
+	}
+	return false;
+}
+
+static bool
+needs_settings(const SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		if (list->ops[i].image &&
+			list->ops[i].image->relation->needs_settings)
+			return true;
+	}
+	return false;
+}
+
+static void
+drop_all_images(SlateOpList *list)
+{
+	for (int i = 0; i < list->nops; i++)
+	{
+		if (list->ops[i].kind == OP_PUT_ROW)
+			slate_ops_drop_instead(&list->ops[i]);
+	}
+}
+
+void
+slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int nestlevel = 0;
+
+	if (!needs_care(list) && render_ops(list, globset, false, max_bytes))
+		return;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (needs_settings(list))
+			nestlevel = slate_rules_begin_settings();
+		(void) render_ops(list, globset, true, max_bytes);
+		if (nestlevel > 0)
+			slate_rules_end_settings(nestlevel);
+		PopActiveSnapshot();
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		drop_all_images(list);
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("changed rows were dropped from the cache instead of being written to it"),
+				 errdetail("Rendering a row as JSON failed: %s",
+						   error->message)));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+}
