@@ -29,6 +29,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "rules.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -400,14 +401,22 @@ extension_owner(void)
 				 errhint("CREATE EXTENSION slate_cache in this database.")));
 	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
 	ReleaseSysCache(tuple);
+	if (!superuser_arg(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of function slate_cache.capture() is not a superuser"),
+				 errdetail("Cache triggers are created in the name of that role, \"%s\", on tables of anybody.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("Have a superuser own it: ALTER FUNCTION slate_cache.capture() OWNER TO ...")));
 	return owner;
 }
 
 /*
  * Replace a table's triggers; a NULL attachment takes them off.  Returns false
- * if there were none.  The caller has checked that the user owns the table;
- * the commands are ours, so that the extension's owner can lend his name.  An
- * error gives it back.
+ * if there were none.  The caller has checked that the user owns the table; so
+ * he may drop triggers of his own accord, and the commands that create them are
+ * ours, so that the extension's owner can lend his name.  An error gives it
+ * back.
  *
  * Closes the relation: ALTER TABLE insists that nobody has it open.  The lock
  * stays.
@@ -421,15 +430,17 @@ replace_triggers(Relation relation, const Attachment *attachment)
 	int			context;
 
 	relation_close(relation, NoLock);
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(extension_owner(),
-						   context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
 	drop_triggers(relid, old);
 	if (attachment)
+	{
+		GetUserIdAndSecContext(&user, &context);
+		SetUserIdAndSecContext(extension_owner(),
+							   context | SECURITY_LOCAL_USERID_CHANGE);
 		create_triggers(relid, attachment);
+		SetUserIdAndSecContext(user, context);
+	}
 	SPI_finish();
-	SetUserIdAndSecContext(user, context);
 	return old != NIL;
 }
 

@@ -112,6 +112,20 @@ typedef struct LookupSet
  * ------------------------------------------------------------------------
  */
 
+/* ERROR if the text is of the keys that are not the user's. */
+static SlateSlice
+check_not_internal(SlateSlice text)
+{
+	if (slate_script_is_internal(text.start, text.len))
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("cache key is reserved"),
+				 errdetail("Keys that begin with \"%s\" are the extension's own.",
+						   SLATE_INTERNAL_PREFIX),
+				 errhint("Choose another prefix.")));
+	return text;
+}
+
 SlateSlice
 slate_read_key_argument(text *argument)
 {
@@ -126,14 +140,24 @@ slate_read_key_argument(text *argument)
 						   SLATE_KEY_MAX, key.len),
 				 errhint(key.len == 0 ? "Name a key, such as 'slate:project:42'."
 						 : "Use a shorter key, for instance a hash of a long part.")));
-	if (slate_script_is_internal(key.start, key.len))
+	return check_not_internal(key);
+}
+
+SlateSlice
+slate_read_pattern_argument(text *argument)
+{
+	SlateSlice	glob = {VARDATA_ANY(argument), VARSIZE_ANY_EXHDR(argument)};
+
+	if (glob.len == 0 || glob.len > SLATE_KEY_MAX)
 		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("cache key is reserved"),
-				 errdetail("Keys that begin with \"%s\" are the extension's own.",
-						   SLATE_INTERNAL_PREFIX),
-				 errhint("Choose another prefix.")));
-	return key;
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg(glob.len == 0 ? "a pattern must not be empty"
+						: "pattern is too long"),
+				 errdetail("A pattern has 1 to %d bytes; this one has %d.",
+						   SLATE_KEY_MAX, glob.len),
+				 errhint(glob.len == 0 ? "Pass a glob, such as 'slate:search:42:*'."
+						 : "End it earlier, with '*'.")));
+	return check_not_internal(glob);
 }
 
 /*

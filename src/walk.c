@@ -133,6 +133,21 @@ from_clause(Relation relation)
 					quote_identifier(RelationGetRelationName(relation)));
 }
 
+/*
+ * What others push must get to ours.  One that cannot be reached is another
+ * error's, when it is asked for something.
+ */
+static void
+check_redis(void)
+{
+	if (slate_trust_is_elsewhere() && slate_redis_connection() != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this session uses another Redis than the database's worker"),
+				 errdetail("What others change is not told to the Redis that slate_cache.url names here."),
+				 errhint("Connect anew: a session keeps the settings of its database and role that it began with.")));
+}
+
 void
 slate_walk_begin(SlateWalk *walk, Oid relid)
 {
@@ -152,6 +167,7 @@ slate_walk_begin(SlateWalk *walk, Oid relid)
 	walk->from = from_clause(relation);
 	relation_close(relation, NoLock);
 	slate_script_find_nodes(LINK_WAIT_INTERRUPTIBLE);
+	check_redis();
 
 	walk->batch_size = FIRST_BATCH_KEYS;
 	walk->batch = AllocSetContextCreate(CurrentMemoryContext,

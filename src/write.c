@@ -150,7 +150,7 @@ slate_cache_invalidate(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("slate_cache_invalidate()");
 	require_value(PG_ARGISNULL(0), "pattern",
 				  "Pass a glob, such as 'slate:search:42:*'.");
-	glob = slate_read_key_argument(PG_GETARG_TEXT_PP(0));
+	glob = slate_read_pattern_argument(PG_GETARG_TEXT_PP(0));
 	slate_pending_glob(glob.start, glob.len);
 	PG_RETURN_VOID();
 }

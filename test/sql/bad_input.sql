@@ -170,6 +170,7 @@ SELECT try('SELECT slate_cache_mset(''[1]'')');
 SELECT try('SELECT slate_cache_mset(''1'')');
 SELECT try('SELECT slate_cache_del(''a'', '''')');
 SELECT try('SELECT slate_cache_invalidate('''')');
+SELECT try('SELECT slate_cache_invalidate(repeat(''x'', 1024) || ''*'')');
 SELECT try('SELECT slate_cache_invalidate(''slate_cache:*'')');
 SELECT try('SELECT slate_cache_invalidate_project('''')');
 SELECT try('SELECT slate_cache_invalidate_project(repeat(''x'', 1024))');

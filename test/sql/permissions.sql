@@ -240,6 +240,14 @@ SET ROLE slate_regress_app;
 SELECT slate_cache_get('shop:part:1');
 RESET ROLE;
 
+-- triggers are created in the name of who owns the extension, who may have ceased to be a superuser
+ALTER FUNCTION slate_cache.capture() OWNER TO slate_regress_app;
+SELECT slate_cache_attach('items', row_keys => ARRAY['shop:item:{id}']);
+SELECT DISTINCT kind FROM slate_cache.rules WHERE rel = 'items'::regclass ORDER BY kind;
+SELECT slate_cache_detach('slate_regress_closed.parts');
+ALTER FUNCTION slate_cache.capture() OWNER TO CURRENT_USER;
+SELECT count(*) FROM slate_cache.rules WHERE rel = 'slate_regress_closed.parts'::regclass;
+
 -- nor does slate_cache_verify() show what others have under one's own keys
 SET ROLE slate_regress_owner;
 CREATE TABLE wages (id int PRIMARY KEY);

@@ -66,4 +66,10 @@ is($old->query(q{SELECT slate_cache_get('shop:item:3')->>'name'}), 'newer', 'ALT
 is($old->query('SELECT bypasses FROM slate_cache.stats') - $bypasses, 1, 'ALTER DATABASE: which counts as a bypass');
 like($old->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'worker'}), qr/has another slate_cache\.url than this session/, 'and health says why');
 
+foreach my $function (qw(warm verify))
+{
+    $old->query("SELECT slate_cache_$function('item')");
+    like($old->error, qr/this session uses another Redis than the database's worker.*Connect anew/s, "slate_cache_$function() does not fill, or judge, a Redis that nobody tells");
+}
+
 done_testing();
