@@ -179,6 +179,7 @@ merge_top(void)
 		parent->list->nops + parent->list->nglobs)
 	{
 		slate_ops_merge(parent->list, child->list, true);
+		parent->depth = Min(child->depth, parent->depth);
 		pop_level();
 		return;
 	}
@@ -208,6 +209,7 @@ current_list(void)
 	while (pending.top && pending.top->parent &&
 		   pending.top->parent->depth >= pending.top->depth)
 		merge_top();
+	Assert(pending.top == NULL || pending.top->depth <= depth);
 	if (pending.top && pending.top->depth == depth)
 		return pending.top->list;
 	return push_level(depth)->list;

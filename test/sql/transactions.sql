@@ -79,6 +79,22 @@ UPDATE items SET kind = 2 WHERE id = 3;
 COMMIT;
 \! eval "$cached"
 
+-- two released with nothing between, a change, and one that is rolled back
+BEGIN;
+SAVEPOINT a;
+UPDATE items SET note = 'outer' WHERE id = 1;
+SAVEPOINT b;
+UPDATE items SET note = 'inner' WHERE id = 3;
+RELEASE b;
+RELEASE a;
+INSERT INTO items VALUES (4, 2, 'after');
+SAVEPOINT c;
+UPDATE items SET note = 'rolled back' WHERE id = 4;
+ROLLBACK TO c;
+COMMIT;
+\! eval "$cached"
+DELETE FROM items WHERE id = 4;
+
 -- the same savepoint rolled back to again and again
 BEGIN;
 SAVEPOINT a;
