@@ -16,8 +16,8 @@
  * ready, so whoever looks at the places first and at the ring then misses
  * none.
  *
- * The ring is a dynamic segment, made by the worker when somebody wants it,
- * and stays when the worker dies.  A session keeps it mapped.  After a crash of
+ * The ring is a dynamic segment, made by the first session that wants it, or
+ * where that has failed by the worker, and stays when either dies.  A session keeps it mapped.  After a crash of
  * the server it is gone, and everything in the journal in doubt.  Where it
  * cannot be made, since /dev/shm is full, say, sessions push by themselves, as
  * in mode commit.
@@ -120,11 +120,11 @@ report_no_room(void)
 }
 
 /*
- * NULL if there is no room.  The worker must not die of that: it has other
- * things to do.
+ * NULL if there is no room.  Nobody must die of that: the worker has other
+ * things to do, and a session a commit to make.
  */
 static dsm_segment *
-create_segment(Size size)
+create_segment(Size size, bool report)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -143,7 +143,10 @@ create_segment(Size size)
 		if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
-		report_no_room();
+		if (report)
+			report_no_room();
+		else
+			FlushErrorState();
 	}
 	PG_END_TRY();
 
@@ -156,35 +159,51 @@ create_segment(Size size)
 	return made;
 }
 
-void
-slate_ring_make(SlateDatabase *database)
+/*
+ * Make one, unless another process is quicker; false if there is no room.  The
+ * first push wakes the worker: it may have gone to sleep without a ring.
+ */
+static bool
+make(SlateDatabase *database, bool report)
 {
-	static int64 next_try = 0;
 	Size		size = MAXALIGN_DOWN((Size) slate_ring_size * 1024);
-	dsm_segment *made;
+	dsm_segment *made = create_segment(RING_HEADER + size, report);
+	uint32		none = DSM_HANDLE_INVALID;
 	Ring	   *made_ring;
 
-	if (find(database) || pg_atomic_read_u32(&database->ring_wanted) == 0 ||
-		slate_link_now() < next_try)
-		return;
-	made = create_segment(RING_HEADER + size);
 	if (made == NULL)
-	{
-		next_try = slate_link_now() + RETRY_MS;
-		return;
-	}
-	pg_atomic_write_u32(&database->ring_wanted, 0);
+		return false;
 	made_ring = dsm_segment_address(made);
 	SpinLockInit(&made_ring->lock);
 	made_ring->head = 0;
 	made_ring->sending = 0;
 	pg_atomic_init_u64(&made_ring->tail, 0);
-	pg_atomic_init_u32(&made_ring->asleep, 0);
+	pg_atomic_init_u32(&made_ring->asleep, 1);
 	made_ring->size = (uint32) size;
 	dsm_pin_segment(made);
-	map(database, made);
-	pg_write_barrier();
-	pg_atomic_write_u32(&database->ring, dsm_segment_handle(made));
+	if (pg_atomic_compare_exchange_u32(&database->ring, &none,
+									   dsm_segment_handle(made)))
+	{
+		map(database, made);
+		return true;
+	}
+	dsm_unpin_segment(dsm_segment_handle(made));
+	dsm_detach(made);
+	return find(database);
+}
+
+void
+slate_ring_make(SlateDatabase *database)
+{
+	static int64 next_try = 0;
+
+	if (pg_atomic_read_u32(&database->ring_wanted) == 0 ||
+		slate_link_now() < next_try)
+		return;
+	if (find(database) || make(database, true))
+		pg_atomic_write_u32(&database->ring_wanted, 0);
+	else
+		next_try = slate_link_now() + RETRY_MS;
 }
 
 void
@@ -211,6 +230,7 @@ entry_at(uint64 position)
  * ------------------------------------------------------------------------
  */
 
+/* Who comes first makes it.  Where he cannot, the worker tries, and tells. */
 bool
 slate_ring_prepare(SlateDatabase *database)
 {
@@ -218,8 +238,11 @@ slate_ring_prepare(SlateDatabase *database)
 		return false;
 	if (find(database))
 		return true;
-	if (pg_atomic_exchange_u32(&database->ring_wanted, 1) == 0)
-		slate_database_wake(database);
+	if (pg_atomic_exchange_u32(&database->ring_wanted, 1) != 0)
+		return false;
+	if (make(database, false))
+		return true;
+	slate_database_wake(database);
 	return false;
 }
 

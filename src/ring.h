@@ -22,8 +22,8 @@ extern int	slate_ring_size;
  */
 
 /*
- * Before the commit: is there a ring, and a worker who empties it?  Otherwise
- * asks for one, for the next time.  May throw.
+ * Before the commit: is there a worker, and a ring for him to empty?  Makes the
+ * ring if there is none yet; false if there is no room for it.  May throw.
  */
 extern bool slate_ring_prepare(SlateDatabase *database);
 
@@ -80,7 +80,7 @@ extern bool slate_ring_usage(SlateDatabase *database, uint64 *used,
  * ------------------------------------------------------------------------
  */
 
-/* Make a ring if one is wanted.  May throw. */
+/* Make a ring if one is wanted that a session could not make.  May throw. */
 extern void slate_ring_make(SlateDatabase *database);
 
 /* The extension is gone. */

@@ -32,17 +32,21 @@ sub wrong
     return $found{wrong} ? "$found{wrong} wrong: $found{examples}" : '';
 }
 
-# A session pushes by itself until there is a ring, which the worker makes when
-# somebody wants it.
-SlateRedis::wait_until(sub {
-    $session->query("UPDATE item SET name = 'two' WHERE id = 2");
-    return name_of(2) eq 'two';
-}, 'a value is pushed');
+# The first commit, too: it makes the ring.
+SlateNode::wait_for($node, q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" IN ('worker', 'history')});
+is($node->safe_psql('postgres', 'SELECT ring_size FROM slate_cache.progress'), '', 'there is no ring');
+$redis->pause;
+my $start = time;
+$session->query("UPDATE item SET name = 'two' WHERE id = 2");
+cmp_ok(time - $start, '<', 15, 'the first commit does not wait for a Redis that hangs');
+is($node->safe_psql('postgres', 'SELECT ring_size FROM slate_cache.progress'), 64 * 1024, 'and there is one');
+$redis->resume;
+SlateRedis::wait_until(sub { name_of(2) eq 'two' }, 'its value arrives');
 
 # Nobody waits for a Redis that hangs, whatever its timeout is.
 $node->safe_psql('postgres', 'SELECT slate_cache_repair(), slate_cache_stats_reset()');
 $redis->pause;
-my $start = time;
+$start = time;
 $session->query("UPDATE item SET name = 'hung $_' WHERE id = 3") foreach 1 .. 20;
 cmp_ok(time - $start, '<', 15, 'twenty commits do not wait for a Redis that hangs');
 $session->query("BEGIN; UPDATE item SET name = 'rolled back' WHERE id = 4; ROLLBACK");
