@@ -228,33 +228,42 @@ database_with_worker(void)
 	return database;
 }
 
-/* Look again in a moment; ERROR if Redis has not answered for long. */
-static void
-wait_for_worker(SlateDatabase *database, int64 *since)
+/* What this session knows of Redis may be nothing yet; so it is asked, too. */
+compat_noreturn static void
+give_up(SlateDatabase *database, int failures)
 {
 	const char *refusal = slate_database_refusal(database);
-	int			failures;
-	int64		rests_for;
+	bool		answers;
 
-	slate_breaker_look(&failures, &rests_for);
-	if (failures == 0 && pg_atomic_read_u32(&database->failing) == 0)
-		*since = slate_link_now();
-	if (slate_link_now() - *since > GIVE_UP_MS && failures == 0)
+	answers = slate_script_prepare(slate_link_now() + slate_redis_connect_timeout,
+								   LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+	if (answers && failures == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("Redis does not take what the worker tells it"),
 				 errdetail("It answers, but the worker has failed again and again%s%s.",
 						   refusal[0] ? ": " : "", refusal),
 				 errhint("slate_cache.events and the server's log tell why: Redis may be out of memory. The worker goes on trying; slate_cache.journal shows what waits.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("Redis does not answer"),
+			 errdetail("%s", answers ? "It has failed again and again."
+					   : slate_redis_error()),
+			 errhint("The worker does it when Redis is back; slate_cache.journal shows what waits.")));
+}
+
+/* Look again in a moment; ERROR if Redis has not answered for long. */
+static void
+wait_for_worker(SlateDatabase *database, int64 *since)
+{
+	int			failures;
+	int64		rests_for;
+
+	slate_breaker_look(&failures, &rests_for);
+	if (failures == 0 && pg_atomic_read_u32(&database->failing) == 0)
+		*since = slate_link_now();
 	if (slate_link_now() - *since > GIVE_UP_MS)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("Redis does not answer"),
-				 errdetail("%s", slate_script_prepare(slate_link_now() + 1,
-													  LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE
-						   ? "It has failed again and again."
-						   : slate_redis_error()),
-				 errhint("The worker does it when Redis is back; slate_cache.journal shows what waits.")));
+		give_up(database, failures);
 	slate_database_wake(database);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 LOOK_MS, PG_WAIT_EXTENSION);
@@ -352,10 +361,12 @@ check_worker(ReturnSetInfo *result, SlateDatabase *database)
 static void
 take_pong(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 {
-	StringInfo	answer = arg;
+	char		words[128];
 
-	if (reply->type == REDIS_REPLY_STATUS || reply->type == REDIS_REPLY_ERROR)
-		appendBinaryStringInfo(answer, reply->str, reply->len);
+	if (reply->type != REDIS_REPLY_STATUS && reply->type != REDIS_REPLY_ERROR)
+		return;
+	slate_link_words(words, sizeof(words), reply, NULL);
+	appendStringInfoString((StringInfo) arg, words);
 }
 
 static bool

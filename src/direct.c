@@ -128,8 +128,8 @@ on_direct_reply(int index, const redisReply *reply, void *arg)
 
 	if (reply->type == REDIS_REPLY_ERROR && replies->outcome != NULL &&
 		replies->outcome->refused++ == 0)
-		strlcpy(replies->outcome->error, reply->str,
-				sizeof(replies->outcome->error));
+		slate_link_words(replies->outcome->error,
+						 sizeof(replies->outcome->error), reply, NULL);
 	if (index == 0)
 		replies->refused |= !is_ok(reply);
 	else if (index == ncommands + 1)

@@ -13,9 +13,11 @@
  * Invariants:
  *
  * - A link that is open and not mid_exchange has no byte under way in either
- *	 direction.  So a reply can never be taken for the answer to a later
- *	 request: whatever upsets the count (a timeout, a surplus reply, a throw)
- *	 costs the connection.
+ *	 direction.  So a reply is never taken for the answer to a later request:
+ *	 whatever upsets the count (a timeout, a throw, a reply too many that is
+ *	 there when the last one is, or when an idle link is looked at) costs the
+ *	 connection.  A server that answers more than it was asked, and takes its
+ *	 time, can upset it; none does.
  * - All that a link holds hangs on it, so that a throw out of a wait, or out
  *	 of a reply function, leaks nothing: the next use, or close, frees it.
  * - Memory is malloc's, every failure is checked, and what a server can make

@@ -132,26 +132,28 @@ pending_bytes(void)
 	return bytes_of(pending.top);
 }
 
+/* To be put over others, or as the first of all. */
 static PendingLevel *
-make_level(PendingLevel *parent, int depth)
+make_level(bool is_first, int depth)
 {
-	SlateOpList *list = parent
-	? slate_ops_create_small(TopTransactionContext)
-	: slate_ops_create(TopTransactionContext);
+	SlateOpList *list = is_first ? slate_ops_create(TopTransactionContext)
+		: slate_ops_create_small(TopTransactionContext);
 	PendingLevel *level = MemoryContextAllocZero(list->context,
 												 sizeof(PendingLevel));
 
 	level->list = list;
 	level->depth = depth;
-	level->bytes_below = bytes_of(parent);
-	level->parent = parent;
 	return level;
 }
 
 static PendingLevel *
 push_level(int depth)
 {
-	return pending.top = make_level(pending.top, depth);
+	PendingLevel *level = make_level(pending.top == NULL, depth);
+
+	level->bytes_below = pending_bytes();
+	level->parent = pending.top;
+	return pending.top = level;
 }
 
 static void
@@ -425,10 +427,15 @@ slate_pending_drop_all(const char *wildcard)
 static void
 recount(PendingLevel *level)
 {
-	if (level == NULL)
-		return;
-	recount(level->parent);
-	level->bytes_below = bytes_of(level->parent);
+	Size		bytes = 0;
+
+	for (PendingLevel *each = level; each; each = each->parent)
+		bytes += each->list->bytes;
+	for (; level; level = level->parent)
+	{
+		bytes -= level->list->bytes;
+		level->bytes_below = bytes;
+	}
 }
 
 /*
@@ -449,13 +456,17 @@ give_up_values(void)
 static PendingLevel *
 levels_of_globs(const PendingLevel *level)
 {
-	PendingLevel *into;
+	PendingLevel *top = NULL;
+	PendingLevel **into = &top;
 
-	if (level == NULL)
-		return NULL;
-	into = make_level(levels_of_globs(level->parent), level->depth);
-	slate_ops_add_covering_globs(into->list, level->list);
-	return into;
+	for (; level; level = level->parent)
+	{
+		*into = make_level(level->parent == NULL, level->depth);
+		slate_ops_add_covering_globs((*into)->list, level->list);
+		into = &(*into)->parent;
+	}
+	recount(top);
+	return top;
 }
 
 /* If that runs out of memory half way, all is as it was. */

@@ -432,30 +432,27 @@ settle_handshake(SlateLinkStatus status, const char *objection)
 
 /* Introduce ourselves on a connection that was just made. */
 static SlateRedisStatus
-introduce(int64 deadline, SlateWait wait)
+introduce(const SlatePreamble *preamble, int64 deadline, SlateWait wait)
 {
 	static char password[sizeof(server.password)];	/* a throw leaks nothing */
 	char		objection[SLATE_OBJECTION_SIZE];
-	SlatePreamble preamble = {0};
 	SlateLinkStatus status;
 
-	if (preamble_fn)
-		preamble_fn(node - nodes, &preamble);
 	if (!get_password(password, sizeof(password)))
 	{
 		note_failure(0);
 		return REDIS_REJECTED;
 	}
-	status = slate_handshake(&node->link, &server, password, &preamble,
+	status = slate_handshake(&node->link, &server, password, preamble,
 							 &node->info, objection, deadline, wait);
 	explicit_bzero(password, sizeof(password));
 	return settle_handshake(status, objection);
 }
 
 static SlateRedisStatus
-shake_hands(int64 deadline, SlateWait wait)
+shake_hands(const SlatePreamble *preamble, int64 deadline, SlateWait wait)
 {
-	SlateRedisStatus status = introduce(deadline, wait);
+	SlateRedisStatus status = introduce(preamble, deadline, wait);
 
 	if (status != REDIS_DONE)
 		slate_link_close(&node->link);
@@ -486,14 +483,18 @@ refresh_answers(int64 deadline, SlateWait wait)
 static SlateRedisStatus
 connect_to_server(int64 deadline, SlateWait wait)
 {
+	SlatePreamble preamble = {0};
 	SlateLinkStatus status;
 
+	/* may throw, and an open link would be taken for one with a handshake */
+	if (preamble_fn)
+		preamble_fn(node - nodes, &preamble);
 	status = slate_names_open(&node->link, &node->address, deadline, wait);
 	if (status == LINK_UNREACHABLE && slate_link_now() >= deadline)
 		status = LINK_TIMEOUT;
 	if (status != LINK_OK)
 		return link_failed(status, slate_redis_connect_timeout);
-	return shake_hands(deadline, wait);
+	return shake_hands(&preamble, deadline, wait);
 }
 
 /* ----------

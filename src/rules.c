@@ -303,6 +303,7 @@ slate_rules_get(Relation relation)
 {
 	Oid			relid = RelationGetRelid(relation);
 	RelationEntry *entry;
+	SlateRelation *outdated;
 	Trigger    *trigger;
 	bool		found;
 
@@ -310,11 +311,13 @@ slate_rules_get(Relation relation)
 	if (entry && entry->current)
 		return entry->relation;
 
+	/* out of memory half way it is a leak; twice it would be worse */
 	entry = hash_search(relations, &relid, HASH_ENTER, &found);
-	if (found && entry->relation)
-		retire_relation(entry->relation);
+	outdated = found ? entry->relation : NULL;
 	entry->relation = NULL;
 	entry->current = false;
+	if (outdated)
+		retire_relation(outdated);
 
 	/*
 	 * Compiling reads catalogs, and that may process invalidations; whatever
@@ -395,6 +398,35 @@ slate_rules_wildcards(Oid relid)
 			wildcards = lappend(wildcards, relation->rules[i].wildcard);
 	}
 	return wildcards;
+}
+
+List *
+slate_rules_changed(uint64 *since)
+{
+	uint64		first = *since;
+	List	   *relids = NIL;
+	Oid			capture;
+	ListCell   *lc;
+
+	*since = nchanges;
+	if (nchanges - first <= lengthof(changed))
+	{
+		for (uint64 i = first; i < nchanges; i++)
+			relids = list_append_unique_oid(relids, changed[i % lengthof(changed)]);
+		if (!list_member_oid(relids, InvalidOid))
+			return relids;
+	}
+
+	/* clones among them */
+	relids = NIL;
+	capture = slate_rules_capture_oid();
+	if (OidIsValid(capture))
+	{
+		foreach(lc, slate_triggers_all(capture))
+			relids = list_append_unique_oid(relids,
+											((SlateTrigger *) lfirst(lc))->relid);
+	}
+	return relids;
 }
 
 /* One partition whose changes nobody sees, and the table's keys are not kept. */

@@ -46,6 +46,13 @@ extern SlateRelation *slate_rules_get(Relation relation);
 extern List *slate_rules_all(void);
 
 /*
+ * Relations that something may have happened to since *since, OIDs: those of
+ * which the relcache has told, or if it has told of many, all that have rules.
+ * *since begins at 0, and is moved on.
+ */
+extern List *slate_rules_changed(uint64 *since);
+
+/*
  * Does the trigger fire, and those of all partitions?  So it is with "enabled"
  * of relations that were found by a key, or by slate_rules_all().
  */

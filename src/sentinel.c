@@ -29,14 +29,16 @@
 #include "names.h"
 #include "sentinel.h"
 #include "storage/shmem.h"
+#include "url.h"
 
 /* How many groups are remembered in shared memory. */
 #define GROUPS 8
 
 #define READ_TRIES 10
 
-/* Room for a password and the questions, in RESP. */
-#define QUESTION_ROOM 1024
+/* Room for the questions in RESP; so long are their own words at most. */
+#define QUESTION_ROOM 1280
+#define QUESTION_WORDS 256
 
 /* What is known of the master of one group. */
 typedef struct Knowledge
@@ -299,6 +301,10 @@ exchange(const char *user, const char *password, Answer *answer,
 	SlateLinkStatus status;
 	int			len = 0;
 
+	StaticAssertStmt(sizeof(((SlateUrl *) NULL)->user) +
+					 2 * sizeof(((SlateUrl *) NULL)->password) +
+					 2 * sizeof(sentinels->master) + QUESTION_WORDS <= QUESTION_ROOM,
+					 "no room for the questions to a sentinel");
 	memset(answer, 0, sizeof(*answer));
 	if (password[0] != '\0' && user[0] != '\0')
 	{

@@ -248,7 +248,7 @@ on_reply(int index, const redisReply *reply, void *arg)
 		slate_link_is_error(reply, "WRONGTYPE"))
 		state->reply_fn(index, reply, state->arg);
 	else if (state->error[0] == '\0')
-		strlcpy(state->error, reply->str, sizeof(state->error));
+		slate_link_words(state->error, sizeof(state->error), reply, NULL);
 }
 
 void

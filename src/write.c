@@ -294,10 +294,10 @@ slate_cache_key(PG_FUNCTION_ARGS)
 	StringInfoData key;
 	Datum	   *parts;
 	bool	   *nulls;
-	int			nparts = 0;
+	int			nparts;
 	text	   *result;
 
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
 	initStringInfo(&key);
 	appendStringInfo(&key, "slate:%s",
@@ -308,9 +308,8 @@ slate_cache_key(PG_FUNCTION_ARGS)
 				 errmsg("resource must not be empty"),
 				 errdetail("A SLATE key is \"slate:\", a resource, and its parts."),
 				 errhint("For instance slate_cache_key('project', '42').")));
-	if (!PG_ARGISNULL(1))
-		deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
-						  TYPALIGN_INT, &parts, &nulls, &nparts);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
+					  TYPALIGN_INT, &parts, &nulls, &nparts);
 	for (int i = 0; i < nparts; i++)
 	{
 		if (nulls[i])

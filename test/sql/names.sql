@@ -9,7 +9,7 @@ SET slate_cache.connect_timeout = '30s';
 SELECT slate_cache_key('project', '42'), slate_cache_key('file', '7', 'src/main.c'), slate_cache_key('editor', 'tabs', '7', '42'),
        slate_cache_key('runtime', 'status', '42'), slate_cache_key('session');
 SELECT slate_cache_key('search', '42', 'a:b *?[\ "é'), slate_cache_key('project', ''), slate_cache_key('project', VARIADIC '{}');
-SELECT slate_cache_key('project', NULL, 'x'), slate_cache_key(NULL, 'x');
+SELECT slate_cache_key('project', NULL, 'x'), slate_cache_key(NULL, 'x'), slate_cache_key('project', VARIADIC NULL);
 SELECT length(slate_cache_key('project', repeat('x', 1024 - 14)));
 SELECT provolatile, proparallel FROM pg_proc WHERE proname = 'slate_cache_key';
 
