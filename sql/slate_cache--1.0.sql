@@ -89,7 +89,7 @@ COMMENT ON FUNCTION slate_cache.on_ddl() IS
 'event trigger: after ALTER TABLE, ALTER TYPE, CREATE TRIGGER, and what else may rename columns, checks that cache rules still fit, that no table has two sets of them, and drops what is cached; before DETACH PARTITION CONCURRENTLY drops it, too';
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER',
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER', 'CREATE SCHEMA',
                  -- these rename columns of any relation
                  'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
@@ -107,11 +107,11 @@ COMMENT ON EVENT TRIGGER slate_cache_dropped IS
 -- A session that has not loaded the library would not notice a DROP.
 CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
     WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',
-                 'DROP EXTENSION', 'ALTER TABLE')
+                 'DROP EXTENSION', 'ALTER TABLE', 'CREATE TRIGGER')
     EXECUTE FUNCTION slate_cache.on_ddl();
 ALTER EVENT TRIGGER slate_cache_dropping ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropping IS
-'makes sure that the cache of a dropped table is dropped with it, and what a partition holds that is detached concurrently';
+'makes sure that the cache of a dropped table is dropped with it, what a partition holds that is detached concurrently, and the keys of rules that CREATE OR REPLACE TRIGGER replaces';
 
 --
 -- Rules

@@ -30,8 +30,11 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
+#include "doubt.h"
 #include "executor/spi.h"
 #include "pending.h"
+#include "replication/logicalworker.h"
+#include "ring.h"
 #include "rules.h"
 #include "stats.h"
 #include "triggers.h"
@@ -455,11 +458,68 @@ before_detaching(const AlterTableStmt *command, const PartitionCmd *detached)
 		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 }
 
+/* The keys of the rules that a trigger of ours has so far. */
+static void
+before_replacing(const CreateTrigStmt *command)
+{
+	Oid			relid = RangeVarGetRelid(command->relation, NoLock, true);
+	Oid			replaced = command->replace && OidIsValid(relid)
+		? get_trigger_oid(relid, command->trigname, true) : InvalidOid;
+
+	if (OidIsValid(replaced) && OidIsValid(captured_table(replaced)))
+		drop_all_of(relid);
+}
+
+/*
+ * What the journal has goes with the extension, and so does whoever would tell
+ * Redis of it.  The transaction can still be rolled back.
+ */
+static void
+before_dropping_extension(void)
+{
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
+
+	if (database == NULL)
+		return;
+	if (slate_script_prepare(slate_link_now() + slate_redis_connect_timeout,
+							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("Redis cannot be told that its copies are nobody's any more"),
+				 errdetail("%s", slate_redis_error()),
+				 errhint("They stay until their TTL, however old they get. Drop extension slate_cache when Redis is there, or remove its keys by hand.")));
+	else if (slate_doubt_exists(database) || !slate_ring_is_empty(database) ||
+			 !slate_database_is_settled(database))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("Redis has not heard of all changes, and nobody will tell it any more"),
+				 errdetail("The journal is dropped with extension slate_cache; transactions wait in it, or are prepared."),
+				 errhint("End what is prepared, and have slate_cache_repair() wait for the rest, before the extension is dropped.")));
+}
+
+static void
+before_dropping(const DropStmt *command)
+{
+	ListCell   *lc;
+
+	if (command->removeType != OBJECT_EXTENSION)
+		return;
+	foreach(lc, command->objects)
+	{
+		if (strcmp(strVal(lfirst(lc)), "slate_cache") == 0)
+			before_dropping_extension();
+	}
+}
+
 static void
 before_altering(Node *command)
 {
 	ListCell   *lc;
 
+	if (IsA(command, CreateTrigStmt))
+		before_replacing((CreateTrigStmt *) command);
+	if (IsA(command, DropStmt))
+		before_dropping((DropStmt *) command);
 	if (!IsA(command, AlterTableStmt))
 		return;
 	foreach(lc, ((AlterTableStmt *) command)->cmds)
@@ -505,6 +565,35 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Where event triggers do not fire nobody is refused anything, but the cache
+ * learns of it.  A column that is added, or dropped, is a part of its table.
+ */
+static void
+on_altered_unseen(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id)
+{
+	ListCell   *lc;
+	bool		is_part = sub_id != 0 && (access == OAT_POST_CREATE || access == OAT_DROP);
+
+	if (access != OAT_POST_ALTER && !is_part)
+		return;
+	if (class_id == RelationRelationId)
+	{
+		foreach(lc, find_all_inheritors(object_id, NoLock, NULL))
+			drop_all_of(lfirst_oid(lc));
+	}
+	else if (class_id == TypeRelationId)
+	{
+		foreach(lc, slate_rules_all())
+		{
+			SlateRelation *relation = lfirst(lc);
+
+			if (slate_rules_use_type(relation, object_id))
+				drop_all_of(relation->relid);
+		}
+	}
+}
+
+/*
  * A dropped table takes its trigger with it, so the trigger is what to watch.
  * TRUNCATE of a partition fires no trigger of its parent, so that is watched
  * here too.  TRUNCATE comes here before it locks the table, and even before it
@@ -512,7 +601,7 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
  */
 void
 slate_capture_object_access(ObjectAccessType access, Oid class_id,
-							Oid object_id)
+							Oid object_id, int sub_id)
 {
 	Oid			relid = InvalidOid;
 
@@ -522,4 +611,32 @@ slate_capture_object_access(ObjectAccessType access, Oid class_id,
 		relid = object_id;
 	if (OidIsValid(relid))
 		drop_all_of(relid);
+	if (!compat_event_triggers_fire())
+		on_altered_unseen(access, class_id, object_id, sub_id);
+}
+
+/*
+ * Of a TRUNCATE on the publisher apply gets the partitions, and truncates them
+ * by ExecuteTruncateGuts(): their parent's trigger is not theirs, and nothing
+ * asks whether one may.  But each has a new file then.  Elsewhere that means
+ * nothing: VACUUM FULL makes one, too.
+ */
+void
+slate_capture_before_commit(void)
+{
+	static uint64 seen = 0;
+	ListCell   *lc;
+
+	if (!IsLogicalWorker())
+		return;
+	foreach(lc, slate_rules_changed(&seen))
+	{
+		Relation	relation = RelationIdGetRelation(lfirst_oid(lc));
+
+		if (!RelationIsValid(relation))
+			continue;
+		if (compat_first_file_subid(relation) != InvalidSubTransactionId)
+			drop_all_of(RelationGetRelid(relation));
+		RelationClose(relation);
+	}
 }

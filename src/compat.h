@@ -46,6 +46,21 @@
 	object_aclcheck(NamespaceRelationId, schema, roleid, mode)
 #endif
 
+/* 16: a new file of a relation has another name */
+#if PG_VERSION_NUM < 160000
+#define compat_first_file_subid(relation) ((relation)->rd_firstRelfilenodeSubid)
+#else
+#define compat_first_file_subid(relation) \
+	((relation)->rd_firstRelfilelocatorSubid)
+#endif
+
+/* 17: a superuser may switch event triggers off; without a postmaster none fires */
+#if PG_VERSION_NUM < 170000
+#define compat_event_triggers_fire() IsUnderPostmaster
+#else
+#define compat_event_triggers_fire() (IsUnderPostmaster && event_triggers)
+#endif
+
 /* datconnlimit of a database whose DROP was interrupted; named in 15.4 */
 #define COMPAT_HALF_DROPPED (-2)
 
@@ -69,6 +84,13 @@
 #define compat_my_proc_number() (MyProc->pgprocno)
 #else
 #define compat_my_proc_number() MyProcNumber
+#endif
+
+/* 17: a transaction as a whole may be limited; an element of a list */
+#if PG_VERSION_NUM < 170000
+#define COMPAT_TRANSACTION_TIMEOUT
+#else
+#define COMPAT_TRANSACTION_TIMEOUT {"transaction_timeout", "0"}
 #endif
 
 /*

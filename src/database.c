@@ -22,6 +22,7 @@
 #include "storage/dsm.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/guc.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
@@ -287,6 +288,24 @@ slate_database_commit(void)
 }
 
 void
+slate_database_use_plain_transactions(void)
+{
+	static const char *const settings[][2] = {
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		COMPAT_TRANSACTION_TIMEOUT
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+void
 slate_database_set_launcher(Latch *latch)
 {
 	registry->launcher = latch;
@@ -376,6 +395,17 @@ slate_database_wake(SlateDatabase *database)
 	}
 	if (latch)
 		SetLatch(latch);
+}
+
+void
+slate_database_want(SlateDatabase *database)
+{
+	Latch	   *launcher = registry->launcher;
+
+	pg_atomic_write_u32(&database->wanted, 1);
+	slate_database_wake(database);
+	if (launcher)
+		SetLatch(launcher);
 }
 
 /* ------------------------------------------------------------------------

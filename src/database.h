@@ -172,8 +172,8 @@ extern SlateDatabase *slate_database_at(int position);
 extern void slate_database_release(SlateDatabase *database);
 
 /*
- * Guards the registry, and ranges of all databases.  Never held during I/O,
- * nor by a commit but to make an entry.
+ * Guards the registry, and ranges of all databases.  Never held while
+ * Redis is spoken with, nor by a commit but to make an entry.
  */
 extern LWLock *slate_database_lock(void);
 
@@ -186,6 +186,12 @@ extern void slate_database_start(SlateStart *start);
  */
 extern void slate_database_begin(void);
 extern void slate_database_commit(void);
+
+/*
+ * For a process of ours, once: its transactions are ordinary ones, and wait as
+ * long as they need, whatever the server's defaults are.  May throw.
+ */
+extern void slate_database_use_plain_transactions(void);
 
 /*
  * A prepared transaction is ended by somebody who does not know its keys.  So
@@ -241,5 +247,8 @@ extern bool slate_database_has_launcher(void);
  * do.  Does not throw.
  */
 extern void slate_database_wake(SlateDatabase *database);
+
+/* The same, and there is to be a worker also if the one that is there goes. */
+extern void slate_database_want(SlateDatabase *database);
 
 #endif							/* SLATE_DATABASE_H */

@@ -355,6 +355,7 @@ slate_launcher_main(Datum arg pg_attribute_unused())
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	slate_database_use_plain_transactions();
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	slate_database_set_launcher(MyLatch);
 	slate_names_look_here(MyLatch);

@@ -66,6 +66,7 @@ static ProcessUtility_hook_type prev_utility = NULL;
 
 /* This transaction creates or drops an extension. */
 static SlateDatabase *extension_changes = NULL;
+static bool extension_is_new = false;
 
 static const struct config_enum_entry modes[] = {
 	{"async", SLATE_MODE_ASYNC, false},
@@ -266,7 +267,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 {
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
-	slate_capture_object_access(access, class_id, object_id);
+	slate_capture_object_access(access, class_id, object_id, sub_id);
 
 	/* the worker goes when that is committed */
 	if (class_id == ExtensionRelationId && access == OAT_DROP &&
@@ -276,23 +277,36 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 
 /*
  * The last thing that CREATE EXTENSION does: the worker comes when that is
- * committed.
+ * committed.  The one that is still there may be about to go, since the
+ * extension was dropped a moment ago, or in the same transaction.
  */
 Datum
 slate_cache_announce(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	extension_changes = slate_database_mine();
+	extension_is_new = true;
 	PG_RETURN_VOID();
 }
 
 static void
 on_transaction(XactEvent event, void *arg pg_attribute_unused())
 {
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+		slate_capture_before_commit();
 	if (extension_changes && event == XACT_EVENT_COMMIT)
-		slate_database_wake(extension_changes);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	{
+		if (extension_is_new)
+			slate_database_want(extension_changes);
+		else
+			slate_database_wake(extension_changes);
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+	{
 		extension_changes = NULL;
+		extension_is_new = false;
+	}
 }
 
 /* The database that nobody may be connected to for this command, or NULL. */

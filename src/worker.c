@@ -692,6 +692,7 @@ slate_worker_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "slate_cache worker");
+	slate_database_use_plain_transactions();
 	slate_script_init();
 	slate_trust_prepare_fence();
 	if (!enter())

@@ -64,6 +64,32 @@ apply('TRUNCATE item');
 SlateRedis::wait_until(sub { $redis->all_keys('shop:item:*') eq '' }, 'no row is left');
 pass('TRUNCATE arrives');
 
+# Of a partitioned table apply gets the partitions, and truncates them past triggers and hooks:
+# a few of them, and more than are told of one by one.
+foreach my $node ($publisher, $subscriber)
+{
+    $node->safe_psql('postgres', q{
+        CREATE TABLE part (id int PRIMARY KEY, owner int, name text) PARTITION BY RANGE (id);
+        SELECT format('CREATE TABLE part_%s PARTITION OF part FOR VALUES FROM (%s) TO (%s)', i, 10 * i, 10 * i + 10)
+            FROM generate_series(0, 19) i \gexec});
+}
+$subscriber->safe_psql('postgres', q{SELECT slate_cache_attach('part', row_keys => ARRAY['shop:part:{id}'], list_keys => ARRAY['shop:parts:{owner}'])});
+$publisher->safe_psql('postgres', q{INSERT INTO part SELECT i, 1, 'old' FROM generate_series(0, 199) i; CREATE PUBLICATION parts FOR TABLE part});
+$subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION parts CONNECTION '$connection' PUBLICATION parts");
+$subscriber->wait_for_subscription_sync($publisher, 'parts');
+foreach my $truncate ('part_3', 'part')
+{
+    SlateRedis::wait_until(sub {
+        $subscriber->safe_psql('postgres', q{SELECT jsonb_array_length(slate_cache_get('shop:parts:1'))}) == $subscriber->safe_psql('postgres', 'SELECT count(*) FROM part')
+          && $redis->cli('EXISTS', 'shop:part:30', 'shop:part:40') == $subscriber->safe_psql('postgres',
+            q{SELECT count(slate_cache_get('shop:part:' || id)) FROM part WHERE id IN (30, 40)}) }, 'rows and their list are in Redis');
+    $publisher->safe_psql('postgres', "TRUNCATE $truncate");
+    $publisher->wait_for_catchup('parts');
+    SlateRedis::wait_until(sub { !$redis->cli('EXISTS', 'shop:part:30', 'shop:parts:1') }, "TRUNCATE $truncate: row and list are gone");
+    is($subscriber->safe_psql('postgres', q{SELECT slate_cache_get('shop:part:30') IS NULL, jsonb_array_length(slate_cache_get('shop:parts:1'))}),
+        't|' . $subscriber->safe_psql('postgres', 'SELECT count(*) FROM part'), "TRUNCATE $truncate, by apply, is noticed");
+}
+
 # With Redis away the apply worker goes on, and does not start over.  When Redis
 # is back, empty, the worker of slate_cache is the first to know.
 my $emptied = SlateNode::counter($subscriber, 'emptied');
