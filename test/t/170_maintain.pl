@@ -211,6 +211,7 @@ $other->query('SELECT slate_cache_repair()');
 like($other->error, qr/Redis does not answer\nDETAIL:.*\Q@{[ $redis->socket ]}\E/,
     'Redis is down: slate_cache_repair() says so, in a session that has not used it yet');
 $redis->start;
+SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
 SlateRedis::wait_until(
     sub { $session->query("SELECT slate_cache_warm('item')"); $session->error eq '' },
     'an empty Redis is trusted');
