@@ -247,8 +247,12 @@ slate_cache_capture(PG_FUNCTION_ARGS)
 	check_called_as_trigger(fcinfo, true);
 	change.relation = slate_rules_get(trigger->tg_relation);
 	if (change.relation == NULL)
-		elog(ERROR, "table \"%s\" has no cache rules",
-			 RelationGetRelationName(trigger->tg_relation));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no cache rules",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("Its cache trigger does not run a function slate_cache.capture() of the extension."),
+				 errhint("The extension's schema must keep its name, slate_cache.")));
 
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		change.new = trigger->tg_trigtuple;

@@ -223,3 +223,13 @@ ALTER TABLE shop.goods ADD COLUMN latest int DEFAULT 8;
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 COMMIT;
 SELECT slate_cache_get('shop:item:1');
+
+-- the schema keeps its name: a session that comes then finds no function of the extension
+ALTER SCHEMA slate_cache RENAME TO slate_regress_elsewhere;
+\c -
+SET slate_cache.timeout = '30s';
+SET slate_cache.connect_timeout = '30s';
+UPDATE shop.goods SET note = 'unseen' WHERE id = '1';
+ALTER SCHEMA slate_regress_elsewhere RENAME TO slate_cache;
+UPDATE shop.goods SET note = 'seen' WHERE id = '1';
+\! $redis GET shop:item:1
