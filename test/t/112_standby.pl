@@ -80,6 +80,7 @@ $redis->pause;
 $session->query(q{SET slate_cache.timeout = 200; SELECT slate_cache_get('shop:item:3')->>'name'});
 is($session->error, '', 'Redis hangs: no error');
 $redis->resume;
+$session->query('RESET slate_cache.timeout');
 
 # The same session goes on as a primary's.
 $primary->stop;

@@ -121,6 +121,8 @@ foreach my $setting ([ mode => 'commit' ], [ mode => 'strict' ], [ max_pending =
 }
 
 # A rendering that fails is a subtransaction that is rolled back, when all levels have become one.
+# (At the COMMIT of a block a PostgreSQL with assertions does not bear that: it has one for
+# subtransactions that are rolled back there which it has not for their beginning.)
 $session->query(q{
     CREATE TYPE mood AS ENUM ('good', 'bad');
     CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS
@@ -129,8 +131,12 @@ $session->query(q{
     CREATE TABLE felt (id int PRIMARY KEY, mood mood, name text);
     SELECT slate_cache_attach('felt', row_keys => ARRAY['shop:felt:{id}']);
     INSERT INTO felt SELECT i, 'good', 'old' FROM generate_series(1, 9) i});
-$session->query(q{BEGIN; SAVEPOINT a; UPDATE felt SET mood = 'bad', name = 'new' WHERE id = 1; UPDATE felt SET name = 'new' WHERE id = 2;
-    SAVEPOINT b; UPDATE felt SET name = 'new' WHERE id = 3; RELEASE b; RELEASE a; COMMIT});
+$session->query(q{DO $$BEGIN
+    BEGIN
+        UPDATE felt SET mood = 'bad', name = 'new' WHERE id = 1;
+        UPDATE felt SET name = 'new' WHERE id = 2;
+        BEGIN UPDATE felt SET name = 'new' WHERE id = 3; EXCEPTION WHEN division_by_zero THEN NULL; END;
+    EXCEPTION WHEN division_by_zero THEN NULL; END; END$$});
 like($session->error, qr/WARNING:  changed rows were dropped from the cache/, 'a row that cannot be rendered, after savepoints');
 is($redis->cli('EXISTS', map { "shop:felt:$_" } 1 .. 9), '6', 'is dropped, with what was changed beside it');
 
