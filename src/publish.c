@@ -380,11 +380,17 @@ begin_async(SlateOpList *list)
 	return true;
 }
 
-/* A large one is sent by its session, as in mode commit. */
+/*
+ * A large one is sent by its session, as in mode commit; so are patterns where no
+ * journal remembers them, since the worker looks for their keys by that.
+ */
 static void
 finish_async(const SlateOpList *list)
 {
-	if (slate_ring_takes(&publish.batch))
+	bool		is_remembered = slate_doubt_generations() != 0;
+
+	if (slate_ring_takes(&publish.batch) &&
+		(list->nglobs == 0 || is_remembered))
 	{
 		SlateRingEntry *entry = &publish.entry;
 		const SlateOp *op = &list->ops[0];

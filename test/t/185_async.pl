@@ -124,6 +124,13 @@ is($node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 7'), 'lazy',
     'what Redis knew with synchronous_commit = off, a crash does not take back');
 $session = SlateSession->new($node);
 
+# Patterns, where no journal remembers them: the session looks for their keys.
+$node->safe_psql('postgres', q{CREATE TABLE tag (id int PRIMARY KEY); SELECT slate_cache_attach('tag', drop_keys => ARRAY['app:{id}:*'])});
+$redis->cli('SET', $_, '1') foreach qw(app:1:x free:x);
+$session->query(q{SET slate_cache.journal = off; BEGIN; INSERT INTO tag VALUES (1); SELECT slate_cache_invalidate('free:*'); COMMIT; RESET slate_cache.journal});
+is($session->error . $redis->cli('EXISTS', 'app:1:x', 'free:x'), '0', 'patterns without a journal reach what apps have SET');
+is(stat_of('sweeps_unfinished'), 0, 'in time');
+
 # The journal forgets what the worker has told.
 SlateNode::wait_for($node, q{SELECT pg_relation_size('slate_cache.journal_a') + pg_relation_size('slate_cache.journal_b') = 0});
 pass('the journal is truncated');
