@@ -726,6 +726,11 @@ slate_doubt_uses(SlateDatabase *database, int generation)
 	if (is_busy(database, generations))
 		return true;
 	pg_read_barrier();
+
+	/* the row "everything" of one that was told stands for others that were not */
+	if (generation != SLATE_PREPARED_GENERATION &&
+		pg_atomic_read_u32(&database->must_empty) != 0)
+		return true;
 	if (slate_ring_uses(database, generations))
 		return true;
 	slate_doubt_collect(database);
