@@ -727,7 +727,7 @@ slate_doubt_uses(SlateDatabase *database, int generation)
 		return true;
 	pg_read_barrier();
 
-	/* the row "everything" of one that was told stands for others that were not */
+	/* the row "everything" of one that was told stands for others, too */
 	if (generation != SLATE_PREPARED_GENERATION &&
 		pg_atomic_read_u32(&database->must_empty) != 0)
 		return true;
