@@ -154,7 +154,7 @@ put_row(const SlateJournalRow *row, void *arg)
 	Datum		values[6];
 	bool		nulls[6] = {false};
 
-	if (state == NULL)
+	if (state == NULL && !view->doubt->must_empty)
 		return;
 	context = AllocSetContextCreate(CurrentMemoryContext, "slate_cache row",
 									ALLOCSET_SMALL_SIZES);
@@ -164,9 +164,14 @@ put_row(const SlateJournalRow *row, void *arg)
 	values[3] = name_array(row, false, &everything);
 	values[4] = name_array(row, true, &everything);
 	values[5] = Int64GetDatum(row->nbytes);
-	values[1] = CStringGetTextDatum(everything ? "everything" : state);
-	tuplestore_putvalues(view->result->setResult, view->result->setDesc,
-						 values, nulls);
+
+	/* "everything" stands for others, also when its own transaction was told */
+	if (state != NULL || everything)
+	{
+		values[1] = CStringGetTextDatum(everything ? "everything" : state);
+		tuplestore_putvalues(view->result->setResult, view->result->setDesc,
+							 values, nulls);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

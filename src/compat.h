@@ -39,6 +39,14 @@
 #endif
 
 #if PG_VERSION_NUM < 160000
+#define compat_extension_ownercheck(extension, roleid) \
+	pg_extension_ownercheck(extension, roleid)
+#else
+#define compat_extension_ownercheck(extension, roleid) \
+	object_ownercheck(ExtensionRelationId, extension, roleid)
+#endif
+
+#if PG_VERSION_NUM < 160000
 #define compat_schema_aclcheck(schema, roleid, mode) \
 	pg_namespace_aclcheck(schema, roleid, mode)
 #else

@@ -796,6 +796,7 @@ slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy)
 	memcpy(copy->undecided, database->undecided, sizeof(database->undecided));
 	copy->crowd = database->crowd;
 	LWLockRelease(slate_database_lock());
+	copy->must_empty = pg_atomic_read_u32(&database->must_empty) != 0;
 }
 
 bool

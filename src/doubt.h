@@ -139,6 +139,7 @@ typedef struct SlateDoubtCopy
 	int			nundecided;
 	SlateUndecided undecided[SLATE_MAX_UNDECIDED];
 	SlateRange	crowd;
+	bool		must_empty;		/* some rely on a row "everything" */
 } SlateDoubtCopy;
 
 extern void slate_doubt_copy(SlateDatabase *database, SlateDoubtCopy *copy);

@@ -112,52 +112,45 @@ typedef struct LookupSet
  * ------------------------------------------------------------------------
  */
 
-/* ERROR if the text is of the keys that are not the user's. */
+/* The hints are for one that is empty, and for one that is too long. */
 static SlateSlice
-check_not_internal(SlateSlice text)
+check_argument(text *argument, const char *what, const char *if_empty,
+			   const char *if_long)
 {
-	if (slate_script_is_internal(text.start, text.len))
+	SlateSlice	given = {VARDATA_ANY(argument), VARSIZE_ANY_EXHDR(argument)};
+
+	if (given.len == 0 || given.len > SLATE_KEY_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 given.len == 0 ? errmsg("a cache %s must not be empty", what)
+				 : errmsg("cache %s is too long", what),
+				 errdetail("A %s has 1 to %d bytes; this one has %d.",
+						   what, SLATE_KEY_MAX, given.len),
+				 errhint("%s", given.len == 0 ? if_empty : if_long)));
+	if (slate_script_is_internal(given.start, given.len))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("cache key is reserved"),
+				 errmsg("cache %s is reserved", what),
 				 errdetail("Keys that begin with \"%s\" are the extension's own.",
 						   SLATE_INTERNAL_PREFIX),
 				 errhint("Choose another prefix.")));
-	return text;
+	return given;
 }
 
 SlateSlice
 slate_read_key_argument(text *argument)
 {
-	SlateSlice	key = {VARDATA_ANY(argument), VARSIZE_ANY_EXHDR(argument)};
-
-	if (key.len == 0 || key.len > SLATE_KEY_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg(key.len == 0 ? "a cache key must not be empty"
-						: "cache key is too long"),
-				 errdetail("A key has 1 to %d bytes; this one has %d.",
-						   SLATE_KEY_MAX, key.len),
-				 errhint(key.len == 0 ? "Name a key, such as 'slate:project:42'."
-						 : "Use a shorter key, for instance a hash of a long part.")));
-	return check_not_internal(key);
+	return check_argument(argument, "key",
+						  "Name a key, such as 'slate:project:42'.",
+						  "Use a shorter key, for instance a hash of a long part.");
 }
 
 SlateSlice
 slate_read_pattern_argument(text *argument)
 {
-	SlateSlice	glob = {VARDATA_ANY(argument), VARSIZE_ANY_EXHDR(argument)};
-
-	if (glob.len == 0 || glob.len > SLATE_KEY_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg(glob.len == 0 ? "a pattern must not be empty"
-						: "pattern is too long"),
-				 errdetail("A pattern has 1 to %d bytes; this one has %d.",
-						   SLATE_KEY_MAX, glob.len),
-				 errhint(glob.len == 0 ? "Pass a glob, such as 'slate:search:42:*'."
-						 : "End it earlier, with '*'.")));
-	return check_not_internal(glob);
+	return check_argument(argument, "pattern",
+						  "Pass a glob, such as 'slate:search:42:*'.",
+						  "End it earlier, with '*'.");
 }
 
 /*

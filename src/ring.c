@@ -17,10 +17,10 @@
  * none.
  *
  * The ring is a dynamic segment, made by the first session that wants it, or
- * where that has failed by the worker, and stays when either dies.  A session keeps it mapped.  After a crash of
- * the server it is gone, and everything in the journal in doubt.  Where it
- * cannot be made, since /dev/shm is full, say, sessions push by themselves, as
- * in mode commit.
+ * where that has failed by the worker, and stays when either dies.  A session
+ * keeps it mapped.  After a crash of the server it is gone, and everything in
+ * the journal in doubt.  Where it cannot be made, since /dev/shm is full, say,
+ * sessions push by themselves, as in mode commit.
  *
  *-------------------------------------------------------------------------
  */

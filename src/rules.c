@@ -123,6 +123,21 @@ note_change(Oid relid)
 	changed[nchanges++ % lengthof(changed)] = relid;
 }
 
+/* The tables of the changes since then; false if not each is known. */
+static bool
+tables_changed(uint64 since, List **relids)
+{
+	*relids = NIL;
+	if (nchanges - since > lengthof(changed))
+		return false;
+
+	/* a command often has several messages of one table */
+	for (; since != nchanges; since++)
+		*relids = list_append_unique_oid(*relids,
+										 changed[since % lengthof(changed)]);
+	return !list_member_oid(*relids, InvalidOid);
+}
+
 /* InvalidOid stands for all relations */
 static void
 on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
@@ -403,19 +418,14 @@ slate_rules_wildcards(Oid relid)
 List *
 slate_rules_changed(uint64 *since)
 {
-	uint64		first = *since;
-	List	   *relids = NIL;
+	List	   *relids;
+	bool		known = tables_changed(*since, &relids);
 	Oid			capture;
 	ListCell   *lc;
 
 	*since = nchanges;
-	if (nchanges - first <= lengthof(changed))
-	{
-		for (uint64 i = first; i < nchanges; i++)
-			relids = list_append_unique_oid(relids, changed[i % lengthof(changed)]);
-		if (!list_member_oid(relids, InvalidOid))
-			return relids;
-	}
+	if (known)
+		return relids;
 
 	/* clones among them */
 	relids = NIL;
@@ -537,28 +547,19 @@ static bool
 is_concerned(const RuleSet *set)
 {
 	Oid			capture = slate_rules_capture_oid();
-	Oid			relids[lengthof(changed)];
-	uint64		first = set->nchanges;
-	int			n = 0;
+	List	   *relids;
+	ListCell   *lc;
 
-	if (nchanges - first > lengthof(changed))
+	if (!tables_changed(set->nchanges, &relids))
 		return true;
-	for (; first != nchanges; first++)
+	foreach(lc, relids)
 	{
-		/* a command often has several messages of one table */
-		relids[n] = changed[first % lengthof(changed)];
-		n += n == 0 || relids[n] != relids[n - 1];
-	}
-	for (int i = 0; i < n; i++)
-	{
-		if (!OidIsValid(relids[i]) || has_trigger(set, relids[i]))
+		if (has_trigger(set, lfirst_oid(lc)) ||
+			(OidIsValid(capture) &&
+			 slate_triggers_of(lfirst_oid(lc), capture) != NIL))
 			return true;
 	}
-	for (int i = 0; i < n && OidIsValid(capture); i++)
-	{
-		if (slate_triggers_of(relids[i], capture) != NIL)
-			return true;
-	}
+	list_free(relids);
 	return false;
 }
 

@@ -15,7 +15,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "breaker.h"
-#include "capture.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
@@ -23,6 +22,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "ddl.h"
 #include "events.h"
 #include "fmgr.h"
 #include "journal.h"
@@ -267,7 +267,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 {
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
-	slate_capture_object_access(access, class_id, object_id, sub_id);
+	slate_ddl_object_access(access, class_id, object_id, sub_id);
 
 	/* the worker goes when that is committed */
 	if (class_id == ExtensionRelationId && access == OAT_DROP &&
@@ -293,7 +293,7 @@ static void
 on_transaction(XactEvent event, void *arg pg_attribute_unused())
 {
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
-		slate_capture_before_commit();
+		slate_ddl_before_commit();
 	if (extension_changes && event == XACT_EVENT_COMMIT)
 	{
 		if (extension_is_new)
@@ -473,6 +473,8 @@ _PG_init(void)
 		prev_utility = ProcessUtility_hook ? ProcessUtility_hook
 			: standard_ProcessUtility;
 		ProcessUtility_hook = on_utility;
+
+		/* the last to register is the first to be called: before pending.c */
 		RegisterXactCallback(on_transaction, NULL);
 		slate_worker_register();
 	}

@@ -68,8 +68,11 @@ SlateRedis::wait_until(sub { $redis->cli('EXISTS', 'shop:cs:1') eq '0' }, 'what 
 $session->query(q{DROP SCHEMA cs CASCADE; SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'])});
 
 # Where event triggers do not fire: in single-user mode, and where they are switched off.
+$session->query(q{CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TYPE place AS (x int);
+    ALTER TABLE item ADD COLUMN mood mood DEFAULT 'good', ADD COLUMN place place DEFAULT ROW(1)});
 my @altered = ("ALTER TABLE item ALTER COLUMN name TYPE text USING name || ' changed'", 'ALTER TABLE item ADD COLUMN extra int DEFAULT 7',
-    'ALTER TABLE item RENAME COLUMN extra TO more', 'ALTER TABLE item DROP COLUMN more');
+    'ALTER TABLE item RENAME COLUMN extra TO more', 'ALTER TABLE item DROP COLUMN more',
+    "ALTER TYPE mood RENAME VALUE 'good' TO 'fine'", 'ALTER TYPE place ADD ATTRIBUTE y int');
 foreach my $statement (@altered)
 {
     SlateJournal::wait_until_told($node);
@@ -113,6 +116,11 @@ SlateJournal::wait_until_told($node);
 $redis->stop;
 $session->query('BEGIN; DROP EXTENSION slate_cache; ROLLBACK');
 like($session->error, qr/WARNING:  Redis cannot be told.*DETAIL:.*HINT:.*when Redis is there/s, 'or that Redis is away');
+$session->query('CREATE ROLE plain LOGIN');
+my $plain = SlateSession->new($node, user => 'plain');
+$plain->query('DROP EXTENSION slate_cache');
+like($plain->error, qr/ERROR:  must be owner of extension slate_cache/, 'who may not drop it is refused');
+unlike($plain->error, qr/WARNING/, 'and told nothing of Redis');
 
 SlateNode::unharmed($node);
 done_testing();

@@ -38,6 +38,7 @@ system('redis-cli', '-s', $redis->socket . '.away', 'CLIENT', 'KILL', 'TYPE', 'n
 $session->query("UPDATE item SET name = 'new' WHERE id = 5");
 is($session->error, '', 'a change is not told');
 is($session->query('SELECT pushes_delayed, pushes_lost FROM slate_cache.stats'), '1|0', 'it counts as delayed');
+is($session->query('SELECT state FROM slate_cache.journal'), 'everything', 'and the row that it relies on is shown');
 SlateNode::continue_worker();
 for (1 .. 50)
 {
