@@ -35,8 +35,12 @@
 /* A connection that was used so short a time ago is not looked at, in ms. */
 #define RECENT_USE_MS 10
 
-/* When to ask for the server's clock, identity and role again, in us. */
+/*
+ * When to ask for the server's clock, identity and role again, in us: a backend,
+ * and a worker, each time it looks around.
+ */
 #define ANSWERS_MAX_AGE (INT64CONST(60) * 1000000)
+#define WATCH_MAX_AGE (INT64CONST(900) * 1000)
 
 /*
  * When to ask a sentinel again: a backend, which relies on workers, and a
@@ -108,6 +112,9 @@ static uint64 master_changes;
 static SlateTopology topology;
 static uint64 topology_number;	/* see slate_redis_topology() */
 static int64 distrusted_at;
+
+/* WATCH_MAX_AGE in a worker. */
+static int64 answers_max_age = ANSWERS_MAX_AGE;
 
 /* What to send on each new connection. */
 static SlatePreambleFn preamble_fn = NULL;
@@ -468,7 +475,7 @@ refresh_answers(int64 deadline, SlateWait wait)
 	char		objection[SLATE_OBJECTION_SIZE];
 	SlateLinkStatus status;
 
-	if (slate_handshake_clock() - node->info.clock_told_at < ANSWERS_MAX_AGE)
+	if (slate_handshake_clock() - node->info.clock_told_at < answers_max_age)
 		return REDIS_DONE;
 	status = slate_handshake_ask(&node->link, &node->info, objection, deadline,
 								 wait);
@@ -766,6 +773,7 @@ slate_redis_refresh(void)
 void
 slate_redis_become_prober(void)
 {
+	answers_max_age = WATCH_MAX_AGE;
 	slate_breaker_become_prober();
 	(void) load_settings();
 }

@@ -163,7 +163,8 @@ extern int64 slate_redis_clock_ahead(int which);
  * start of a Redis chooses anew, and, if it was once promoted from a replica,
  * of the offset at which that was: as a replica it has taken over another's
  * data.  Never 0, unless there is no connection, or an exchange on it is under
- * way.  slate_redis_prepare() learns it anew each minute.  Each database of a
+ * way.  slate_redis_prepare() learns it anew each minute, in a worker each second,
+ * since somebody may make the server a replica, and promote it again.  Each database of a
  * server has another one.  Of a Cluster: of all its nodes, and of who has which
  * slots.
  */
@@ -206,7 +207,8 @@ extern const char *slate_redis_server_name(void);
 extern uint64 slate_redis_server_key(void);
 
 /*
- * For workers.  From now on, until this process ends, it is the one that tries
+ * For workers.  From now on, until this process ends, it asks each second what
+ * the server is, see slate_redis_identity(), and is the one that tries
  * again for all that use its url: it calls slate_redis_next_try(), waits for
  * so many ms (0: no longer; the breaker is closed, or a try is due), and has
  * slate_redis_prepare() and slate_redis_run() succeed or fail.  Backends try

@@ -137,6 +137,7 @@ is(SlateHistory::wrong_gets($session), '', 'nonsense: gets are right');
 my $replica = SlateRedis->new(port => 1);
 $redis->config(port => SlateRedis::free_port());
 my ($port) = $redis->cli('CONFIG', 'GET', 'port') =~ /(\d+)/;
+$_->config('repl-diskless-sync-delay' => 0) foreach $redis, $replica;
 
 sub follow
 {
@@ -162,6 +163,34 @@ SlateHistory::become_right($node, $redis, 'data taken from a replica');
 SlateHistory::set_again($node, $redis, 'data taken from a replica');
 is(SlateHistory::wrong_gets($session), '', 'data taken from a replica: gets are right');
 SlateHistory::become_right($node, $redis, 'in the end');
+
+# Likewise, so quickly that no connection meets it as a replica, and with all but
+# what was told last: the worker asks each second what the server is.  A new one
+# does not connect anew for some seconds.
+sub connections { return $redis->cli('CLIENT', 'LIST') =~ /^id=(\d+) .* name=slate_cache /mg }
+
+my %others = map { $_ => 1 } connections();
+$node->safe_psql('postgres',
+    q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'slate_cache worker'});
+SlateNode::wait_for_a_round($node);
+my @own = grep { !$others{$_} } connections();
+is(scalar @own, 1, 'a new worker has a connection');
+
+SlateHistory::set_again($node, $redis, 'a new worker');
+SlateNode::stop_worker($node);
+follow($replica, '127.0.0.1', $port);
+$replica->cli('REPLICAOF', 'NO', 'ONE');
+$session->query("UPDATE item SET name = 'unknown to the replica' WHERE id = 2");
+is($redis->field('shop:item:2', 'name'), 'unknown to the replica', 'the server has heard of a change');
+follow($redis, '127.0.0.1', $replica->port);
+$redis->cli('REPLICAOF', 'NO', 'ONE');
+isnt($redis->field('shop:item:2', 'name'), 'unknown to the replica', 'and has lost it');
+my $emptied = SlateNode::counter($node, 'emptied');
+SlateNode::continue_worker();
+SlateNode::wait_for($node, "SELECT emptied > $emptied FROM slate_cache.stats");
+ok((grep { $_ == $own[0] } connections()), 'the worker has asked on the connection that it had');
+SlateHistory::become_right($node, $redis, 'promoted again at once');
+SlateHistory::set_again($node, $redis, 'promoted again at once');
 
 SlateNode::unharmed($node);
 done_testing();
