@@ -54,7 +54,7 @@
 char	   *slate_redis_url = NULL;
 char	   *slate_redis_password_file = NULL;
 int			slate_redis_timeout = 250;
-int			slate_redis_connect_timeout = 500;
+int			slate_redis_connect_timeout = 250;
 int			slate_redis_idle_timeout = 60;
 
 /*
