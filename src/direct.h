@@ -19,8 +19,11 @@ typedef struct SlateDirect
 	StringInfoData expected;	/* the usual answer; "": there is none */
 } SlateDirect;
 
-/* Keys, and bytes of all values, that one may have. */
-#define SLATE_DIRECT_KEYS 16
+/*
+ * Keys, and bytes of all values, that one may have: what a call of the script has
+ * at most.
+ */
+#define SLATE_DIRECT_KEYS 128
 #define SLATE_DIRECT_BYTES (256 * 1024)
 
 /*

@@ -229,7 +229,7 @@ enter_directly(void)
 	int64		clock = slate_redis_server_clock();
 	uint64		lowest = PG_UINT64_MAX;
 
-	slate_traffic_open(true);
+	slate_traffic_open(true, false);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		Sent	   *sent = &exchange.sent[i];
@@ -253,7 +253,7 @@ enter_by_script(void)
 {
 	uint64		now = GetXLogInsertRecPtr();
 
-	slate_traffic_open(false);
+	slate_traffic_open(false, false);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		const Sent *sent = &exchange.sent[i];

@@ -419,7 +419,7 @@ finish_async(const SlateOpList *list)
 static bool
 enter_traffic(const SlateOpList *list, const SlateStamp *stamp, bool direct)
 {
-	slate_traffic_open(direct);
+	slate_traffic_open(direct, true);
 	for (int i = 0; i < list->nglobs; i++)
 		slate_traffic_add_glob((SlateSlice) {list->globs[i].glob,
 											 list->globs[i].len},

@@ -428,7 +428,7 @@ send_step(const Step *step, SlateBatch *batch)
 
 	if (batch->ncommands == 0)
 		return true;
-	slate_traffic_open(false);
+	slate_traffic_open(false, false);
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{
 		if (pass.tell[i] == pass.nsteps)

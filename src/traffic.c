@@ -99,6 +99,7 @@ typedef struct Traffic
 	bool		entered;
 	bool		everywhere;		/* and therefore in no more cells */
 	bool		direct;			/* may go directly, as far as is known */
+	bool		distinct;		/* no key comes twice; all or none is direct */
 	bool		must_fence;		/* somebody is on the way directly */
 	bool		has_marks;
 	bool		in_flight;		/* sent directly, not answered */
@@ -183,7 +184,7 @@ raise_version(uint32 cell, uint64 version)
  */
 
 void
-slate_traffic_open(bool direct)
+slate_traffic_open(bool direct, bool distinct)
 {
 	Assert(!mine.entered);
 	memset(&mine, 0, offsetof(Traffic, cells));
@@ -191,6 +192,7 @@ slate_traffic_open(bool direct)
 		return;
 	mine.entered = true;
 	mine.direct = direct && slate_traffic_direct;
+	mine.distinct = distinct;
 }
 
 /* False if we are there already. */
@@ -280,22 +282,27 @@ enter_beginning(uint32 cell, uint64 version)
 	return COUNT_OF(there, GLOB) == 0 && !is_crowded_for(cell, version);
 }
 
-/* Likewise; if we are there already, we keep ourselves from it. */
+/*
+ * Likewise.  If we are there already we keep ourselves from it, unless that is
+ * with another key: then all has been said with that one, since whoever has come
+ * meanwhile has found us.
+ */
 static bool
 enter_key(uint32 cell, uint64 version)
 {
 	uint32		entry = as_it_looks(cell);
-	uint64		there = 0;
-	bool		is_new = remember(entry);
-	bool		crowded = false;
+	uint64		there;
+	bool		crowded;
 	bool		is_free;
 
-	if (is_new)
+	if (!remember(entry))
 	{
-		there = pg_atomic_fetch_add_u64(&cells[cell].there, counts_as(entry));
-		crowded = COUNT_OF(there, DIRECT) > 0;
+		raise_version(cell, version);
+		return mine.distinct;
 	}
-	is_free = is_new && there == 0 && !is_crowded_for(cell, version);
+	there = pg_atomic_fetch_add_u64(&cells[cell].there, counts_as(entry));
+	crowded = COUNT_OF(there, DIRECT) > 0;
+	is_free = there == 0 && !is_crowded_for(cell, version);
 	if (crowded)
 		mine.must_fence = true;
 	raise_version(cell, version + (crowded ? CROWDED_FOR : 0));

@@ -34,8 +34,12 @@ extern void slate_traffic_shmem_startup(void);	/* holds AddinShmemInitLock */
  * anything is known to keep its key from that; and slate_traffic_close(),
  * which is told whether there is something left that could, whether it may.
  * version is the lowest of what could.
+ *
+ * distinct: no key comes twice, and all go directly or none does.  Otherwise
+ * only the first of the same keys can, and so it is with keys that are taken for
+ * the same.
  */
-extern void slate_traffic_open(bool direct);
+extern void slate_traffic_open(bool direct, bool distinct);
 extern void slate_traffic_add_glob(SlateSlice glob, uint64 version);
 extern bool slate_traffic_add_key(SlateSlice key, uint64 version);
 extern void slate_traffic_add_everything(uint64 version);

@@ -607,7 +607,7 @@ choose_rest(long retry)
 static void
 fence(void)
 {
-	slate_traffic_open(false);
+	slate_traffic_open(false, false);
 	(void) slate_traffic_close(false, 0);
 	if (slate_deliver_connect() && slate_deliver_is_known(database))
 		(void) slate_traffic_fence(slate_link_now() + slate_redis_timeout,

@@ -154,6 +154,7 @@ def count_redis():
         'Redis: SET … EX of 300 bytes': (1, lambda: [command('SET', 'plain:' + key, 'x' * 300, 'EX', 3600) for key in keys]),
         'Redis: direct push of one row': (1, lambda: [servers.pushed_directly('UPDATE i_slate SET n = n + 1 WHERE id = 1')]),
         'Redis: direct push of a row among ten': (10, lambda: [servers.pushed_directly('UPDATE i_slate SET n = n + 1 WHERE id <= 10', 10)]),
+        'Redis: direct push of a row among a hundred': (100, lambda: [servers.pushed_directly('UPDATE i_slate SET n = n + 1', 100)]),
         'Redis: push of one row': (1, lambda: list(pushes(1))),
         'Redis: push of a row among ten': (10, lambda: list(pushes(10))),
         'Redis: push of a row among a hundred': (100, lambda: list(pushes(100)))}

@@ -63,7 +63,12 @@ def pushed_directly(update, nkeys=1):
     with Monitor() as monitor:
         psql(commits)
         monitor.until(b'MULTI')
-        sets = [monitor.until(b'SET') for _ in range(2 * nkeys)]
+        sets = []
+        while len(sets) < 2 * nkeys:
+            words = monitor.until(b'SET')
+            # the worker sets its notes
+            if len(words) == 5:
+                sets.append(words)
         watch = monitor.until(b'WATCH')
     # When the guards go, in ms.
     for words in sets[::2]:

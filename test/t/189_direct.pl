@@ -54,7 +54,11 @@ is($redis->cli('EXISTS', 'shop:item:1', 'slate_cache:guard:{shop:item:1}'), '1',
 ok($way->is_direct($fast, q{UPDATE note SET tag = 'tag {7}' WHERE id = 1}), 'several keys, one with braces');
 is($redis->cli('EXISTS', 'shop:note:1', 'shop:note:tag:tag 1', 'shop:note:tag:tag {7}', 'slate_cache:tagged:shop:note:tag:tag {7}'),
     '3', 'the old key has gone, the others are there');
-ok(!$way->is_direct($fast, q{UPDATE crowd SET name = 'many' WHERE id <= 100}), 'many keys are pushed by script');
+ok($way->is_direct($fast, qq{UPDATE crowd SET name = 'many' WHERE id BETWEEN 128 * $_ + 1 AND 128 * $_ + 128}),
+    'many keys, of which some share a cell') foreach 0 .. 14;
+is($redis->field("shop:crowd:$_", 'name'), 'many', "key $_ of them is there") foreach 1, 128, 1920;
+ok(!$way->is_direct($fast, q{UPDATE crowd SET name = 'script' WHERE id <= 129}), 'more are pushed by script');
+ok(!$way->is_direct($fast, q{UPDATE crowd SET name = repeat('large', 1000) WHERE id <= 60}), 'so are large values');
 ok(!$way->is_direct($fast, q{SELECT slate_cache_set('shop:free', '1')}), 'so are keys that an index must know');
 ok(!$way->is_direct($fast, q{SELECT slate_cache_invalidate('shop:nothing:*')}), 'and patterns');
 $fast->query('SET slate_cache.direct = off');
@@ -127,11 +131,11 @@ is($redis->field('shop:crowd:1', 'name'), 'newer', 'put, two thousand puts: the 
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'ring' WHERE id = 18; RESET slate_cache.mode});
 SlateNode::wait_for($node, q{SELECT ring_size > 0 FROM slate_cache.progress WHERE datname = 'postgres'});
 # As many keys, and bytes, as go directly: by script there must be room for them, too.
-$way->commit_slowly(q{UPDATE crowd SET name = repeat('older ', 2000) WHERE id <= 16});
+$way->commit_slowly(q{UPDATE crowd SET name = repeat('older ', 330) WHERE id <= 128});
 $fast->query(q{UPDATE crowd SET name = 'newer' WHERE id <= 3});
 is($way->push_arrives('many keys'), 0, 'many keys: fenced off');
 is($redis->field('shop:crowd:3', 'name'), 'newer', 'many keys: the older ones do not win');
-is(length $redis->field('shop:crowd:16', 'name'), 12000, 'many keys: the others are there');
+is(length $redis->field('shop:crowd:128', 'name'), 1980, 'many keys: the others are there');
 
 $way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 18});
 $fast->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'newer' WHERE id = 18; RESET slate_cache.mode});
