@@ -11,7 +11,9 @@
  * CVE-2020-25695.)  So such a cast runs as the table's owner does, with the
  * same restrictions as an index's functions in ANALYZE.
  *
- * It cannot write, either: deferred constraints have been checked by then.
+ * It cannot write, either: deferred constraints have been checked by then.  A
+ * superuser's is not kept from that; but whatever a cast does at a commit, render.c
+ * undoes.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,45 +46,52 @@ is_superusers_function(Oid function)
 	return result;
 }
 
-/* As json_categorize_type() looks for it: domains have no casts of their own. */
-static bool
-is_foreign(Oid declared)
+/*
+ * What may be called for a column's type, as json_categorize_type() looks for it:
+ * domains have no casts of their own.
+ */
+static SlateOwnerCode
+code_of_type(Oid declared)
 {
 	Oid			type = getBaseType(declared);
 	Oid			element = get_element_type(type);
 	HeapTuple	cast;
-	bool		result = false;
+	SlateOwnerCode code = OWNER_NO_CODE;
 
 	if (OidIsValid(element))
-		return is_foreign(element);
+		return code_of_type(element);
 	if (type < FirstNormalObjectId)
-		return false;
+		return OWNER_NO_CODE;
 	if (type_is_rowtype(type))
-		return true;
+		return OWNER_ANY_CODE;
 	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
 						   ObjectIdGetDatum(JSONOID));
 	if (HeapTupleIsValid(cast))
 	{
 		Oid			function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
 
-		result = OidIsValid(function) && !is_superusers_function(function);
+		if (OidIsValid(function))
+			code = is_superusers_function(function) ? OWNER_SUPERUSERS_CODE
+				: OWNER_ANY_CODE;
 		ReleaseSysCache(cast);
 	}
-	return result;
+	return code;
 }
 
-bool
-slate_owner_is_needed(TupleDesc desc, AttrNumber attnum)
+SlateOwnerCode
+slate_owner_code(TupleDesc desc, AttrNumber attnum)
 {
+	SlateOwnerCode code = OWNER_NO_CODE;
+
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 
 		if ((attnum == InvalidAttrNumber || attnum == i + 1) &&
-			!attribute->attisdropped && is_foreign(attribute->atttypid))
-			return true;
+			!attribute->attisdropped)
+			code = Max(code, code_of_type(attribute->atttypid));
 	}
-	return false;
+	return code;
 }
 
 static Oid

@@ -20,11 +20,16 @@ typedef struct SlateOwner
 	bool		read_only;
 } SlateOwner;
 
-/*
- * May it call a function that is no superuser's to render a row as JSON, or the
- * one column (InvalidAttrNumber: all)?
- */
-extern bool slate_owner_is_needed(TupleDesc desc, AttrNumber attnum);
+/* Whose functions are called; the more dangerous ones last. */
+typedef enum SlateOwnerCode
+{
+	OWNER_NO_CODE,				/* the server's own */
+	OWNER_SUPERUSERS_CODE,
+	OWNER_ANY_CODE				/* they are to run as the owner */
+} SlateOwnerCode;
+
+/* To render a row as JSON, or the one column (InvalidAttrNumber: all). */
+extern SlateOwnerCode slate_owner_code(TupleDesc desc, AttrNumber attnum);
 
 /*
  * Become the owner of a table, in a security-restricted operation in which

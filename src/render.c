@@ -18,6 +18,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "owner.h"
 #include "render.h"
 #include "row.h"
 #include "stats.h"
@@ -202,6 +203,40 @@ needs_settings(const SlateOpList *list)
 	return false;
 }
 
+/* Does somebody's function take part, a cast to json? */
+static bool
+runs_code(const SlateOpList *list)
+{
+	const SlateRelation *checked = NULL;
+
+	for (int i = 0; i < list->nops; i++)
+	{
+		const SlateOp *op = &list->ops[i];
+
+		if (op->kind != OP_PUT_ROW || op->image->relation == checked)
+			continue;
+		checked = op->image->relation;
+		if (slate_owner_code(checked->desc,
+							 InvalidAttrNumber) != OWNER_NO_CODE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whatever the functions of others have done is undone: deferred constraints have
+ * been checked by now, and portals closed, so that a cursor that they leave open
+ * would outlive what it stands on.  What was rendered stays.
+ */
+static void
+end_care(bool undo)
+{
+	if (undo)
+		RollbackAndReleaseCurrentSubTransaction();
+	else
+		ReleaseCurrentSubTransaction();
+}
+
 static void
 drop_all_images(SlateOpList *list)
 {
@@ -225,6 +260,8 @@ slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		bool		undo = runs_code(list);
+
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (needs_settings(list))
 			nestlevel = slate_rules_begin_settings();
@@ -232,7 +269,7 @@ slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 		if (nestlevel > 0)
 			slate_rules_end_settings(nestlevel);
 		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
+		end_care(undo);
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
 	}

@@ -880,7 +880,8 @@ void
 slate_rules_render_row(const SlateRelation *relation, HeapTuple tuple,
 					   AttrNumber value_attnum, StringInfo out)
 {
-	bool		as_owner = slate_owner_is_needed(relation->desc, value_attnum);
+	bool		as_owner = slate_owner_code(relation->desc,
+											value_attnum) == OWNER_ANY_CODE;
 	SlateOwner	saved;
 
 	if (as_owner)

@@ -83,6 +83,34 @@ ALTER FUNCTION mood_json OWNER TO CURRENT_USER;
 UPDATE orders SET mood = 'fine';
 \! $redis GET shop:order:2
 
+-- but what it does is undone: its rows, its settings
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO eve.child VALUES (999);
+    SET slate_cache.mode = 'async';
+    RETURN '"written"';
+END $$;
+UPDATE orders SET mood = 'bad';
+\! $redis GET shop:order:2
+TABLE child;
+SHOW slate_cache.mode;
+
+-- and a cursor that it leaves open is closed: portals have been, by then
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    c refcursor;
+BEGIN
+    OPEN c FOR SELECT generate_series(1, 100000);
+    RETURN '"open"';
+END $$;
+UPDATE orders SET mood = 'fine';
+\! $redis GET shop:order:2
+SELECT count(*) FROM pg_cursors WHERE statement LIKE 'SELECT generate_series%';
+ALTER FUNCTION mood_json OWNER TO slate_regress_eve;
+UPDATE orders SET mood = 'bad';
+\! $redis GET shop:order:2
+SELECT count(*) FROM pg_cursors WHERE statement LIKE 'SELECT generate_series%';
+
 -- a column may be called anything
 CREATE TABLE odd (id int PRIMARY KEY, "slate_cache row" int, "slate_cache keys" text, project_id int);
 SELECT slate_cache_attach('odd', row_keys => ARRAY['shop:odd:{id}'], list_keys => ARRAY['shop:odds:{slate_cache row}']);
