@@ -31,8 +31,12 @@
 /* How often to look whether the worker has done what it was asked for. */
 #define LOOK_MS 20
 
-/* How long Redis must not answer before nobody waits for the worker any more. */
+/*
+ * How long Redis must not answer before nobody waits for the worker any more; and
+ * how long there must be none.
+ */
 #define GIVE_UP_MS 5000
+#define NO_WORKER_MS 10000
 
 /* More doubt than this is a sign of an outage. */
 #define OLD_DOUBT_MS 60000
@@ -205,6 +209,22 @@ slate_cache_journal(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
+compat_noreturn static void
+report_no_worker(SlateDatabase *database)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this database has no slate_cache worker"),
+			 database == NULL
+			 ? errdetail("The library is not preloaded, or too many databases use it.")
+			 : slate_database_has_launcher()
+			 ? errdetail("The server has no room for one more background worker.")
+			 : errdetail("The launcher, which would start one, is not running itself."),
+			 database == NULL
+			 ? errhint("Add slate_cache to shared_preload_libraries and restart the server.")
+			 : errhint("Raise max_worker_processes and restart the server.")));
+}
+
 static SlateDatabase *
 database_with_worker(void)
 {
@@ -221,15 +241,7 @@ database_with_worker(void)
 		slate_database_wake(database);
 	if (database == NULL || (pg_atomic_read_u32(&database->worker) == 0 &&
 							 pg_atomic_read_u32(&database->unavailable) != 0))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database has no slate_cache worker"),
-				 database == NULL
-				 ? errdetail("The library is not preloaded, or too many databases use it.")
-				 : errdetail("The server has no room for one more background worker."),
-				 database == NULL
-				 ? errhint("Add slate_cache to shared_preload_libraries and restart the server.")
-				 : errhint("Raise max_worker_processes and restart the server.")));
+		report_no_worker(database);
 	return database;
 }
 
@@ -257,17 +269,24 @@ give_up(SlateDatabase *database, int failures)
 			 errhint("The worker does it when Redis is back; slate_cache.journal shows what waits.")));
 }
 
-/* Look again in a moment; ERROR if Redis has not answered for long. */
+/*
+ * Look again in a moment; ERROR if Redis has not answered for long, or there has
+ * been no worker: the server starts launchers anew within five seconds.
+ */
 static void
 wait_for_worker(SlateDatabase *database, int64 *since)
 {
+	bool		has_worker = pg_atomic_read_u32(&database->worker) != 0;
 	int			failures;
 	int64		rests_for;
 
 	slate_breaker_look(&failures, &rests_for);
-	if (failures == 0 && pg_atomic_read_u32(&database->failing) == 0)
+	if (has_worker && failures == 0 &&
+		pg_atomic_read_u32(&database->failing) == 0)
 		*since = slate_link_now();
-	if (slate_link_now() - *since > GIVE_UP_MS)
+	if (!has_worker && slate_link_now() - *since > NO_WORKER_MS)
+		report_no_worker(database);
+	if (has_worker && slate_link_now() - *since > GIVE_UP_MS)
 		give_up(database, failures);
 	slate_database_wake(database);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

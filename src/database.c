@@ -297,6 +297,7 @@ slate_database_use_plain_transactions(void)
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"synchronous_commit", "local"},
 		COMPAT_TRANSACTION_TIMEOUT
 	};
 

@@ -235,7 +235,7 @@ slate_rules_end_of_transaction(void)
 	}
 }
 
-/* NULL if there is none yet.  Entries stay, and where they are. */
+/* NULL if there is none yet.  Entries stay, and stay where they are. */
 static RelationEntry *
 find_entry(Oid relid)
 {
@@ -277,18 +277,23 @@ function_oid(const char *name)
 Oid
 slate_rules_capture_oid(void)
 {
-	if (!OidIsValid(capture_oid))
-	{
-		Oid			found = function_oid("capture");
+	uint64		since = nchanges;
+	Oid			found;
 
-		/* where the extension is not, anybody may call something so */
-		if (OidIsValid(found) &&
-			!OidIsValid(getExtensionOfObject(ProcedureRelationId, found)))
-			found = InvalidOid;
-		capture_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(found));
+	if (OidIsValid(capture_oid))
+		return capture_oid;
+	found = function_oid("capture");
+
+	/* where the extension is not, anybody may call something so */
+	if (OidIsValid(found) &&
+		!OidIsValid(getExtensionOfObject(ProcedureRelationId, found)))
+		found = InvalidOid;
+	capture_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(found));
+
+	/* a message that has come meanwhile may be about it */
+	if (nchanges == since)
 		capture_oid = found;
-	}
-	return capture_oid;
+	return found;
 }
 
 void
@@ -319,7 +324,6 @@ slate_rules_get(Relation relation)
 	Oid			relid = RelationGetRelid(relation);
 	RelationEntry *entry;
 	SlateRelation *outdated;
-	Trigger    *trigger;
 	bool		found;
 
 	entry = find_entry(relid);
@@ -336,29 +340,23 @@ slate_rules_get(Relation relation)
 
 	/*
 	 * Compiling reads catalogs, and that may process invalidations; whatever
-	 * comes in from here on counts.
+	 * comes in from here on counts.  It may also wait, and be canceled.
 	 */
 	entry->current = true;
-	trigger = capture_trigger(relation);
-	if (trigger)
+	PG_TRY();
 	{
-		SlateRelation *compiled;
+		Trigger    *trigger = capture_trigger(relation);
 
-		PG_TRY();
-		{
-			compiled = slate_rule_compile(relation, trigger, rules_context);
-		}
-		PG_CATCH();
-		{
-			entry = hash_search(relations, &relid, HASH_FIND, NULL);
-			if (entry)
-				entry->current = false;
-			PG_RE_THROW();
-		}
-		PG_END_TRY();
-		entry = hash_search(relations, &relid, HASH_ENTER, NULL);
-		entry->relation = compiled;
+		if (trigger)
+			entry->relation = slate_rule_compile(relation, trigger,
+												 rules_context);
 	}
+	PG_CATCH();
+	{
+		entry->current = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	return entry->relation;
 }
 

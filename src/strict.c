@@ -313,6 +313,20 @@ typedef struct Look
 	Mark		marks[MARKS_PER_LOOK];
 } Look;
 
+/*
+ * Numbers that this server has not given yet, or gave so long ago that they
+ * would be taken for others, are of another life of it.
+ */
+static bool
+is_under_way(uint64 xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (xid >= next || next - xid > PG_INT32_MAX)
+		return false;
+	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
+}
+
 /* Each node has marks of a transaction that has keys there. */
 static bool
 is_taken(const Look *look, const redisReply *id)
@@ -349,22 +363,11 @@ take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 			continue;
 		strlcpy(mark->id, id->str, sizeof(mark->id));
 		mark->xid = strtou64(xid->str, NULL, 10);
-		look->count++;
+
+		/* of all those that are prepared none takes the place of another */
+		if (!is_under_way(mark->xid))
+			look->count++;
 	}
-}
-
-/*
- * Numbers that this server has not given yet, or gave so long ago that they
- * would be taken for others, are of another life of it.
- */
-static bool
-is_under_way(uint64 xid)
-{
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
-
-	if (xid >= next || next - xid > PG_INT32_MAX)
-		return false;
-	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
 }
 
 /* Leaves those that nobody needs.  The order of the questions matters. */

@@ -230,6 +230,21 @@ foreach my $mode (qw(fast immediate))
     resolve("$mode stop", "COMMIT PREPARED 'long'", { $yes => "new $mode", $no => 'old', $long => "long $mode" });
 }
 
+# However many marks are needed, those that are not are taken away.  (All but one are written
+# by hand: more of what is prepared, and some of a transaction that is long over.)
+prepare('many', change(43, 'new'));
+my ($noted) = split /\n/, $redis->all_keys('slate_cache:marks:*');
+my ($xid) = grep { length $_ != 16 } split /\n/, $redis->cli('HVALS', $noted);
+my @useless = map { sprintf 'ffff%012x', $_ } 1 .. 50;
+ask('HSET', $noted, (map { sprintf('eeee%012x', $_), $xid } 1 .. 2000), map { $_, 3 } @useless);
+my $all_gone = sub { !grep { /^ffff/ } split /\n/, $redis->cli('HKEYS', $noted) };
+my $looked = time;
+sleep 0.05 until $all_gone->() || time > $looked + RECOVERY;
+ok($all_gone->(), 'thousands of marks: those that nobody needs go');
+is(scalar(grep { /^eeee/ } split /\n/, $redis->cli('HKEYS', $noted)), 2000, 'thousands of marks: others stay');
+ask('HDEL', $noted, map { sprintf 'eeee%012x', $_ } 1 .. 2000);
+resolve('thousands of marks', "COMMIT PREPARED 'many'", { 43 => 'new' });
+
 # Redis forgets: while PostgreSQL runs, and while it does not.
 foreach my $how ('FLUSHALL', 'a restart of Redis', 'both are down')
 {

@@ -1,5 +1,6 @@
 # Mode async where the server cannot make shared memory for the ring: sessions wait for Redis
-# as in mode commit, and the worker lives on, with all that it has to do.
+# as in mode commit, and the worker lives on, with all that it has to do.  And where it has
+# no room for workers.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -40,6 +41,18 @@ SlateJournal::wait_until_told($node);
 is($look->query(q{SELECT pid FROM slate_cache.progress}), $worker, 'all by the same worker');
 is(scalar(SlateNode::messages($node, qr/cannot make room/)), 1, 'which does not try again and again');
 chmod 0700, $folder;
+
+# Without room for any background worker nobody waits for one for ever.
+$_->quit foreach $async, $commit, $look;
+$node->append_conf('postgresql.conf', 'max_worker_processes = 0');
+$node->restart;
+my ($repair, $flush) = map { SlateSession->new($node) } 1 .. 2;
+$repair->send(q{\set VERBOSITY verbose
+SELECT slate_cache_repair()});
+$flush->query(q{SELECT slate_cache_flush()});
+like($flush->error, qr/this database has no slate_cache worker.*DETAIL:  The launcher, which would start one, is not running/s, 'flush: there is none');
+$repair->finish;
+like($repair->error, qr/55000.*this database has no slate_cache worker.*HINT:  Raise max_worker_processes/s, 'repair: likewise');
 
 SlateNode::unharmed($node);
 done_testing();
