@@ -227,6 +227,9 @@ slate_journal_truncate(SlateDatabase *database, int generation)
 	if (relation == NULL)
 		return true;
 	RelationTruncate(relation, 0);
+
+	/* who writes next counts what he writes when we have let go of the lock */
+	pg_atomic_write_u64(&database->bytes[generation], 0);
 	table_close(relation, NoLock);
 	return true;
 }

@@ -126,9 +126,24 @@ see_database(Form_pg_database form)
 	database->visited &= !database->closed;
 }
 
+/* Databases that have an entry, before we look which ones there are. */
+static Oid	entries[SLATE_MAX_DATABASES];
+
+static void
+list_entries(void)
+{
+	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
+	{
+		SlateDatabase *entry = slate_database_at(i);
+
+		entries[i] = entry ? pg_atomic_read_u32(&entry->oid) : InvalidOid;
+	}
+}
+
 /*
  * Dropped databases.  One that only takes no connections for a while will have
- * its worker again, and what is in doubt there stays in doubt.
+ * its worker again, and what is in doubt there stays in doubt; and one that was
+ * created meanwhile is not gone.
  */
 static void
 forget_absent(void)
@@ -147,11 +162,12 @@ forget_absent(void)
 	{
 		SlateDatabase *entry = slate_database_at(i);
 
-		if (entry == NULL ||
-			find_known(pg_atomic_read_u32(&entry->oid)) != NULL ||
+		if (entry == NULL || !OidIsValid(entries[i]) ||
+			pg_atomic_read_u32(&entry->oid) != entries[i] ||
+			find_known(entries[i]) != NULL ||
 			pg_atomic_read_u32(&entry->worker) != 0)
 			continue;
-		slate_doubt_forget_database(pg_atomic_read_u32(&entry->oid));
+		slate_doubt_forget_database(entries[i]);
 		slate_database_release(entry);
 	}
 }
@@ -165,6 +181,7 @@ look_at_databases(void)
 
 	for (int i = 0; i < nknown; i++)
 		known[i].present = false;
+	list_entries();
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

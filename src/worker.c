@@ -230,7 +230,6 @@ truncate_generation(int generation)
 	slate_database_commit();
 	if (!done)
 		return;
-	pg_atomic_write_u64(&database->bytes[generation], 0);
 
 	/* what is still there of that may be more than the journal holds */
 	pg_atomic_write_u64(&database->forgiven,
