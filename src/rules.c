@@ -571,10 +571,11 @@ make_rules(void)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	RuleSet    *set = palloc0_object(RuleSet);
+	Oid			capture = slate_rules_capture_oid();
 
 	set->context = context;
-	if (OidIsValid(slate_rules_capture_oid()))
-		set->triggers = slate_triggers_all(capture_oid);
+	if (OidIsValid(capture))
+		set->triggers = slate_triggers_all(capture);
 	if (all_rules && slate_triggers_are_same(set->triggers,
 											 all_rules->triggers))
 		set = NULL;
