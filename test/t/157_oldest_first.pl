@@ -14,7 +14,7 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis, conf => {
-    'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000, autovacuum => 'off' });
+    'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000, 'slate_cache.direct' => 'off', autovacuum => 'off' });
 my $session = SlateSession->new($node);
 my $written = 0;
 
