@@ -33,6 +33,7 @@
 #include "replication/logicalworker.h"
 #include "ring.h"
 #include "rules.h"
+#include "storage/lmgr.h"
 #include "triggers.h"
 #include "utils/acl.h"
 #include "utils/inval.h"
@@ -103,6 +104,7 @@ on_altered_type(Oid type, TableFn fn)
 			continue;
 
 		/* partitions too: they can be written by their own names */
+		LockRelationOid(relation->relid, ShareRowExclusiveLock);
 		(void) find_all_inheritors(relation->relid, ShareRowExclusiveLock,
 								   NULL);
 		fn(relation->relid);

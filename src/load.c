@@ -458,7 +458,8 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 		return;
 
 	resetStringInfo(json);
-	slate_rules_render_row(rule->relation, tuple, rule->value_attnum, json);
+	slate_rules_render_value(rule->relation->desc, tuple, rule->value_attnum,
+							 json);
 	if (rule->kind == RULE_ROW)
 	{
 		(*place)->json = pnstrdup(json->data, json->len);
@@ -728,7 +729,9 @@ slate_load_rows(Oid relid, const char *column, char *text,
 		PushActiveSnapshot(GetTransactionSnapshot());
 		portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
 										   NULL, true, 0);
+		PinPortal(portal);		/* the query may call CLOSE ALL */
 		walk_cursor(portal, rules, fn, arg);
+		UnpinPortal(portal);
 		SPI_cursor_close(portal);
 		PopActiveSnapshot();
 		SPI_finish();

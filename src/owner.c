@@ -1,15 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * owner.c
- *	  Code that a table's owner has defined, run as him.
+ *	  Code that somebody has defined for a type, run as him.
  *
  * Rendering a row as JSON calls the casts to json of its columns' types, and a
- * cast may be anybody's.  That is done when the transaction commits: whoever
- * changed the row may have been somebody else, under whom the server ran what
- * the owner had defined, in ANALYZE say, and meanwhile it is a superuser again.
- * (PostgreSQL allows no deferred triggers there, for the same reason; see
- * CVE-2020-25695.)  So such a cast runs as the table's owner does, with the
- * same restrictions as an index's functions in ANALYZE.
+ * cast may be anybody's: of whoever has defined the type, and he may define the
+ * cast when others use it already.  In a query by hand a type like an enum runs
+ * nothing of its owner's; but here rows are rendered for whoever changes or reads
+ * them.  When the transaction commits, moreover, it may have been somebody else
+ * who changed them, under whom the server ran what the table's owner had defined,
+ * in ANALYZE say, and meanwhile it is a superuser again.  (PostgreSQL allows no
+ * deferred triggers there, for the same reason; see CVE-2020-25695.)  So such a
+ * cast runs as its function's owner, whoever has the table, with the same
+ * restrictions as an index's functions in ANALYZE.
  *
  * It cannot write, either: deferred constraints have been checked by then.  A
  * superuser's is not kept from that; but whatever a cast does at a commit, render.c
@@ -23,7 +26,6 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_cast.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -31,80 +33,110 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
-static bool
-is_superusers_function(Oid function)
+/* InvalidOid if it is gone; so is the cast then. */
+static Oid
+owner_of_function(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	bool		result = false;
+	Oid			owner = InvalidOid;
 
 	if (HeapTupleIsValid(tuple))
 	{
-		result = superuser_arg(((Form_pg_proc) GETSTRUCT(tuple))->proowner);
+		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
 		ReleaseSysCache(tuple);
 	}
-	return result;
+	return owner;
+}
+
+static void
+note_owner(SlateCode *code, Oid owner)
+{
+	code->several |= code->kind == CODE_OF_OWNER && code->owner != owner;
+	code->kind = CODE_OF_OWNER;
+	code->owner = owner;
+}
+
+static void
+note_function(SlateCode *code, Oid function)
+{
+	Oid			owner = owner_of_function(function);
+
+	if (!OidIsValid(owner))
+		return;
+	if (superuser_arg(owner))
+		code->kind = Max(code->kind, CODE_OF_SUPERUSER);
+	else
+		note_owner(code, owner);
+}
+
+static void
+note_row_type(SlateCode *code, Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
+	SlateCode	inner = slate_owner_code(desc, InvalidAttrNumber);
+
+	FreeTupleDesc(desc);
+	if (inner.kind == CODE_OF_OWNER)
+		note_owner(code, inner.owner);
+	code->several |= inner.several;
+	code->kind = Max(code->kind, inner.kind);
+}
+
+static void
+note_cast(SlateCode *code, Oid type)
+{
+	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET,
+									   ObjectIdGetDatum(type),
+									   ObjectIdGetDatum(JSONOID));
+	Oid			function;
+
+	if (!HeapTupleIsValid(cast))
+		return;
+	function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
+	ReleaseSysCache(cast);
+	if (OidIsValid(function))
+		note_function(code, function);
 }
 
 /*
  * What may be called for a column's type, as json_categorize_type() looks for it:
  * domains have no casts of their own.
  */
-static SlateOwnerCode
-code_of_type(Oid declared)
+static void
+note_type(SlateCode *code, Oid declared)
 {
-	Oid			type = getBaseType(declared);
-	Oid			element = get_element_type(type);
-	HeapTuple	cast;
-	SlateOwnerCode code = OWNER_NO_CODE;
+	Oid			type;
+	Oid			element;
 
+	if (declared < FirstNormalObjectId)
+		return;
+	type = getBaseType(declared);
+	element = get_element_type(type);
 	if (OidIsValid(element))
-		return code_of_type(element);
-	if (type < FirstNormalObjectId)
-		return OWNER_NO_CODE;
-	if (type_is_rowtype(type))
-		return OWNER_ANY_CODE;
-	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
-						   ObjectIdGetDatum(JSONOID));
-	if (HeapTupleIsValid(cast))
-	{
-		Oid			function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
-
-		if (OidIsValid(function))
-			code = is_superusers_function(function) ? OWNER_SUPERUSERS_CODE
-				: OWNER_ANY_CODE;
-		ReleaseSysCache(cast);
-	}
-	return code;
+		note_type(code, element);
+	else if (type >= FirstNormalObjectId && type_is_rowtype(type))
+		note_row_type(code, type);
+	else if (type >= FirstNormalObjectId)
+		note_cast(code, type);
 }
 
-SlateOwnerCode
+SlateCode
 slate_owner_code(TupleDesc desc, AttrNumber attnum)
 {
-	SlateOwnerCode code = OWNER_NO_CODE;
+	SlateCode	code = {CODE_OF_SERVER};
 
+	check_stack_depth();
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 
 		if ((attnum == InvalidAttrNumber || attnum == i + 1) &&
 			!attribute->attisdropped)
-			code = Max(code, code_of_type(attribute->atttypid));
+			note_type(&code, attribute->atttypid);
 	}
 	return code;
-}
-
-static Oid
-owner_of(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 /*
@@ -112,10 +144,14 @@ owner_of(Oid relid)
  * parameter; the end of a subtransaction puts it back as it does the user.
  */
 void
-slate_owner_enter(Oid relid, SlateOwner *saved)
+slate_owner_enter(const SlateCode *code, SlateOwner *saved)
 {
-	Oid			owner = owner_of(relid);
-
+	if (code->several)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("casts to json of several roles would take part"),
+				 errdetail("None of them is a superuser, and none may run as another."),
+				 errhint("Have one role own the functions of all.")));
 	GetUserIdAndSecContext(&saved->user, &saved->context);
 	saved->nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
@@ -123,15 +159,15 @@ slate_owner_enter(Oid relid, SlateOwner *saved)
 							 true, 0, false);
 	saved->read_only = XactReadOnly;
 	XactReadOnly = true;
-	SetUserIdAndSecContext(owner,
+	SetUserIdAndSecContext(code->owner,
 						   saved->context | SECURITY_RESTRICTED_OPERATION);
 }
 
-/* Takes back what the owner's code has set, too. */
+/* Takes back what the owner's code has set, too; read-only he may have been set. */
 void
 slate_owner_leave(const SlateOwner *saved)
 {
-	XactReadOnly = saved->read_only;
 	AtEOXact_GUC(false, saved->nestlevel);
+	XactReadOnly = saved->read_only;
 	SetUserIdAndSecContext(saved->user, saved->context);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * owner.h
- *	  Code that a table's owner has defined, run as him.
+ *	  Code that somebody has defined for a type, run as him.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,22 +21,30 @@ typedef struct SlateOwner
 } SlateOwner;
 
 /* Whose functions are called; the more dangerous ones last. */
-typedef enum SlateOwnerCode
+typedef enum SlateCodeKind
 {
-	OWNER_NO_CODE,				/* the server's own */
-	OWNER_SUPERUSERS_CODE,
-	OWNER_ANY_CODE				/* they are to run as the owner */
-} SlateOwnerCode;
+	CODE_OF_SERVER,
+	CODE_OF_SUPERUSER,
+	CODE_OF_OWNER				/* it is to run as the functions' owner */
+} SlateCodeKind;
+
+typedef struct SlateCode
+{
+	SlateCodeKind kind;
+	Oid			owner;			/* CODE_OF_OWNER: whose */
+	bool		several;		/* there are more of them */
+} SlateCode;
 
 /* To render a row as JSON, or the one column (InvalidAttrNumber: all). */
-extern SlateOwnerCode slate_owner_code(TupleDesc desc, AttrNumber attnum);
+extern SlateCode slate_owner_code(TupleDesc desc, AttrNumber attnum);
 
 /*
- * Become the owner of a table, in a security-restricted operation in which
- * nothing can be written and search_path is "pg_catalog, pg_temp".  An error in
- * between, or the end of the subtransaction, undoes it too.
+ * Become the owner of such code, in a security-restricted operation in which
+ * nothing can be written and search_path is "pg_catalog, pg_temp".  ERROR
+ * (42501) if it is of several.  An error in between, or the end of the
+ * subtransaction, undoes it too.
  */
-extern void slate_owner_enter(Oid relid, SlateOwner *saved);
+extern void slate_owner_enter(const SlateCode *code, SlateOwner *saved);
 extern void slate_owner_leave(const SlateOwner *saved);
 
 #endif							/* SLATE_OWNER_H */

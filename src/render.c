@@ -75,8 +75,8 @@ render_op(SlateOp *op, bool with_care, MemoryContext scratch)
 	done = op->value_attnum == InvalidAttrNumber && relation->format &&
 		slate_row_render(relation->format, relation->desc, image->tuple, &json);
 	if (!done && with_care)
-		slate_rules_render_row(relation, image->tuple, op->value_attnum,
-							   &json);
+		slate_rules_render_value(relation->desc, image->tuple,
+								 op->value_attnum, &json);
 	MemoryContextSwitchTo(old);
 	if (!done && !with_care)
 		return false;
@@ -217,7 +217,7 @@ runs_code(const SlateOpList *list)
 			continue;
 		checked = op->image->relation;
 		if (slate_owner_code(checked->desc,
-							 InvalidAttrNumber) != OWNER_NO_CODE)
+							 InvalidAttrNumber).kind != CODE_OF_SERVER)
 			return true;
 	}
 	return false;

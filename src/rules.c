@@ -859,9 +859,9 @@ render_column(TupleDesc desc, HeapTuple tuple, AttrNumber attnum,
 						   VARSIZE_ANY_EXHDR(json) - strlen(head) - 1);
 }
 
-void
-slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
-						 AttrNumber value_attnum, StringInfo out)
+static void
+render_value(TupleDesc desc, HeapTuple tuple, AttrNumber value_attnum,
+			 StringInfo out)
 {
 	text	   *json;
 
@@ -876,17 +876,16 @@ slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
 }
 
 void
-slate_rules_render_row(const SlateRelation *relation, HeapTuple tuple,
-					   AttrNumber value_attnum, StringInfo out)
+slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
+						 AttrNumber value_attnum, StringInfo out)
 {
-	bool		as_owner = slate_owner_code(relation->desc,
-											value_attnum) == OWNER_ANY_CODE;
+	SlateCode	code = slate_owner_code(desc, value_attnum);
 	SlateOwner	saved;
 
-	if (as_owner)
-		slate_owner_enter(relation->relid, &saved);
-	slate_rules_render_value(relation->desc, tuple, value_attnum, out);
-	if (as_owner)
+	if (code.kind == CODE_OF_OWNER)
+		slate_owner_enter(&code, &saved);
+	render_value(desc, tuple, value_attnum, out);
+	if (code.kind == CODE_OF_OWNER)
 		slate_owner_leave(&saved);
 }
 

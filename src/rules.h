@@ -98,15 +98,11 @@ extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
 
 /*
  * Append a row's JSON under a rule, as it is stored in Redis: the row as an
- * object in the order of its columns, or the one column's value.
+ * object in the order of its columns, or the one column's value.  What that
+ * calls of others runs as them, see owner.c; ERROR (42501) if they are several.
  */
 extern void slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
 									 AttrNumber value_attnum, StringInfo out);
-
-/* The same for a row of a table, as its owner where that calls code of his. */
-extern void slate_rules_render_row(const SlateRelation *relation,
-								   HeapTuple tuple, AttrNumber value_attnum,
-								   StringInfo out);
 
 /*
  * Texts must not depend on the session: between these two, DateStyle,

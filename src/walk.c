@@ -498,6 +498,9 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 	PushActiveSnapshot(GetTransactionSnapshot());
 	portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL,
 									   true, 0);
+
+	/* what runs to load a batch may be anybody's code, and say CLOSE ALL */
+	PinPortal(portal);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, walk->batch_size);
@@ -509,6 +512,7 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 			work_off(walk);
 	}
 	work_off(walk);
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	PopActiveSnapshot();
 	SPI_finish();

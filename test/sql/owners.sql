@@ -111,6 +111,76 @@ UPDATE orders SET mood = 'bad';
 \! $redis GET shop:order:2
 SELECT count(*) FROM pg_cursors WHERE statement LIKE 'SELECT generate_series%';
 
+-- he who has a type gains nothing by who has the table that uses it
+CREATE ROLE slate_regress_mal;
+CREATE SCHEMA mal AUTHORIZATION slate_regress_mal;
+GRANT USAGE ON SCHEMA mal TO slate_regress_eve;
+GRANT USAGE ON SCHEMA eve TO slate_regress_mal;
+SET ROLE slate_regress_mal;
+CREATE TYPE mal.state AS ENUM ('on');
+CREATE TYPE mal.pair AS (number int, state mal.state);
+SET ROLE slate_regress_eve;
+CREATE TABLE secret (secret text);
+CREATE TABLE tickets (id int PRIMARY KEY, state mal.state, pair mal.pair);
+GRANT INSERT ON tickets TO slate_regress_mal;
+RESET ROLE;
+SELECT slate_cache_attach('tickets', row_keys => ARRAY['shop:ticket:{id}']);
+SET ROLE slate_regress_mal;
+CREATE FUNCTION mal.state_json(mal.state) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN to_json((SELECT format('%s has seen %s secrets', current_user, count(*)) FROM eve.secret));
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN to_json(format('%s may not', current_user));
+END $$;
+CREATE CAST (mal.state AS json) WITH FUNCTION mal.state_json(mal.state);
+INSERT INTO eve.tickets VALUES (1, 'on', (1, 'on'));
+RESET ROLE;
+\! $redis GET shop:ticket:1
+SELECT slate_cache_del('shop:ticket:1');
+SELECT slate_cache_get('shop:ticket:1');
+SELECT slate_cache_fetch('shop:query', 'SELECT id, state FROM eve.tickets');
+SELECT slate_cache_fetch('shop:query:one', 'SELECT state FROM eve.tickets');
+
+-- there is nobody as whom the code of two could run
+CREATE TABLE both_of_them (id int PRIMARY KEY, mood mood, state mal.state);
+SELECT slate_cache_attach('both_of_them', row_keys => ARRAY['shop:both:{id}']);
+INSERT INTO both_of_them VALUES (1, 'fine', 'on');
+\! $redis EXISTS shop:both:1
+SELECT slate_cache_get('shop:both:1');
+
+-- what a reader's transaction may do does not depend on what he reads (from
+-- PostgreSQL 16 on a function cannot set that)
+SET ROLE slate_regress_eve;
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    BEGIN
+        SET LOCAL transaction_read_only = on;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+    RETURN '"read"';
+END $$;
+RESET ROLE;
+BEGIN;
+SELECT slate_cache_del('shop:order:2');
+SELECT slate_cache_get('shop:order:2');
+SHOW transaction_read_only;
+COMMIT;
+
+-- whoever warms a table does not lose his cursor to a check that closes all
+SET ROLE slate_regress_eve;
+CREATE FUNCTION close_all(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'CLOSE ALL'; RETURN true; END $$;
+CREATE DOMAIN closing AS int CHECK (eve.close_all(VALUE));
+CREATE TABLE closed (id int PRIMARY KEY, numbers closing[], project_id int);
+INSERT INTO closed SELECT i, ARRAY[i]::closing[], 1 FROM generate_series(1, 2000) i;
+RESET ROLE;
+SELECT slate_cache_attach('closed', row_keys => ARRAY['shop:closed:{numbers}']);
+\set VERBOSITY sqlstate
+SELECT slate_cache_warm('closed');
+SELECT count(*) FROM slate_cache_verify('closed', 500);
+\set VERBOSITY default
+SELECT slate_cache_invalidate_project('1');
+
 -- a column may be called anything
 CREATE TABLE odd (id int PRIMARY KEY, "slate_cache row" int, "slate_cache keys" text, project_id int);
 SELECT slate_cache_attach('odd', row_keys => ARRAY['shop:odd:{id}'], list_keys => ARRAY['shop:odds:{slate_cache row}']);
@@ -133,4 +203,5 @@ DROP SCHEMA gone CASCADE;
 DROP TABLE eve.odd;
 DROP OWNED BY slate_regress_eve CASCADE;
 DROP FUNCTION IF EXISTS eve.mood_json;
-DROP ROLE slate_regress_eve;
+DROP OWNED BY slate_regress_mal CASCADE;
+DROP ROLE slate_regress_eve, slate_regress_mal;
