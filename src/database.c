@@ -90,6 +90,7 @@ reset(SlateDatabase *database)
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
 	{
 		pg_atomic_init_u64(&database->overflow_from[kind], 0);
+		pg_atomic_init_u64(&database->overflow_to[kind], 0);
 		database->fresh[kind].count = 0;
 		database->active[kind].count = 0;
 	}

@@ -113,7 +113,8 @@ typedef struct SlateDatabase
 									 * journal holds */
 
 	/* what is in doubt; see doubt.c */
-	pg_atomic_uint64 overflow_from[SLATE_DOUBT_KINDS];
+	pg_atomic_uint64 overflow_from[SLATE_DOUBT_KINDS];	/* 0: none */
+	pg_atomic_uint64 overflow_to[SLATE_DOUBT_KINDS];
 	SlateRanges fresh[SLATE_DOUBT_KINDS];	/* under the lock */
 	SlateRanges active[SLATE_DOUBT_KINDS];	/* likewise */
 	int			nundecided;		/* likewise */

@@ -11,9 +11,9 @@
  * worker of their database takes them away.  An entry is written by its slot's
  * backend while its xid is 0, and then belongs to that worker until it is 0
  * again.  If all are taken (the worker is away, or slow) the database notes
- * the least transaction that found no entry, and all from there on are in
- * doubt.  So nothing here waits for anybody, and all of it may happen after a
- * commit.
+ * the least and the greatest transaction that found no entry, and all between
+ * them are in doubt.  So nothing here waits for anybody, and all of it may
+ * happen after a commit.
  *
  * GENERATIONS
  *
@@ -204,12 +204,25 @@ slate_doubt_generations(void)
 	return mine.database && mine.xid != 0 ? mine.generations : 0;
 }
 
+/*
+ * The greatest first, with a full barrier in between: who takes the least away,
+ * and reads the greatest then, has either ours, or leaves us to note the least
+ * again.  The greatest stays: the next one is greater still.
+ */
 static void
 note_overflow(SlateDatabase *database, SlateDoubtKind kind, uint64 xid)
 {
 	pg_atomic_uint64 *from = &database->overflow_from[kind];
-	uint64		known = pg_atomic_read_u64(from);
+	pg_atomic_uint64 *to = &database->overflow_to[kind];
+	uint64		known = pg_atomic_read_u64(to);
 
+	while (known < xid)
+	{
+		if (pg_atomic_compare_exchange_u64(to, &known, xid))
+			break;
+	}
+	pg_memory_barrier();
+	known = pg_atomic_read_u64(from);
 	while (known == 0 || known > xid)
 	{
 		if (pg_atomic_compare_exchange_u64(from, &known, xid))
@@ -534,7 +547,7 @@ slate_doubt_collect(SlateDatabase *database)
 		/* whoever finds no entry later notes himself again */
 		LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
 		range.first = pg_atomic_exchange_u64(&database->overflow_from[kind], 0);
-		range.last = U64FromFullTransactionId(ReadNextFullTransactionId()) - 1;
+		range.last = pg_atomic_read_u64(&database->overflow_to[kind]);
 		if (range.first != 0)
 			add_range(&database->fresh[kind], &range);
 		LWLockRelease(slate_database_lock());
@@ -772,9 +785,11 @@ copy_entries(SlateDatabase *database, SlateDoubtCopy *copy)
 	}
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
 	{
-		SlateRange	range = {.last = PG_UINT64_MAX - 1,.generations = ANYWHERE};
+		SlateRange	range = {.generations = ANYWHERE};
 
 		range.first = pg_atomic_read_u64(&database->overflow_from[kind]);
+		pg_read_barrier();
+		range.last = pg_atomic_read_u64(&database->overflow_to[kind]);
 		if (range.first != 0)
 			add_range(&copy->left[kind], &range);
 	}

@@ -219,6 +219,24 @@ SlateNode::continue_worker();
 $other->query(q{RESET statement_timeout; SELECT slate_cache_repair()});
 is($other->error . exists_key('shop:item:4'), '0', 'until its keys are dropped');
 
+# A session that prepares more than the worker takes away in time leaves that in doubt, and
+# nothing that comes later.
+SlateNode::stop_worker($node);
+foreach my $i (1 .. 8)
+{
+    $other->query("BEGIN; UPDATE item SET name = 'often $i' WHERE id = 5; PREPARE TRANSACTION 'often'");
+    $other->query(q{COMMIT PREPARED 'often'});
+}
+my $plain = SlateSession->new($node);
+$plain->query("UPDATE item SET name = 'later' WHERE id = $_") foreach 6 .. 15;
+my @later = map { "shop:item:$_" } 6 .. 15;
+is(exists_key(@later), '10', 'what comes later is there');
+SlateNode::continue_worker();
+$other->query('SELECT slate_cache_repair()');
+is($other->error . exists_key('shop:item:5'), '0', 'what was prepared often has gone');
+is(exists_key(@later), '10', 'what came later is still there');
+$plain->quit;
+
 is($other->query('SELECT pushes_lost, emptied FROM slate_cache.stats'), '0|0',
     'nothing has counted as lost, and the namespace was not emptied');
 SlateNode::unharmed($node);
