@@ -20,7 +20,7 @@ SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = '
 $redis->cli('EVAL', "for i = 1, 60000 do redis.call('SET', 'filler:' .. i, 'x') end", '0');
 
 # A key whose name comes early in a SCAN, and its guard's late.
-my $candidates = "for i = 1, 400 do redis.call('%s', 'free:' .. i, 'x') redis.call('%s', 'slate_cache:guard:{free:' .. i .. '}', 'x') end";
+my $candidates = "for i = 1, 3000 do redis.call('%s', 'free:' .. i, 'x') redis.call('%s', 'slate_cache:guard:{free:' .. i .. '}', 'x') end";
 $redis->cli('EVAL', sprintf($candidates, 'SET', 'SET'), '0');
 my (%at, $key);
 my ($cursor, $count) = (0, 0);
@@ -29,7 +29,7 @@ do
     ($cursor, my @names) = split /\n/, $redis->cli('SCAN', $cursor, 'COUNT', 500);
     $at{$_} = $count++ foreach @names;
 } while ($cursor ne '0');
-($key) = grep { $at{$_} < 0.05 * $count && $at{"slate_cache:guard:{$_}"} > 0.85 * $count } map { "free:$_" } 1 .. 400;
+($key) = grep { $at{$_} < 0.05 * $count && $at{"slate_cache:guard:{$_}"} > 0.85 * $count } map { "free:$_" } 1 .. 3000;
 ok($key, 'there is such a key');
 $redis->cli('EVAL', sprintf($candidates, 'DEL', 'DEL'), '0');
 
