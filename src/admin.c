@@ -212,17 +212,25 @@ slate_cache_journal(PG_FUNCTION_ARGS)
 compat_noreturn static void
 report_no_worker(SlateDatabase *database)
 {
+	const char *detail = "The library is not preloaded, or too many databases use it.";
+	const char *hint = "Add slate_cache to shared_preload_libraries and restart the server.";
+
+	if (database)
+		hint = "Raise max_worker_processes and restart the server.";
+	if (database && pg_atomic_read_u32(&database->unavailable) != 0)
+		detail = "The server has no room for one more background worker.";
+	else if (database && !slate_database_has_launcher())
+		detail = "The launcher, which would start one, is not running itself.";
+	else if (database)
+	{
+		detail = "The launcher has started none, or it has ended.";
+		hint = "The server's log tells why, if the database takes connections.";
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("this database has no slate_cache worker"),
-			 database == NULL
-			 ? errdetail("The library is not preloaded, or too many databases use it.")
-			 : slate_database_has_launcher()
-			 ? errdetail("The server has no room for one more background worker.")
-			 : errdetail("The launcher, which would start one, is not running itself."),
-			 database == NULL
-			 ? errhint("Add slate_cache to shared_preload_libraries and restart the server.")
-			 : errhint("Raise max_worker_processes and restart the server.")));
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
 }
 
 static SlateDatabase *

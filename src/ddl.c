@@ -356,7 +356,7 @@ is_alteration(ObjectAccessType access, int sub_id)
  */
 void
 slate_ddl_object_access(ObjectAccessType access, Oid class_id,
-							Oid object_id, int sub_id)
+						Oid object_id, int sub_id)
 {
 	Oid			relid = InvalidOid;
 

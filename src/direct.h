@@ -23,7 +23,7 @@ typedef struct SlateDirect
  * Keys, and bytes of all values, that one may have: what a call of the script has
  * at most.
  */
-#define SLATE_DIRECT_KEYS 128
+#define SLATE_DIRECT_KEYS SLATE_KEYS_PER_CALL
 #define SLATE_DIRECT_BYTES (256 * 1024)
 
 /*

@@ -163,7 +163,10 @@ slate_owner_enter(const SlateCode *code, SlateOwner *saved)
 						   saved->context | SECURITY_RESTRICTED_OPERATION);
 }
 
-/* Takes back what the owner's code has set, too; read-only he may have been set. */
+/*
+ * Takes back what the owner's code has set, too.  That comes first: it may be
+ * transaction_read_only, whose former value is then the one that we had set.
+ */
 void
 slate_owner_leave(const SlateOwner *saved)
 {

@@ -33,7 +33,7 @@ int			slate_render_max_value = 1024;
  * was captured, its shape must be the same; else the row is dropped.
  */
 static bool
-image_fits(SlateRelation *relation)
+image_fits(const SlateRelation *relation)
 {
 	Relation	now;
 	bool		same;
@@ -203,7 +203,10 @@ needs_settings(const SlateOpList *list)
 	return false;
 }
 
-/* Does somebody's function take part, a cast to json? */
+/*
+ * Does somebody's function take part, a cast to json?  Of a table that has changed
+ * types may be gone, and nothing is rendered.
+ */
 static bool
 runs_code(const SlateOpList *list)
 {
@@ -216,7 +219,8 @@ runs_code(const SlateOpList *list)
 		if (op->kind != OP_PUT_ROW || op->image->relation == checked)
 			continue;
 		checked = op->image->relation;
-		if (slate_owner_code(checked->desc,
+		if (image_fits(checked) &&
+			slate_owner_code(checked->desc,
 							 InvalidAttrNumber).kind != CODE_OF_SERVER)
 			return true;
 	}

@@ -21,8 +21,7 @@
 #include "stats.h"
 #include "utils/memutils.h"
 
-/* Keys a call handles, and bytes of values, before another call is begun. */
-#define KEYS_PER_CALL 128
+/* Bytes of values that a call handles before another one is begun. */
 #define BYTES_PER_CALL (512 * 1024)
 
 /* Keys, and bytes, that one exchange should have at most. */
@@ -160,7 +159,7 @@ count_nodes(const SlateBatch *batch)
 static int
 keys_per_call(const SlateBatch *batch)
 {
-	return batch->nparts > 0 ? 1 : KEYS_PER_CALL;
+	return batch->nparts > 0 ? 1 : SLATE_KEYS_PER_CALL;
 }
 
 /* EVALSHA sha numkeys, with room for nkeys keys and nargs arguments */
@@ -892,7 +891,7 @@ slate_script_add_registrations(SlateBatch *batch, const SlateStamp *stamp,
 	qsort(members, nmembers, sizeof(SlateMember), slate_slice_compare);
 	for (int start = 0; start < nmembers; start += n)
 	{
-		for (n = 1; n < KEYS_PER_CALL && start + n < nmembers; n++)
+		for (n = 1; n < SLATE_KEYS_PER_CALL && start + n < nmembers; n++)
 		{
 			if (slate_slice_compare(&members[start], &members[start + n]) != 0)
 				break;
@@ -928,11 +927,11 @@ void
 slate_script_add_floor(SlateBatch *batch, const SlateStamp *stamp,
 					   const SlateSlice *prefixes, int nprefixes)
 {
-	for (int start = 0; start < nprefixes; start += KEYS_PER_CALL)
+	for (int start = 0; start < nprefixes; start += SLATE_KEYS_PER_CALL)
 	{
 		for (int node = 0; node < count_nodes(batch); node++)
 			append_floors(command_for(batch, node), stamp, prefixes + start,
-						  Min(nprefixes - start, KEYS_PER_CALL));
+						  Min(nprefixes - start, SLATE_KEYS_PER_CALL));
 	}
 }
 
@@ -1314,12 +1313,12 @@ slate_script_add_mark_beginnings(SlateBatch *batch, const SlateStamp *stamp,
 								 uint64 xid, const SlateSlice *beginnings,
 								 int nbeginnings)
 {
-	for (int start = 0; start < nbeginnings; start += KEYS_PER_CALL)
+	for (int start = 0; start < nbeginnings; start += SLATE_KEYS_PER_CALL)
 	{
 		for (int node = 0; node < count_nodes(batch); node++)
 			append_mark_beginnings(command_for(batch, node), stamp, xid,
 								   beginnings + start,
-								   Min(nbeginnings - start, KEYS_PER_CALL));
+								   Min(nbeginnings - start, SLATE_KEYS_PER_CALL));
 	}
 }
 

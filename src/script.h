@@ -215,7 +215,11 @@ extern int	slate_script_batch_size(const SlateBatch *batch);
 /* Does it take several exchanges with one node? */
 extern bool slate_script_batch_is_long(const SlateBatch *batch);
 
-/* PUTs and DROPs of many keys, in as few calls as is good for Redis. */
+/*
+ * PUTs and DROPs of many keys, in as few calls as is good for Redis: so many keys
+ * are for one.
+ */
+#define SLATE_KEYS_PER_CALL 128
 extern void slate_script_add_pushes(SlateBatch *batch,
 									const SlateStamp *stamp,
 									const SlatePush *pushes, int npushes);

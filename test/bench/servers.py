@@ -66,8 +66,8 @@ def pushed_directly(update, nkeys=1):
         sets = []
         while len(sets) < 2 * nkeys:
             words = monitor.until(b'SET')
-            # the worker sets its notes
-            if len(words) == 5:
+            # the worker sets notes of its own
+            if not words[1].startswith(b'slate_cache:') or words[1].startswith(b'slate_cache:guard:'):
                 sets.append(words)
         watch = monitor.until(b'WATCH')
     # When the guards go, in ms.

@@ -181,6 +181,23 @@ SELECT count(*) FROM slate_cache_verify('closed', 500);
 \set VERBOSITY default
 SELECT slate_cache_invalidate_project('1');
 
+-- a type that has gone with its column when rows are rendered has no casts: the other
+-- table's row is written all the same
+CREATE DOMAIN passing AS int;
+CREATE TABLE passes (id int PRIMARY KEY, n passing);
+CREATE TABLE stays (id int PRIMARY KEY, n int);
+SELECT slate_cache_attach('passes', row_keys => ARRAY['shop:passes:{id}']);
+SELECT slate_cache_attach('stays', row_keys => ARRAY['shop:stays:{id}']);
+INSERT INTO passes VALUES (1, 1);
+INSERT INTO stays VALUES (1, 1);
+BEGIN;
+UPDATE passes SET n = 2;
+UPDATE stays SET n = 2;
+DROP DOMAIN passing CASCADE;
+COMMIT;
+\! $redis GET shop:passes:1
+\! $redis GET shop:stays:1
+
 -- a column may be called anything
 CREATE TABLE odd (id int PRIMARY KEY, "slate_cache row" int, "slate_cache keys" text, project_id int);
 SELECT slate_cache_attach('odd', row_keys => ARRAY['shop:odd:{id}'], list_keys => ARRAY['shop:odds:{slate_cache row}']);

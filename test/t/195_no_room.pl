@@ -42,7 +42,19 @@ is($look->query(q{SELECT pid FROM slate_cache.progress}), $worker, 'all by the s
 is(scalar(SlateNode::messages($node, qr/cannot make room/)), 1, 'which does not try again and again');
 chmod 0700, $folder;
 
-# Without room for any background worker nobody waits for one for ever.
+# Nobody waits for a worker for ever.  A database that takes no connections has none.
+$node->safe_psql('postgres', 'CREATE DATABASE closed');
+$node->safe_psql('closed', 'CREATE EXTENSION slate_cache');
+my $inside = SlateSession->new($node, database => 'closed');
+$inside->query('SELECT slate_cache_flush()');
+is($inside->error, '', 'flush: there is a worker');
+$node->safe_psql('postgres', q{ALTER DATABASE closed ALLOW_CONNECTIONS false;
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'slate_cache worker' AND datname = 'closed'});
+$inside->query('SELECT slate_cache_flush()');
+like($inside->error, qr/no slate_cache worker.*DETAIL:  The launcher has started none/s, 'flush: there is none any more');
+$inside->quit;
+
+# Nor where there is no room for any background worker.
 $_->quit foreach $async, $commit, $look;
 $node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 $node->restart;
