@@ -14,9 +14,11 @@
  * cast runs as its function's owner, whoever has the table, with the same
  * restrictions as an index's functions in ANALYZE.
  *
- * It cannot write, either: deferred constraints have been checked by then.  A
- * superuser's is not kept from that; but whatever a cast does at a commit, render.c
- * undoes.
+ * It cannot write, either: deferred constraints have been checked by then.  And
+ * what it does besides (a cursor left open, SET CONSTRAINTS) is undone, so that
+ * nothing of it is left in the transaction of whoever only reads.  A superuser's
+ * is trusted, and runs as it would in a query; but at a commit render.c undoes
+ * what that has done, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +34,8 @@
 #include "owner.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -139,38 +143,63 @@ slate_owner_code(TupleDesc desc, AttrNumber attnum)
 	return code;
 }
 
-/*
- * XactReadOnly is set by hand, since from 16 on a function cannot set the
- * parameter; the end of a subtransaction puts it back as it does the user.
- */
-void
-slate_owner_enter(const SlateCode *code, SlateOwner *saved)
+compat_noreturn static void
+refuse_several(void)
 {
-	if (code->several)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("casts to json of several roles would take part"),
-				 errdetail("None of them is a superuser, and none may run as another."),
-				 errhint("Have one role own the functions of all.")));
-	GetUserIdAndSecContext(&saved->user, &saved->context);
-	saved->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	saved->read_only = XactReadOnly;
-	XactReadOnly = true;
-	SetUserIdAndSecContext(code->owner,
-						   saved->context | SECURITY_RESTRICTED_OPERATION);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("casts to json of several roles would take part"),
+			 errdetail("None of them is a superuser, and none may run as another."),
+			 errhint("Have one role own the functions of all.")));
 }
 
 /*
- * Takes back what the owner's code has set, too.  That comes first: it may be
- * transaction_read_only, whose former value is then the one that we had set.
+ * Until the end of the subtransaction, which takes it all back.  XactReadOnly is
+ * set by hand, since from 16 on a function cannot set the parameter.
  */
-void
-slate_owner_leave(const SlateOwner *saved)
+static void
+become(Oid owner)
 {
-	AtEOXact_GUC(false, saved->nestlevel);
-	XactReadOnly = saved->read_only;
-	SetUserIdAndSecContext(saved->user, saved->context);
+	Oid			user;
+	int			context;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	XactReadOnly = true;
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
+}
+
+void
+slate_owner_run(const SlateCode *code, SlateOwnerFn fn, void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	if (code->several)
+		refuse_several();
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		become(code->owner);
+		fn(arg);
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 }

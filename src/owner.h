@@ -11,15 +11,6 @@
 #include "access/attnum.h"
 #include "access/tupdesc.h"
 
-/* Who we were. */
-typedef struct SlateOwner
-{
-	Oid			user;
-	int			context;
-	int			nestlevel;
-	bool		read_only;
-} SlateOwner;
-
 /* Whose functions are called; the more dangerous ones last. */
 typedef enum SlateCodeKind
 {
@@ -39,12 +30,13 @@ typedef struct SlateCode
 extern SlateCode slate_owner_code(TupleDesc desc, AttrNumber attnum);
 
 /*
- * Become the owner of such code, in a security-restricted operation in which
- * nothing can be written and search_path is "pg_catalog, pg_temp".  ERROR
- * (42501) if it is of several.  An error in between, or the end of the
- * subtransaction, undoes it too.
+ * Run fn as the owner of such code, in a security-restricted operation in which
+ * nothing can be written and search_path is "pg_catalog, pg_temp".  It is a
+ * subtransaction that is rolled back: of what fn does only that stays which it
+ * leaves in memory of its caller's.  ERROR (42501) if the code is of several; an
+ * error of fn's goes on to the caller.
  */
-extern void slate_owner_enter(const SlateCode *code, SlateOwner *saved);
-extern void slate_owner_leave(const SlateOwner *saved);
+typedef void (*SlateOwnerFn) (void *arg);
+extern void slate_owner_run(const SlateCode *code, SlateOwnerFn fn, void *arg);
 
 #endif							/* SLATE_OWNER_H */

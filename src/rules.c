@@ -859,20 +859,31 @@ render_column(TupleDesc desc, HeapTuple tuple, AttrNumber attnum,
 						   VARSIZE_ANY_EXHDR(json) - strlen(head) - 1);
 }
 
-static void
-render_value(TupleDesc desc, HeapTuple tuple, AttrNumber value_attnum,
-			 StringInfo out)
+typedef struct ValueState
 {
+	TupleDesc	desc;
+	HeapTuple	tuple;
+	AttrNumber	value_attnum;
+	StringInfo	out;
+} ValueState;
+
+static void
+render_value(void *arg)
+{
+	ValueState *state = arg;
 	text	   *json;
 
-	if (value_attnum != InvalidAttrNumber)
+	if (state->value_attnum != InvalidAttrNumber)
 	{
-		render_column(desc, tuple, value_attnum, out);
+		render_column(state->desc, state->tuple, state->value_attnum,
+					  state->out);
 		return;
 	}
 	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
-											  heap_copy_tuple_as_datum(tuple, desc)));
-	appendBinaryStringInfo(out, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
+											  heap_copy_tuple_as_datum(state->tuple,
+																	   state->desc)));
+	appendBinaryStringInfo(state->out, VARDATA_ANY(json),
+						   VARSIZE_ANY_EXHDR(json));
 }
 
 void
@@ -880,13 +891,12 @@ slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
 						 AttrNumber value_attnum, StringInfo out)
 {
 	SlateCode	code = slate_owner_code(desc, value_attnum);
-	SlateOwner	saved;
+	ValueState	state = {desc, tuple, value_attnum, out};
 
 	if (code.kind == CODE_OF_OWNER)
-		slate_owner_enter(&code, &saved);
-	render_value(desc, tuple, value_attnum, out);
-	if (code.kind == CODE_OF_OWNER)
-		slate_owner_leave(&saved);
+		slate_owner_run(&code, render_value, &state);
+	else
+		render_value(&state);
 }
 
 static void

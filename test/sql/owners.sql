@@ -167,6 +167,27 @@ SELECT slate_cache_get('shop:order:2');
 SHOW transaction_read_only;
 COMMIT;
 
+-- nor is anything left of what it does there: no cursor, no constraints that were
+-- made immediate
+SET ROLE slate_regress_eve;
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    c refcursor;
+BEGIN
+    OPEN c FOR SELECT generate_series(1, 100000);
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN '"open"';
+END $$;
+RESET ROLE;
+BEGIN;
+SELECT slate_cache_del('shop:order:2');
+SELECT slate_cache_get('shop:order:2');
+SELECT count(*) FROM pg_cursors WHERE statement LIKE 'SELECT generate_series%';
+INSERT INTO child VALUES (2);       -- deferred, still
+INSERT INTO parent VALUES (2);
+COMMIT;
+SELECT slate_cache_fetch('shop:query:open', 'SELECT mood FROM eve.orders');
+
 -- whoever warms a table does not lose his cursor to a check that closes all
 SET ROLE slate_regress_eve;
 CREATE FUNCTION close_all(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'CLOSE ALL'; RETURN true; END $$;
