@@ -20,7 +20,8 @@
  * tables without filling.
  *
  * No rule knows the key: then there is no table to read, and what Redis has is
- * the answer, unless this transaction is about to change it.
+ * the answer, unless this transaction is about to change it.  So it is with a key
+ * that a rule's template fits, but none of its rows could have.
  *
  * Redis away is not an error here.  The table answers, after at most
  * slate_cache.timeout; the breaker spares the next reader the wait.  A Redis
@@ -79,7 +80,8 @@ typedef struct Lookup
 	SlateSlice	key;
 	bool		covered;		/* a rule may know it */
 	bool		by_query;		/* its value is a query's */
-	bool		bypass;			/* not from the cache, nor into it */
+	bool		bypass;			/* not from the cache, nor into it ... */
+	bool		bypass_rows;	/* ... but only as our rows are not the cache's */
 	bool		done;			/* value is the answer */
 	bool		bad_value;		/* Redis has something that is no JSON */
 	bool		wrong_type;		/* the lease has removed another type */
@@ -222,8 +224,9 @@ classify(LookupSet *set, Lookup *lookup)
 			lookup->bypass = true;
 		check_may_see(set, lookup, relid);
 	}
-	if (lookup->covered && (transaction_bypasses() || set->is_elsewhere))
-		lookup->bypass = true;
+	if (lookup->covered && !lookup->bypass &&
+		(transaction_bypasses() || set->is_elsewhere))
+		lookup->bypass = lookup->bypass_rows = true;
 
 	switch (slate_pending_lookup(lookup->key.start, lookup->key.len, &value))
 	{
@@ -233,6 +236,7 @@ classify(LookupSet *set, Lookup *lookup)
 			break;
 		case PENDING_GONE:
 			lookup->bypass = true;
+			lookup->bypass_rows = false;
 			break;
 		case PENDING_NOTHING:
 			break;
@@ -644,6 +648,12 @@ load_and_fill(LookupSet *set)
 	{
 		Lookup	   *lookup = loads[i].arg;
 
+		/* its rule's by its text alone: nobody's rows can be told from it */
+		if (!loads[i].possible && lookup->bypass_rows)
+		{
+			lookup->bypass = false;
+			continue;
+		}
 		lookup->done = true;
 		if (loads[i].json == NULL)
 			continue;
@@ -659,6 +669,18 @@ load_and_fill(LookupSet *set)
 	run_fills(set, &fills);
 	for (int i = 0; i < nloads; i++)
 		keep_near(loads[i].arg);
+}
+
+/*
+ * A key that a template fits, but no row ("a:42:lines" by "a:{id}"), is as good
+ * as one without a rule: what Redis has is the answer, whatever rows we see.
+ * Only loading has told which they are.
+ */
+static void
+get_strangers(LookupSet *set)
+{
+	get_from_cache(set);
+	drop_bad_values(set);
 }
 
 static LookupSet *
@@ -692,13 +714,15 @@ read_portion(LookupSet *set)
 	{
 		Lookup	   *lookup = &set->lookups[i];
 
-		if (!lookup->done && lookup->covered && !lookup->bypass)
+		lookup->done |= !lookup->covered;
+		if (!lookup->done && !lookup->bypass)
 			set->waiting[set->nwaiting++] = lookup;
 	}
 	if (!RecoveryInProgress())
 		lease_waiting(set, 0);
 	drop_bad_values(set);
 	load_and_fill(set);
+	get_strangers(set);
 }
 
 /*

@@ -95,6 +95,23 @@ SELECT slate_cache_fetch('shop:fetched', 'SELECT 1');
 ROLLBACK;
 \! $redis MGET shop:item:1 shop:items:1 shop:fetched
 \! $redis DEL shop:item:1
+-- but a key that only looks like a row's: none could have it, so its rows do not matter
+\! $redis SET shop:item:1 '"from Redis"'
+\! $redis SET shop:item:1:lines '[1]'
+\! $redis SET shop:item:01 '"one"'
+\! $redis SET shop:item:bad:lines '{'
+BEGIN;
+CREATE TABLE something (id int);
+SELECT slate_cache_get('shop:item:1:lines'), slate_cache_get('shop:item:2:lines'), slate_cache_get('shop:item:bad:lines');
+SELECT * FROM slate_cache_mget('{shop:item:1,shop:item:01,shop:item:1:lines,shop:nothing,shop:item:9}');
+SELECT slate_cache_del('shop:item:1:lines');
+SELECT slate_cache_get('shop:item:1:lines');
+ROLLBACK;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT * FROM slate_cache_mget('{shop:item:1,shop:item:1:lines}');
+COMMIT;
+\! $redis MGET shop:item:1 shop:item:1:lines shop:item:01 shop:item:bad:lines
+\! $redis DEL shop:item:1 shop:item:1:lines shop:item:01
 
 -- values in Redis that are not JSON: misses, dropped and counted
 \setenv bad '$redis SET shop:bad:empty ""; $redis SET shop:bad:word hello; $redis SET shop:bad:cut "{\"a\": 1"; $redis SET shop:bad:two "1 2"; $redis SET shop:bad:nan NaN; $redis SET shop:bad:comma "[1,]"'
