@@ -275,13 +275,19 @@ is_told_to_leave(void)
 		(int64) pg_atomic_read_u64(&database->leave_until);
 }
 
-/* Nothing of it is left: whoever creates it again begins anew. */
+/*
+ * It was dropped: whoever creates it again begins anew.  Who has done so already
+ * may have left something in doubt, or in the ring, and that is kept: what is
+ * said there of the former one's journal finds no row in this one's.
+ */
 static void
-forget_extension(void)
+forget_extension(bool has_successor)
 {
-	slate_doubt_forget(database);
 	pg_atomic_write_u32(&database->trust, TRUST_UNKNOWN);
 	pg_atomic_write_u64(&database->epoch, 0);
+	if (has_successor)
+		return;
+	slate_doubt_forget(database);
 	for (int i = 0; i < SLATE_GENERATIONS; i++)
 		pg_atomic_write_u64(&database->bytes[i], 0);
 	pg_atomic_write_u32(&database->full, SLATE_JOURNAL_ROOM);
@@ -705,6 +711,7 @@ slate_worker_main(Datum arg)
 	for (;;)
 	{
 		long		rest;
+		Oid			present;
 
 		/* first of all: what comes from here on sets it again */
 		ResetLatch(MyLatch);
@@ -717,9 +724,10 @@ slate_worker_main(Datum arg)
 		}
 		if (is_told_to_leave())
 			proc_exit(0);
-		if (look_for_extension() != extension_oid)
+		present = look_for_extension();
+		if (present != extension_oid)
 		{
-			forget_extension();
+			forget_extension(OidIsValid(present));
 			extension_oid = InvalidOid;
 			proc_exit(0);
 		}
