@@ -323,10 +323,10 @@ COMMENT ON COLUMN slate_cache.stats.near_hits IS 'of those, the keys that the ne
 COMMENT ON COLUMN slate_cache.stats.misses IS 'keys that Redis was asked for and did not have';
 COMMENT ON COLUMN slate_cache.stats.fills IS 'loaded values that were cached';
 COMMENT ON COLUMN slate_cache.stats.fills_refused IS 'loaded values that were not cached because the key changed meanwhile';
-COMMENT ON COLUMN slate_cache.stats.bypasses IS 'keys read past the cache: own changes, an old snapshot, row-level security';
+COMMENT ON COLUMN slate_cache.stats.bypasses IS 'keys read past the cache: own changes, an old snapshot, row-level security, a trigger that is disabled, a Redis that others do not tell';
 COMMENT ON COLUMN slate_cache.stats.bad_values IS 'values in Redis that were not JSON; they were dropped';
 COMMENT ON COLUMN slate_cache.stats.read_failures IS 'exchanges of readers that failed; the tables answered';
-COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis something';
+COMMENT ON COLUMN slate_cache.stats.pushes IS 'transactions that told Redis something, and had its answer';
 COMMENT ON COLUMN slate_cache.stats.pushes_direct IS 'of those, the ones that needed no script, because nobody else was on the way with their keys';
 COMMENT ON COLUMN slate_cache.stats.keys_stored IS 'values written through';
 COMMENT ON COLUMN slate_cache.stats.keys_dropped IS 'keys dropped, whether they had a value or not';

@@ -289,10 +289,10 @@ go_by_script(void)
 }
 
 /*
- * False: nobody knows what Redis has heard.  What it has not done, though it
- * has answered, is left to be sent by script.
+ * The next ones return NULL, or why nobody knows what Redis has heard.  What it
+ * has not done directly, though it has answered, is left to be sent by script.
  */
-static bool
+static const char *
 exchange_directly(int64 deadline)
 {
 	SlateRedisStatus status;
@@ -304,75 +304,76 @@ exchange_directly(int64 deadline)
 	status = slate_direct_push(&exchange.direct, &outcome, &done, deadline,
 							   LINK_WAIT_INTERRUPTIBLE);
 	slate_traffic_end_direct(status == REDIS_DONE);
-	if (status == REDIS_DONE && !done)
+	if (status != REDIS_DONE)
+		return slate_redis_error();
+	if (!done)
+	{
 		go_by_script();
-	if (status != REDIS_DONE || !done)
-		return status == REDIS_DONE;
+		return NULL;
+	}
 	slate_script_count_outcome(&outcome);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		if (exchange.sent[i].direct)
 			slate_stats_add(STAT_PUSHES_DIRECT, 1);
 	}
-	return true;
+	return NULL;
 }
 
-/* Likewise; of what may go directly. */
-static bool
+/* Those that may. */
+static const char *
 send_directly(int64 deadline)
 {
-	bool		known = true;
+	const char *failure = NULL;
 
 	if (!slate_direct_is_watching(&exchange.stamp))
-		return true;
+		return NULL;
 	if (enter_directly())
-		known = exchange_directly(deadline);
+		failure = exchange_directly(deadline);
 	else
 		go_by_script();
 	slate_traffic_leave();
-	return known;
+	return failure;
 }
 
 /* The rest. */
-static bool
-send_by_script(int64 deadline, const char **reason)
+static const char *
+send_by_script(int64 deadline)
 {
-	bool		known;
+	const char *failure = NULL;
 
 	encode();
 	if (exchange.bundle.batch.ncommands == 0)
-		return true;
+		return NULL;
 	enter_by_script();
-	known = slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE);
-	if (!known)
-		*reason = slate_traffic_fence_error();
-	else
-		known = slate_script_run(&exchange.bundle.batch, on_reply,
-								 &exchange.bundle, deadline,
-								 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+	if (!slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE))
+		failure = slate_traffic_fence_error();
+	else if (slate_script_run(&exchange.bundle.batch, on_reply,
+							  &exchange.bundle, deadline,
+							  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		failure = slate_redis_error();
 	slate_traffic_leave();
-	return known;
+	return failure;
 }
 
-/* False: nobody knows what Redis has heard. */
-static bool
-send_batch(SlateDatabase *database, const char **reason)
+static const char *
+send_batch(SlateDatabase *database)
 {
+	static const char not_known[] = "this Redis is not known yet";
 	int64		deadline = slate_link_now() + slate_redis_timeout;
+	const char *failure;
 
-	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		is_known(database))
-	{
-		watch(database, deadline);
-		if (send_directly(deadline) && send_by_script(deadline, reason) &&
-			is_known(database))
-			return true;
-	}
-	if (*reason == NULL)
-		*reason = slate_redis_error();
-	if ((*reason)[0] == '\0')
-		*reason = "this Redis is not known yet";
-	return false;
+	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		return slate_redis_error();
+	if (!is_known(database))
+		return not_known;
+	watch(database, deadline);
+	failure = send_directly(deadline);
+	if (failure == NULL)
+		failure = send_by_script(deadline);
+	if (failure == NULL && !is_known(database))
+		failure = not_known;
+	return failure;
 }
 
 /* ------------------------------------------------------------------------
@@ -414,8 +415,9 @@ count_units(SlateDatabase *database)
 	}
 }
 
+/* failure: NULL, or why nobody knows what Redis has heard. */
 static void
-settle(SlateDatabase *database, bool answered, const char *reason)
+settle(SlateDatabase *database, const char *failure)
 {
 	for (int i = 0; i < exchange.count; i++)
 	{
@@ -424,11 +426,11 @@ settle(SlateDatabase *database, bool answered, const char *reason)
 			? &exchange.sent[sent->instead] : sent;
 		const SlateBundleUnit *unit = told->part.unit;
 
-		slate_stats_add(STAT_PUSHES, 1);
+		slate_stats_add(STAT_PUSHES, failure ? 0 : 1);
 		if (sent->instead >= 0)
 			slate_stats_add(STAT_KEYS_OUTDATED, 1);
-		if (!answered)
-			settle_failed(database, sent->entry, reason);
+		if (failure)
+			settle_failed(database, sent->entry, failure);
 		else if (!told->direct && unit->outcome.refused > 0)
 			settle_failed(database, sent->entry, unit->outcome.error);
 		else if (sent->entry->unswept ||
@@ -443,15 +445,14 @@ static void
 take_over(SlateDatabase *database)
 {
 	gather(database, slate_ring_sending(database));
-	settle(database, false, "the worker was stopped while it pushed");
+	settle(database, "the worker was stopped while it pushed");
 	slate_ring_advance(database, slate_ring_sending(database));
 }
 
 bool
 slate_drain(SlateDatabase *database)
 {
-	const char *reason = NULL;
-	bool		answered;
+	const char *failure;
 
 	if (slate_ring_first(database) < slate_ring_sending(database))
 		take_over(database);
@@ -464,9 +465,9 @@ slate_drain(SlateDatabase *database)
 	exchange.bundle.nunits = 0;
 	slate_ring_set_sending(database, exchange.end);
 	slate_progress_enter(&database->progress, PHASE_PUSHING);
-	answered = send_batch(database, &reason);
+	failure = send_batch(database);
 	count_units(database);
-	settle(database, answered, reason);
+	settle(database, failure);
 	slate_ring_advance(database, exchange.end);
 	return true;
 }

@@ -261,6 +261,7 @@ typedef struct Row
 StaticAssertDecl(offsetof(Row, lsn) == MAXALIGN(SizeofHeapTupleHeader) &&
 				 offsetof(Row, entries) == offsetof(Row, timeline) + sizeof(int32),
 				 "columns follow each other as in a heap tuple");
+StaticAssertDecl(sizeof(Row) <= MaxHeapTupleSize, "a row fits into a page");
 
 typedef struct Writer
 {

@@ -699,43 +699,64 @@ walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 	}
 }
 
+/* SELECT ... WHERE column = value */
+static void
+walk_rows(Relation relation, SlateRelation *rules, const char *column,
+		  Oid declared, Datum value, SlateRowFn fn, void *arg)
+{
+	Oid			type = getBaseType(declared);
+	StringInfoData sql;
+	Portal		portal;
+
+	initStringInfo(&sql);
+	append_from(&sql, relation);
+	appendStringInfoString(&sql, " WHERE ");
+	append_equality(&sql, column, declared);
+	appendStringInfoString(&sql, "$1");
+
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
+									   NULL, true, 0);
+	PinPortal(portal);			/* the query may call CLOSE ALL */
+	walk_cursor(portal, rules, fn, arg);
+	UnpinPortal(portal);
+	SPI_cursor_close(portal);
+	PopActiveSnapshot();
+	SPI_finish();
+}
+
+static void
+load_rows(Relation relation, const char *column, char *text, SlateRowFn fn,
+		  void *arg)
+{
+	SlateRelation *rules = slate_rules_get(relation);
+	AttrNumber	attnum = get_attnum(RelationGetRelid(relation), column);
+	Oid			declared;
+	Oid			input;
+	Oid			ioparam;
+	Datum		value;
+	int			nestlevel;
+
+	if (rules == NULL || attnum == InvalidAttrNumber)
+		return;
+	declared = get_atttype(RelationGetRelid(relation), attnum);
+	getTypeInputInfo(getBaseType(declared), &input, &ioparam);
+	nestlevel = slate_rules_begin_settings();
+	if (input_or_false(input, ioparam, text, &value))
+		walk_rows(relation, rules, column, declared, value, fn, arg);
+	slate_rules_end_settings(nestlevel);
+}
+
 void
 slate_load_rows(Oid relid, const char *column, char *text,
 				SlateRowFn fn, void *arg)
 {
-	Relation	relation = relation_open(relid, AccessShareLock);
-	SlateRelation *rules = slate_rules_get(relation);
-	AttrNumber	attnum = get_attnum(relid, column);
-	Oid			declared = get_atttype(relid, attnum);
-	Oid			type = getBaseType(declared);
-	Oid			input;
-	Oid			ioparam;
-	Datum		value;
-	StringInfoData sql;
-	int			nestlevel = slate_rules_begin_settings();
+	Relation	relation = try_relation_open(relid, AccessShareLock);
 
-	getTypeInputInfo(type, &input, &ioparam);
-	if (rules && input_or_false(input, ioparam, text, &value))
-	{
-		Portal		portal;
-
-		initStringInfo(&sql);
-		append_from(&sql, relation);
-		appendStringInfoString(&sql, " WHERE ");
-		append_equality(&sql, column, declared);
-		appendStringInfoString(&sql, "$1");
-
-		SPI_connect();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
-										   NULL, true, 0);
-		PinPortal(portal);		/* the query may call CLOSE ALL */
-		walk_cursor(portal, rules, fn, arg);
-		UnpinPortal(portal);
-		SPI_cursor_close(portal);
-		PopActiveSnapshot();
-		SPI_finish();
-	}
-	slate_rules_end_settings(nestlevel);
+	/* whoever looked for it did so without a lock */
+	if (relation == NULL)
+		return;
+	load_rows(relation, column, text, fn, arg);
 	relation_close(relation, NoLock);
 }

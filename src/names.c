@@ -187,7 +187,7 @@ write_entry(NameEntry *entry, uint32 hash, const Known *known)
 	return true;
 }
 
-/* Many want it, so that is only noted when some time has passed. */
+/* Many want it, so that is only noted when some time has passed since. */
 static void
 note_wanted(NameEntry *entry)
 {
@@ -213,8 +213,9 @@ slate_names_want(const SlateAddress *address)
 		entry = find_victim();
 		if (!write_entry(entry, hash_address(address), &known))
 			return;
-		pg_atomic_write_u64(&entry->wanted_at, 0);
+		pg_atomic_write_u64(&entry->wanted_at, slate_link_now());
 		pg_atomic_write_u64(&entry->due_at, 0);
+		return;
 	}
 	note_wanted(entry);
 }

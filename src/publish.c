@@ -340,8 +340,8 @@ watch(int64 deadline)
 static void
 begin_commit(SlateOpList *list)
 {
-	int64		deadline = slate_link_now() + slate_redis_timeout;
-	int64		connected_by = deadline - slate_redis_timeout / 4;
+	int64		margin = slate_redis_timeout / 4;
+	int64		connected_by = slate_link_now() + slate_redis_timeout - margin;
 
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
@@ -349,12 +349,12 @@ begin_commit(SlateOpList *list)
 	slate_script_stamp(&publish.stamp);
 	if (publish.failure == NULL)
 	{
-		slate_trust_stamp(&publish.stamp, connected_by);
+		slate_trust_stamp(&publish.stamp, &connected_by);
 		watch(connected_by);
 	}
 
-	/* what has been waited for is not there for the push any more */
-	publish.budget = Max(deadline - slate_link_now(), 1);
+	/* what Redis has taken is not there for the push any more */
+	publish.budget = Max(connected_by + margin - slate_link_now(), 1);
 	(void) slate_journal_append(list, &publish.stamp, false);
 	slate_pause(PAUSE_AFTER_JOURNAL);
 }
@@ -471,9 +471,11 @@ slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 	publish.list = list;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
+		int64		deadline;
+
 		begin_strict(list, &publish.stamp, false);
-		slate_trust_stamp(&publish.stamp,
-						  slate_link_now() + slate_redis_timeout);
+		deadline = slate_link_now() + slate_redis_timeout;
+		slate_trust_stamp(&publish.stamp, &deadline);
 		publish.budget = slate_redis_timeout;
 	}
 	else if (slate_publish_mode != SLATE_MODE_ASYNC || at_once ||
@@ -627,7 +629,7 @@ exchange_batch(int64 deadline)
 	status = slate_script_publish(&publish.batch, &outcome, deadline,
 								  slate_redis_timeout,
 								  LINK_WAIT_UNINTERRUPTED);
-	slate_stats_add(STAT_PUSHES, 1);
+	slate_stats_add(STAT_PUSHES, status == REDIS_DONE ? 1 : 0);
 	slate_direct_note_script();
 	if (!is_taken(status, &outcome))
 		publish.out_of_memory = status == REDIS_DONE &&

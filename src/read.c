@@ -259,7 +259,7 @@ exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 	slate_stats_log_losses();
 	status = slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (status == REDIS_DONE)
-		status = slate_trust_reads()
+		status = slate_trust_reads(&deadline)
 			? slate_script_run(batch, reply_fn, arg, deadline,
 							   LINK_WAIT_INTERRUPTIBLE) : REDIS_RESTING;
 	if (status != REDIS_DONE && status != REDIS_TOO_LARGE)
@@ -399,7 +399,9 @@ get_from_cache(LookupSet *set)
 	get_waiting(set, ncovered);
 	for (int i = 0; i < set->nwaiting; i++)
 	{
-		slate_stats_add(set->waiting[i]->done ? STAT_HITS : STAT_MISSES, 1);
+		/* what Redis did not answer is to bypass it */
+		if (!set->waiting[i]->bypass)
+			slate_stats_add(set->waiting[i]->done ? STAT_HITS : STAT_MISSES, 1);
 		if (set->waiting[i]->bad_value)
 			slate_stats_add(STAT_BAD_VALUES, 1);
 	}
@@ -892,7 +894,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
 
 	classify(set, lookup);
-	if (transaction_bypasses())
+	if (transaction_bypasses() || set->is_elsewhere)
 		lookup->bypass = true;
 	get_from_cache(set);
 	if (!lookup->done && !lookup->bypass && !RecoveryInProgress() &&

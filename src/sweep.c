@@ -91,9 +91,10 @@ static pg_atomic_uint64 *names_swept = NULL;
 void
 slate_sweep_init(void)
 {
+	static bool is_ready = false;
 	MemoryContext old;
 
-	if (names_found.data)
+	if (is_ready)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	slate_script_batch_init_for(&to_send, 0);
@@ -103,6 +104,7 @@ slate_sweep_init(void)
 	initStringInfo(&names_found);
 	enlargeStringInfo(&names_found, STEP_BYTES);
 	MemoryContextSwitchTo(old);
+	is_ready = true;			/* all of it: what throws comes again */
 }
 
 void

@@ -237,14 +237,24 @@ is_worth_waiting(SlateDatabase *database, SlateTrust trust)
 	return trust == TRUST_UNKNOWN && !nobody_looks(database);
 }
 
+/* One step of waiting for the worker. */
+static void
+nap(SlateWait wait)
+{
+	if (wait == LINK_WAIT_INTERRUPTIBLE)
+		CHECK_FOR_INTERRUPTS();
+	(void) poll(NULL, 0, AWAIT_STEP_MS);
+}
+
 /*
- * Wait for the worker's first look after a start of the server.  Who has
- * waited for nothing saves the others from doing so.
+ * Wait for the worker's first look after a start of the server, and move the
+ * deadline on by that: it is Redis' alone, and would count as its failure.  Who
+ * has waited for nothing saves the others from doing so.
  */
 static SlateTrust
-await(SlateDatabase *database)
+await(SlateDatabase *database, int64 *deadline, SlateWait wait)
 {
-	int64		end = slate_link_now() + AWAIT_MS;
+	int64		start = slate_link_now();
 	uint32		trust = pg_atomic_read_u32(&database->trust);
 
 	if (trust == TRUST_UNKNOWN)
@@ -253,16 +263,17 @@ await(SlateDatabase *database)
 		return trust;
 	while (is_worth_waiting(database, trust))
 	{
-		if (slate_link_now() >= end)
+		if (slate_link_now() >= start + AWAIT_MS)
 		{
 			if (trust == TRUST_UNKNOWN)
 				(void) pg_atomic_compare_exchange_u32(&database->trust, &trust,
 													  TRUST_WAITING);
 			break;
 		}
-		(void) poll(NULL, 0, AWAIT_STEP_MS);
+		nap(wait);
 		trust = pg_atomic_read_u32(&database->trust);
 	}
+	*deadline += slate_link_now() - start;
 	return trust;
 }
 
@@ -365,7 +376,7 @@ await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
 	while (slate_link_now() < end &&
 		   (pg_atomic_read_u64(&database->epoch) == epoch ||
 			pg_atomic_read_u32(&database->trust) != TRUST_HELD))
-		(void) poll(NULL, 0, AWAIT_STEP_MS);
+		nap(LINK_WAIT_UNINTERRUPTED);
 }
 
 /*
@@ -387,43 +398,59 @@ note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
 
 /*
  * We are connected to another server than the one that is noted: one of us has
- * an old connection.  Connect anew, and give the worker a moment to do so; but
- * only once for each server.
+ * an old connection.  Connect anew, and give the worker a moment to do so, which
+ * moves the deadline on; but only once for each server.
  */
 static SlateTrust
-meet_again(SlateDatabase *database, int64 deadline)
+meet_again(SlateDatabase *database, int64 *deadline, SlateWait wait)
 {
 	static uint64 awaited = 0;
-	int64		end = slate_link_now() + AWAIT_EMPTYING_MS;
+	int64		start;
 
 	slate_redis_reconfigure();
-	(void) slate_script_prepare(deadline, LINK_WAIT_UNINTERRUPTED);
+	(void) slate_script_prepare(*deadline, wait);
 	if (slate_redis_identity() == 0 || slate_redis_identity() == awaited)
 		return pg_atomic_read_u32(&database->trust);
 	awaited = slate_redis_identity();
 	doubt(database, SLATE_LOOK_SERVER);
-	while (slate_link_now() < end &&
+	start = slate_link_now();
+	while (slate_link_now() < start + AWAIT_EMPTYING_MS &&
 		   !holds(database, pg_atomic_read_u32(&database->trust)))
-		(void) poll(NULL, 0, AWAIT_STEP_MS);
+		nap(wait);
+	*deadline += slate_link_now() - start;
 	return pg_atomic_read_u32(&database->trust);
 }
 
+/* By the clock of the server that we have met now; since we had the version. */
+static void
+set_deadline(SlateStamp *stamp, int64 since)
+{
+	int64		clock = slate_redis_server_clock();
+
+	slate_script_set_deadline(stamp, clock == 0 ? 0
+							  : clock - (slate_link_now() - since));
+}
+
 void
-slate_trust_stamp(SlateStamp *stamp, int64 deadline)
+slate_trust_stamp(SlateStamp *stamp, int64 *deadline)
 {
 	SlateDatabase *database = vouching();
+	int64		since = slate_link_now();
 	SlateTrust	trust;
 
 	if (database == NULL)
 		return;
-	trust = await(database);
+	trust = await(database, deadline, LINK_WAIT_UNINTERRUPTED);
 	if (is_unguarded(database, trust))
 		return;
 	stamp->epoch_key = epoch_key();
 	if (trust == TRUST_HELD && !holds(database, trust))
-		trust = meet_again(database, deadline);
+	{
+		trust = meet_again(database, deadline, LINK_WAIT_UNINTERRUPTED);
+		set_deadline(stamp, since);
+	}
 	if (holds(database, trust))
-		note_epoch(database, stamp, deadline);
+		note_epoch(database, stamp, *deadline);
 	else
 	{
 		strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
@@ -459,9 +486,9 @@ slate_trust_meet(SlateStamp *stamp, int64 deadline)
 
 	if (database == NULL)
 		return false;
-	trust = await(database);
+	trust = await(database, &deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (trust == TRUST_HELD && !holds(database, trust))
-		trust = meet_again(database, deadline);
+		trust = meet_again(database, &deadline, LINK_WAIT_INTERRUPTIBLE);
 	stamp->epoch_key = epoch_key();
 	write_epoch(stamp->epoch, pg_atomic_read_u64(&database->epoch));
 	if (trust == TRUST_HELD || trust == TRUST_EMPTYING)
@@ -561,14 +588,14 @@ slate_trust_is_elsewhere(void)
 }
 
 bool
-slate_trust_reads(void)
+slate_trust_reads(int64 *deadline)
 {
 	SlateDatabase *database = vouching();
 	SlateTrust	trust;
 
 	if (database == NULL)
 		return true;
-	trust = await(database);
+	trust = await(database, deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (is_unguarded(database, trust) || holds(database, trust))
 		return true;
 	if (trust == TRUST_HELD)

@@ -23,8 +23,10 @@ typedef enum SlateTrust
 } SlateTrust;
 
 /* ------------------------------------------------------------------------
- * Backends.  A connection must be prepared.  They may wait a second for the
- * worker, once after a start of the server.
+ * Backends.  A connection must be prepared.  They may wait for the worker: a
+ * second at most for its first look after a start of the server, 200 ms while it
+ * empties the namespace, and once for each other server or epoch that they meet.
+ * That is not Redis' time: a deadline that is given by its address is moved on.
  * ------------------------------------------------------------------------
  */
 
@@ -32,7 +34,7 @@ typedef enum SlateTrust
  * Give a stamp the epoch, so that its PUTs count only in a Redis we know, and
  * are DROPs in any other.  May connect anew.
  */
-extern void slate_trust_stamp(SlateStamp *stamp, int64 deadline);
+extern void slate_trust_stamp(SlateStamp *stamp, int64 *deadline);
 
 /*
  * The same, for a push that the worker will send: no connection is needed, and
@@ -72,8 +74,8 @@ extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
  */
 extern bool slate_trust_is_elsewhere(void);
 
-/* May what Redis has be taken for an answer? */
-extern bool slate_trust_reads(void);
+/* May what Redis has be taken for an answer?  Can be canceled. */
+extern bool slate_trust_reads(int64 *deadline);
 
 /* Ask for leases there, see slate_script_add_leases(). */
 extern void slate_trust_add_leases(SlateBatch *batch,

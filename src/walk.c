@@ -288,11 +288,12 @@ prepare_connection(void)
 
 	for (;;)
 	{
-		SlateRedisStatus status = slate_script_prepare(exchange_deadline(),
+		int64		deadline = exchange_deadline();
+		SlateRedisStatus status = slate_script_prepare(deadline,
 													   LINK_WAIT_INTERRUPTIBLE);
 		bool		last = slate_link_now() >= end;
 
-		if (status == REDIS_DONE && slate_trust_reads())
+		if (status == REDIS_DONE && slate_trust_reads(&deadline))
 			return;
 		if (last || status != REDIS_RESTING)
 			check_status(status);

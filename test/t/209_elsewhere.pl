@@ -66,6 +66,13 @@ is($old->query(q{SELECT slate_cache_get('shop:item:3')->>'name'}), 'newer', 'ALT
 is($old->query('SELECT bypasses FROM slate_cache.stats') - $bypasses, 1, 'ALTER DATABASE: which counts as a bypass');
 like($old->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'worker'}), qr/has another slate_cache\.url than this session/, 'and health says why');
 
+# A query's value would be found there again, though others drop it elsewhere.
+my $names = q{SELECT slate_cache_fetch('shop:names', 'SELECT name FROM item WHERE id = 4')};
+is($old->query($names), '"old"', 'ALTER DATABASE: the former session fetches');
+$new->query(q{UPDATE item SET name = 'later' WHERE id = 4; SELECT slate_cache_del('shop:names')});
+is($old->query($names), '"later"', 'ALTER DATABASE: and again, and has what the query gives');
+is($here->cli('EXISTS', 'shop:names'), 0, 'ALTER DATABASE: nothing is left where nobody would drop it');
+
 foreach my $function (qw(warm verify))
 {
     $old->query("SELECT slate_cache_$function('item')");
