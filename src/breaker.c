@@ -40,7 +40,7 @@
 #include "events.h"
 #include "link.h"
 #include "miscadmin.h"
-#include "port/atomics.h"
+#include "sequence.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 
@@ -56,9 +56,9 @@
 /* How long a probe may take beyond both timeouts, in ms. */
 #define PROBE_GRACE 100
 
-/* How many breakers there are, and how long they wait for a prober, in ms. */
 #define BREAKERS 32
-#define READ_TRIES 10
+
+/* How long they wait for a prober, in ms. */
 #define PROBER_GRACE_MS 1000
 
 /* How often an opening is an event, in ms. */
@@ -72,7 +72,7 @@ typedef struct Breaker
 	pg_atomic_uint32 probers;	/* processes that probe for the others */
 	pg_atomic_uint32 is_noted;	/* that it is open is an event */
 	pg_atomic_uint64 noted_at;	/* the last such event; 0: none */
-	pg_atomic_uint32 sequence;	/* odd while the reason is written */
+	pg_atomic_uint32 sequence;	/* of the reason, see sequence.h */
 	char		reason[SLATE_REASON_SIZE];	/* of the last failure that was
 											 * counted */
 } Breaker;
@@ -228,33 +228,18 @@ choose_rest(uint32 failures, int64 base, int64 cap)
 static void
 write_reason(const char *reason)
 {
-	uint32		sequence = pg_atomic_read_u32(&breaker->sequence);
-
-	if (sequence % 2 != 0 ||
-		!pg_atomic_compare_exchange_u32(&breaker->sequence, &sequence,
-										sequence + 1))
+	if (!slate_sequence_begin_write(&breaker->sequence))
 		return;
 	strlcpy(breaker->reason, reason, SLATE_REASON_SIZE);
-	pg_write_barrier();
-	pg_atomic_write_u32(&breaker->sequence, sequence + 2);
+	slate_sequence_end_write(&breaker->sequence);
 }
 
 void
 slate_breaker_reason(char *reason)
 {
-	for (int i = 0; i < READ_TRIES; i++)
-	{
-		uint32		before = pg_atomic_read_u32(&breaker->sequence);
-
-		if (before % 2 != 0)
-			continue;
-		pg_read_barrier();
-		memcpy(reason, breaker->reason, SLATE_REASON_SIZE);
-		pg_read_barrier();
-		if (pg_atomic_read_u32(&breaker->sequence) == before)
-			return;
-	}
-	reason[0] = '\0';
+	if (!slate_sequence_copy(&breaker->sequence, reason, breaker->reason,
+							 SLATE_REASON_SIZE))
+		reason[0] = '\0';
 }
 
 /*

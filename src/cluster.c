@@ -33,14 +33,11 @@
 #include "events.h"
 #include "hearsay.h"
 #include "names.h"
-#include "storage/shmem.h"
+#include "sequence.h"
 #include "url.h"
 
 /* How many groups are remembered in shared memory. */
 #define GROUPS 4
-
-/* A writer is done within microseconds, unless it was stopped. */
-#define READ_TRIES 1000
 
 /* No node gets a smaller share of the time that is left than 1/8. */
 #define MAX_SHARES 8
@@ -49,7 +46,7 @@
 #define MAX_ASKED (2 * SLATE_MAX_NODES + SLATE_MAX_SEEDS)
 
 /* Room for a password and the questions, in RESP. */
-#define QUESTION_ROOM 1024
+#define QUESTION_ROOM (SLATE_AUTH_ROOM + 128)
 
 /* Of a slot, while an answer is read. */
 #define NOBODY 0xff
@@ -70,9 +67,8 @@ typedef struct View
 typedef struct Knowledge
 {
 	SlateHearsay hearsay;		/* changes: how often the topology was
-								 * another; written under the sequence */
-	pg_atomic_uint64 last;		/* a hash: the node that answered last */
-	View		view;			/* written under the sequence */
+								 * another; last: the hash of a node */
+	View		view;
 } Knowledge;
 
 /* A master, as it is called in an answer. */
@@ -105,9 +101,9 @@ typedef struct Asked
 	uint64		said;			/* the hash of a topology; 0: nothing */
 } Asked;
 
-/* An array in shared memory if we were preloaded, or NULL. */
-static Knowledge *shared_knowledge = NULL;
-static Knowledge local_knowledge;
+static Knowledge own_knowledge;
+static SlateHearsayTable table = {"slate_cache cluster", GROUPS,
+sizeof(Knowledge), &own_knowledge.hearsay, NULL};
 
 /* The group in use, and what is known of its Cluster. */
 static const SlateSeeds *seeds = NULL;
@@ -196,69 +192,24 @@ slate_cluster_slot(const char *key, int keylen)
  * ------------------------------------------------------------------------
  */
 
-static void
-init_knowledge(Knowledge *fresh)
-{
-	memset(fresh, 0, sizeof(*fresh));
-	slate_hearsay_init(&fresh->hearsay);
-	pg_atomic_init_u64(&fresh->last, 0);
-}
-
 Size
 slate_cluster_shmem_size(void)
 {
-	return MAXALIGN(GROUPS * sizeof(Knowledge));
+	return slate_hearsay_shmem_size(&table);
 }
 
 void
 slate_cluster_shmem_startup(void)
 {
-	bool		found;
-
-	shared_knowledge = ShmemInitStruct("slate_cache cluster",
-									   slate_cluster_shmem_size(), &found);
-	for (int i = 0; !found && i < GROUPS; i++)
-		init_knowledge(&shared_knowledge[i]);
+	slate_hearsay_shmem_startup(&table);
 }
 
 void
 slate_cluster_choose(const SlateSeeds *chosen)
 {
-	uint64		group = hash_bytes_extended((const unsigned char *) chosen,
-											sizeof(*chosen), 0);
-
 	seeds = chosen;
-	knowledge = (Knowledge *) slate_hearsay_choose(shared_knowledge, GROUPS,
-												   sizeof(Knowledge),
-												   Max(group, 1));
-	if (knowledge != NULL)
-		return;
-	init_knowledge(&local_knowledge);
-	knowledge = &local_knowledge;
-}
-
-/* In one piece; false if nothing is known, or a writer was in the way. */
-static bool
-read_knowledge(SlateTopology *topology, uint64 *epoch)
-{
-	for (int i = 0; i < READ_TRIES; i++)
-	{
-		uint32		before = pg_atomic_read_u32(&knowledge->hearsay.sequence);
-
-		if (before % 2 != 0)
-		{
-			pg_spin_delay();
-			continue;
-		}
-		pg_read_barrier();
-		memcpy(topology, &knowledge->view.topology, sizeof(*topology));
-		topology->changes = pg_atomic_read_u64(&knowledge->hearsay.changes);
-		*epoch = knowledge->view.epoch;
-		pg_read_barrier();
-		if (pg_atomic_read_u32(&knowledge->hearsay.sequence) == before)
-			return topology->changes > 0;
-	}
-	return false;
+	knowledge = (Knowledge *) slate_hearsay_choose(&table, chosen,
+												   sizeof(*chosen));
 }
 
 /*
@@ -270,7 +221,7 @@ write_knowledge(const View *view)
 {
 	bool		is_failover = false;
 
-	if (!slate_hearsay_begin_write(&knowledge->hearsay))
+	if (!slate_sequence_begin_write(&knowledge->hearsay.sequence))
 		return;
 	if (pg_atomic_read_u64(&knowledge->hearsay.changes) == present.topology.changes &&
 		knowledge->view.epoch <= Max(present.epoch, view->epoch))
@@ -283,7 +234,7 @@ write_knowledge(const View *view)
 			is_failover = pg_atomic_fetch_add_u64(&knowledge->hearsay.changes, 1) > 0;
 		}
 	}
-	slate_hearsay_end_write(&knowledge->hearsay);
+	slate_sequence_end_write(&knowledge->hearsay.sequence);
 	if (is_failover)
 		slate_events_note(EVENT_FAILOVER, InvalidOid,
 						  "cluster: its slots are served by others than before (masters: %d)",
@@ -293,9 +244,9 @@ write_knowledge(const View *view)
 bool
 slate_cluster_known(SlateTopology *topology)
 {
-	uint64		epoch;
-
-	return read_knowledge(topology, &epoch);
+	return slate_hearsay_read(&knowledge->hearsay, topology,
+							  &knowledge->view.topology, sizeof(*topology),
+							  &topology->changes);
 }
 
 uint64
@@ -604,14 +555,8 @@ exchange(const SlateAddress *address, const char *user, const char *password,
 	memset(&answer, 0, sizeof(answer));
 	answer.from = address;
 	answer.skip = password[0] != '\0' ? 1 : 0;
-	if (password[0] != '\0' && user[0] != '\0')
-		len = snprintf(question, sizeof(question),
-					   "*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
-					   strlen(user), user, strlen(password), password);
-	else if (password[0] != '\0')
-		len = snprintf(question, sizeof(question),
-					   "*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
-					   strlen(password), password);
+	if (password[0] != '\0')
+		len = slate_hearsay_put_auth(question, user, password);
 	len += snprintf(question + len, sizeof(question) - len,
 					"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"
 					"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n");
@@ -701,7 +646,7 @@ hash_address(const SlateAddress *address)
 static int
 find_last(void)
 {
-	uint64		last = pg_atomic_read_u64(&knowledge->last);
+	uint64		last = pg_atomic_read_u64(&knowledge->hearsay.last);
 
 	for (int i = 0; i < nasked; i++)
 		if (hash_address(&asked[i].address) == last)
@@ -749,7 +694,7 @@ newest_counts(int nknown)
 static void
 keep_tags(SlateTopology *topology)
 {
-	if (knowledge == &local_knowledge)
+	if (knowledge == &own_knowledge)
 		return;
 	for (int i = 0; i < present.topology.count; i++)
 	{
@@ -772,9 +717,8 @@ take_newest(void)
 		keep_tags(&newest.topology);
 		write_knowledge(&newest);
 	}
-	pg_atomic_write_u64(&knowledge->last,
-						hash_address(&asked[newest_from].address));
-	pg_atomic_write_u64(&knowledge->hearsay.told_at, slate_link_now());
+	slate_hearsay_tell(&knowledge->hearsay,
+					   hash_address(&asked[newest_from].address));
 }
 
 /* The node has answered.  Is that as new as what is known? */
@@ -800,13 +744,17 @@ slate_cluster_ask(const char *user, const char *password, bool another,
 				  int64 deadline, SlateWait wait)
 {
 	SlateLinkStatus failure = LINK_UNREACHABLE;
+	uint64		changes;
 	int			nknown;
 	int			first;
 
 	error_text[0] = '\0';
-	pg_atomic_write_u64(&knowledge->hearsay.asked_at, slate_link_now());
+	slate_hearsay_ask(&knowledge->hearsay);
 	memset(&newest, 0, sizeof(newest));
-	if (!read_knowledge(&present.topology, &present.epoch))
+	if (slate_hearsay_read(&knowledge->hearsay, &present, &knowledge->view,
+						   sizeof(present), &changes))
+		present.topology.changes = changes;
+	else
 		memset(&present, 0, sizeof(present));
 
 	nasked = 0;

@@ -4,34 +4,71 @@
  *	  What one process was told by servers, for all: entries in shared memory,
  *	  and when to ask again.
  *
- * An entry is taken by whoever needs it first, and never given back.  Its
- * sequence is odd while somebody writes it, as in names.c.
+ * An entry is taken by whoever needs it first, and never given back.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "hearsay.h"
+#include "sequence.h"
+#include "storage/shmem.h"
+#include "url.h"
 
 /* How often what is merely old is asked for again, in ms. */
 #define ASK_PAUSE 1000
 
-void
-slate_hearsay_init(SlateHearsay *entry)
+StaticAssertDecl(sizeof(((SlateUrl *) NULL)->user) +
+				 sizeof(((SlateUrl *) NULL)->password) + 64 <= SLATE_AUTH_ROOM,
+				 "there is room for user and password");
+
+/* A zeroed one. */
+static void
+init_entry(SlateHearsay *entry)
 {
 	pg_atomic_init_u64(&entry->group, 0);
 	pg_atomic_init_u64(&entry->asked_at, 0);
 	pg_atomic_init_u64(&entry->told_at, 0);
+	pg_atomic_init_u64(&entry->last, 0);
 	pg_atomic_init_u64(&entry->changes, 0);
 	pg_atomic_init_u32(&entry->sequence, 0);
 }
 
-SlateHearsay *
-slate_hearsay_choose(void *entries, int nentries, Size size, uint64 group)
+static SlateHearsay *
+nth_entry(const SlateHearsayTable *table, int n)
 {
-	for (int i = 0; entries != NULL && i < nentries; i++)
+	return (SlateHearsay *) ((char *) table->shared + n * table->size);
+}
+
+Size
+slate_hearsay_shmem_size(const SlateHearsayTable *table)
+{
+	return MAXALIGN(table->nentries * table->size);
+}
+
+void
+slate_hearsay_shmem_startup(SlateHearsayTable *table)
+{
+	Size		size = slate_hearsay_shmem_size(table);
+	bool		found;
+
+	table->shared = ShmemInitStruct(table->name, size, &found);
+	if (found)
+		return;
+	memset(table->shared, 0, size);
+	for (int i = 0; i < table->nentries; i++)
+		init_entry(nth_entry(table, i));
+}
+
+SlateHearsay *
+slate_hearsay_choose(SlateHearsayTable *table, const void *whom, Size len)
+{
+	uint64		group = Max(hash_bytes_extended(whom, len, 0), 1);
+
+	for (int i = 0; table->shared != NULL && i < table->nentries; i++)
 	{
-		SlateHearsay *entry = (SlateHearsay *) ((char *) entries + i * size);
+		SlateHearsay *entry = nth_entry(table, i);
 		uint64		owner = pg_atomic_read_u64(&entry->group);
 
 		if (owner == 0 &&
@@ -40,7 +77,11 @@ slate_hearsay_choose(void *entries, int nentries, Size size, uint64 group)
 		if (owner == group)
 			return entry;
 	}
-	return NULL;
+
+	/* what it has may be others' */
+	memset(table->own, 0, table->size);
+	init_entry(table->own);
+	return table->own;
 }
 
 uint64
@@ -66,21 +107,47 @@ slate_hearsay_should_ask(SlateHearsay *entry, int64 distrusted_at,
 		pg_atomic_compare_exchange_u64(&entry->asked_at, &asked_at, now);
 }
 
-bool
-slate_hearsay_begin_write(SlateHearsay *entry)
+void
+slate_hearsay_ask(SlateHearsay *entry)
 {
-	uint32		sequence = pg_atomic_read_u32(&entry->sequence);
-
-	return sequence % 2 == 0 &&
-		pg_atomic_compare_exchange_u32(&entry->sequence, &sequence,
-									   sequence + 1);
+	pg_atomic_write_u64(&entry->asked_at, slate_link_now());
 }
 
 void
-slate_hearsay_end_write(SlateHearsay *entry)
+slate_hearsay_tell(SlateHearsay *entry, uint64 last)
 {
-	pg_write_barrier();
-	pg_atomic_fetch_add_u32(&entry->sequence, 1);
+	pg_atomic_write_u64(&entry->last, last);
+	pg_atomic_write_u64(&entry->told_at, slate_link_now());
+}
+
+bool
+slate_hearsay_read(SlateHearsay *entry, void *to, const void *place,
+				   Size size, uint64 *changes)
+{
+	uint32		before;
+
+	for (int i = 0; i < SLATE_SEQUENCE_TRIES; i++)
+	{
+		if (!slate_sequence_begin_read(&entry->sequence, &before))
+			continue;
+		memcpy(to, place, size);
+		*changes = pg_atomic_read_u64(&entry->changes);
+		if (slate_sequence_end_read(&entry->sequence, before))
+			return *changes > 0;
+	}
+	return false;
+}
+
+int
+slate_hearsay_put_auth(char *to, const char *user, const char *password)
+{
+	if (user[0] != '\0')
+		return snprintf(to, SLATE_AUTH_ROOM,
+						"*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
+						strlen(user), user, strlen(password), password);
+	return snprintf(to, SLATE_AUTH_ROOM,
+					"*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
+					strlen(password), password);
 }
 
 void

@@ -27,19 +27,33 @@ typedef struct SlateHearsay
 	pg_atomic_uint64 group;		/* a hash of whom to ask; 0: free */
 	pg_atomic_uint64 asked_at;	/* when somebody last began to ask */
 	pg_atomic_uint64 told_at;	/* when one last answered; 0: never */
-	pg_atomic_uint64 changes;	/* how often it was something else */
-	pg_atomic_uint32 sequence;	/* odd while somebody writes the entry */
+	pg_atomic_uint64 last;		/* which one that was, as its user counts */
+	pg_atomic_uint64 changes;	/* how often it was something else; written
+								 * under the sequence */
+	pg_atomic_uint32 sequence;	/* of what follows, see sequence.h */
 } SlateHearsay;
 
-/* For a zeroed entry. */
-extern void slate_hearsay_init(SlateHearsay *entry);
+/* Where they are; the first three are constant. */
+typedef struct SlateHearsayTable
+{
+	const char *name;			/* of the shared memory */
+	int			nentries;
+	Size		size;			/* of an entry */
+	SlateHearsay *own;			/* one for who has no other, zeroed at first */
+	void	   *shared;			/* NULL unless we were preloaded */
+} SlateHearsayTable;
+
+extern Size slate_hearsay_shmem_size(const SlateHearsayTable *table);
+
+/* Holds AddinShmemInitLock. */
+extern void slate_hearsay_shmem_startup(SlateHearsayTable *table);
 
 /*
- * The group's entry among so many of a size, taken if it has none yet; NULL if
- * there are none, or all are taken.
+ * The entry of those servers that so many bytes name, taken if they have none
+ * yet; the process' own if there is none left.
  */
-extern SlateHearsay *slate_hearsay_choose(void *entries, int nentries,
-										  Size size, uint64 group);
+extern SlateHearsay *slate_hearsay_choose(SlateHearsayTable *table,
+										  const void *whom, Size len);
 
 /* Reading the number is a full memory barrier. */
 extern uint64 slate_hearsay_changes(SlateHearsay *entry);
@@ -53,12 +67,25 @@ extern uint64 slate_hearsay_changes(SlateHearsay *entry);
 extern bool slate_hearsay_should_ask(SlateHearsay *entry, int64 distrusted_at,
 									 int64 max_age);
 
+/* Somebody asks now; he was answered, by the one of this number. */
+extern void slate_hearsay_ask(SlateHearsay *entry);
+extern void slate_hearsay_tell(SlateHearsay *entry, uint64 last);
+
 /*
- * Write an entry; false if another process is at it, which will do.  Who reads
- * one looks whether its sequence is even, and the same before and after.
+ * A copy, in one piece, of what an entry has at a place, and how often that had
+ * changed by then.  False if nothing is known, or a writer was in the way: then
+ * there is anything in the copy.
  */
-extern bool slate_hearsay_begin_write(SlateHearsay *entry);
-extern void slate_hearsay_end_write(SlateHearsay *entry);
+extern bool slate_hearsay_read(SlateHearsay *entry, void *to,
+							   const void *place, Size size, uint64 *changes);
+
+/*
+ * AUTH with a user ("" for none) and a password, in RESP, where there is room for
+ * SLATE_AUTH_ROOM; returns how long it is.
+ */
+#define SLATE_AUTH_ROOM 448
+extern int	slate_hearsay_put_auth(char *to, const char *user,
+								   const char *password);
 
 /* Append to a text why a server is of no help. */
 extern void slate_hearsay_note_failure(char *text, size_t size,

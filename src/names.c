@@ -3,11 +3,8 @@
  * names.c
  *	  What host names stand for, looked up ahead of need.
  *
- * A small table in shared memory.  The sequence of an entry is odd while
- * somebody writes it; a reader that finds it odd, or changed when it has
- * copied the entry, tries again a few times and then does without.  A writer
- * makes it odd by a compare-and-swap, and where another is at it, leaves it to
- * that.  No locks, so that nobody ever waits for a process that was stopped.
+ * A small table in shared memory, without locks: see sequence.h.  Who cannot
+ * read an entry does without.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +16,8 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "names.h"
-#include "port/atomics.h"
+#include "sequence.h"
 #include "storage/shmem.h"
-
-#define READ_TRIES 10
 
 /* What nobody has wanted for so long is not looked up any more. */
 #define WANTED_MS 600000
@@ -116,23 +111,12 @@ hash_address(const SlateAddress *address)
 	return Max((uint32) hash, 1);
 }
 
-/* A copy of the entry in one piece; false if a writer was in the way. */
+/* False if a writer was in the way. */
 static bool
 read_entry(NameEntry *entry, Known *known)
 {
-	for (int i = 0; i < READ_TRIES; i++)
-	{
-		uint32		before = pg_atomic_read_u32(&entry->sequence);
-
-		if (before % 2 != 0)
-			continue;
-		pg_read_barrier();
-		memcpy(known, &entry->known, sizeof(*known));
-		pg_read_barrier();
-		if (pg_atomic_read_u32(&entry->sequence) == before)
-			return true;
-	}
-	return false;
+	return slate_sequence_copy(&entry->sequence, known, &entry->known,
+							   sizeof(*known));
 }
 
 /* The entry of an address, and a copy of it; or NULL. */
@@ -174,16 +158,11 @@ find_victim(void)
 static bool
 write_entry(NameEntry *entry, uint32 hash, const Known *known)
 {
-	uint32		sequence = pg_atomic_read_u32(&entry->sequence);
-
-	if (sequence % 2 != 0 ||
-		!pg_atomic_compare_exchange_u32(&entry->sequence, &sequence,
-										sequence + 1))
+	if (!slate_sequence_begin_write(&entry->sequence))
 		return false;
 	memcpy(&entry->known, known, sizeof(*known));
 	pg_atomic_write_u32(&entry->hash, hash);
-	pg_write_barrier();
-	pg_atomic_write_u32(&entry->sequence, sequence + 2);
+	slate_sequence_end_write(&entry->sequence);
 	return true;
 }
 

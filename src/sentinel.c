@@ -23,32 +23,33 @@
  */
 #include "compat.h"
 
-#include "common/hashfn.h"
 #include "events.h"
 #include "hearsay.h"
 #include "names.h"
 #include "sentinel.h"
-#include "storage/shmem.h"
-#include "url.h"
+#include "sequence.h"
 
 /* How many groups are remembered in shared memory. */
 #define GROUPS 8
 
-#define READ_TRIES 10
-
 /* Room for the questions in RESP; so long are their own words at most. */
-#define QUESTION_ROOM 1280
 #define QUESTION_WORDS 256
+#define QUESTION_ROOM (2 * SLATE_AUTH_ROOM + QUESTION_WORDS + \
+					   2 * (int) sizeof(((SlateSentinels *) NULL)->master))
+
+/* What sentinels have said. */
+typedef struct Word
+{
+	SlateAddress master;
+	uint64		epoch;			/* of the configuration, the sentinels' */
+} Word;
 
 /* What is known of the master of one group. */
 typedef struct Knowledge
 {
-	SlateHearsay hearsay;		/* changes: how often the master was another */
-	pg_atomic_uint32 last;		/* the sentinel that answered last */
-
-	/* written under the sequence */
-	SlateAddress master;
-	uint64		epoch;			/* of the configuration, the sentinels' */
+	SlateHearsay hearsay;		/* changes: how often the master was another;
+								 * last: the index of a sentinel */
+	Word		word;
 } Knowledge;
 
 /* What one sentinel says. */
@@ -58,14 +59,13 @@ typedef struct Answer
 	bool		has_master;
 	bool		has_epoch;
 	bool		wants_password;
-	SlateAddress master;
-	uint64		epoch;
+	Word		word;
 	char		objection[128]; /* why it has no master for us */
 } Answer;
 
-/* An array in shared memory if we were preloaded, or NULL. */
-static Knowledge *shared_knowledge = NULL;
-static Knowledge local_knowledge;
+static Knowledge own_knowledge;
+static SlateHearsayTable table = {"slate_cache sentinel", GROUPS,
+sizeof(Knowledge), &own_knowledge.hearsay, NULL};
 
 /* The group in use, and what is known of its master. */
 static const SlateSentinels *sentinels = NULL;
@@ -84,66 +84,24 @@ static char error_text[700];
  * ------------------------------------------------------------------------
  */
 
-static void
-init_knowledge(Knowledge *fresh)
-{
-	memset(fresh, 0, sizeof(*fresh));
-	slate_hearsay_init(&fresh->hearsay);
-	pg_atomic_init_u32(&fresh->last, 0);
-}
-
 Size
 slate_sentinel_shmem_size(void)
 {
-	return MAXALIGN(GROUPS * sizeof(Knowledge));
+	return slate_hearsay_shmem_size(&table);
 }
 
 void
 slate_sentinel_shmem_startup(void)
 {
-	bool		found;
-
-	shared_knowledge = ShmemInitStruct("slate_cache sentinel",
-									   slate_sentinel_shmem_size(), &found);
-	for (int i = 0; !found && i < GROUPS; i++)
-		init_knowledge(&shared_knowledge[i]);
+	slate_hearsay_shmem_startup(&table);
 }
 
 void
 slate_sentinel_choose(const SlateSentinels *chosen)
 {
-	uint64		group = hash_bytes_extended((const unsigned char *) chosen,
-											sizeof(*chosen), 0);
-
 	sentinels = chosen;
-	knowledge = (Knowledge *) slate_hearsay_choose(shared_knowledge, GROUPS,
-												   sizeof(Knowledge),
-												   Max(group, 1));
-	if (knowledge != NULL)
-		return;
-	init_knowledge(&local_knowledge);
-	knowledge = &local_knowledge;
-}
-
-/* In one piece; false if nothing is known, or a writer was in the way. */
-static bool
-read_knowledge(SlateMaster *master, uint64 *epoch)
-{
-	for (int i = 0; i < READ_TRIES; i++)
-	{
-		uint32		before = pg_atomic_read_u32(&knowledge->hearsay.sequence);
-
-		if (before % 2 != 0)
-			continue;
-		pg_read_barrier();
-		master->address = knowledge->master;
-		master->changes = pg_atomic_read_u64(&knowledge->hearsay.changes);
-		*epoch = knowledge->epoch;
-		pg_read_barrier();
-		if (pg_atomic_read_u32(&knowledge->hearsay.sequence) == before)
-			return master->changes > 0;
-	}
-	return false;
+	knowledge = (Knowledge *) slate_hearsay_choose(&table, chosen,
+												   sizeof(*chosen));
 }
 
 static void
@@ -164,35 +122,40 @@ note_failover(const SlateAddress *from, const SlateAddress *to)
  * later failover since we looked, when the epoch was known_epoch.
  */
 static void
-write_knowledge(const Answer *answer, uint64 known_epoch)
+write_knowledge(const Word *word, uint64 known_epoch)
 {
+	Word	   *known = &knowledge->word;
 	SlateAddress former;
 	bool		is_failover = false;
 
-	if (!slate_hearsay_begin_write(&knowledge->hearsay))
+	if (!slate_sequence_begin_write(&knowledge->hearsay.sequence))
 		return;
-	former = knowledge->master;
-	if (knowledge->epoch <= Max(known_epoch, answer->epoch))
+	former = known->master;
+	if (known->epoch <= Max(known_epoch, word->epoch))
 	{
 		if (pg_atomic_read_u64(&knowledge->hearsay.changes) == 0 ||
-			!slate_link_same_address(&knowledge->master, &answer->master))
+			!slate_link_same_address(&known->master, &word->master))
 		{
-			knowledge->master = answer->master;
+			known->master = word->master;
 			is_failover = pg_atomic_fetch_add_u64(&knowledge->hearsay.changes, 1) > 0;
 		}
-		knowledge->epoch = answer->epoch;
+		known->epoch = word->epoch;
 	}
-	slate_hearsay_end_write(&knowledge->hearsay);
+	slate_sequence_end_write(&knowledge->hearsay.sequence);
 	if (is_failover)
-		note_failover(&former, &answer->master);
+		note_failover(&former, &word->master);
 }
 
 bool
 slate_sentinel_known(SlateMaster *master)
 {
-	uint64		epoch;
+	Word		word;
 
-	return read_knowledge(master, &epoch);
+	if (!slate_hearsay_read(&knowledge->hearsay, &word, &knowledge->word,
+							sizeof(word), &master->changes))
+		return false;
+	master->address = word.master;
+	return true;
 }
 
 uint64
@@ -233,12 +196,13 @@ take_address(const redisReply *reply, Answer *answer)
 
 	host = reply->element[0];
 	port = atoi(reply->element[1]->str);
-	if (host->len == 0 || host->len >= sizeof(answer->master.host) ||
+	if (host->len == 0 || host->len >= sizeof(answer->word.master.host) ||
 		strspn(host->str, SLATE_HOST_CHARACTERS) != host->len ||
 		port < 1 || port > 65535)
 		return;
-	strlcpy(answer->master.host, host->str, sizeof(answer->master.host));
-	answer->master.port = port;
+	strlcpy(answer->word.master.host, host->str,
+			sizeof(answer->word.master.host));
+	answer->word.master.port = port;
 	answer->has_master = true;
 }
 
@@ -257,7 +221,7 @@ take_epoch(const redisReply *reply, Answer *answer)
 			value->type != REDIS_REPLY_STRING ||
 			strcmp(name->str, "config-epoch") != 0)
 			continue;
-		answer->epoch = strtoull(value->str, NULL, 10);
+		answer->word.epoch = strtoull(value->str, NULL, 10);
 		answer->has_epoch = true;
 	}
 }
@@ -301,23 +265,15 @@ exchange(const char *user, const char *password, Answer *answer,
 	SlateLinkStatus status;
 	int			len = 0;
 
-	StaticAssertStmt(sizeof(((SlateUrl *) NULL)->user) +
-					 2 * sizeof(((SlateUrl *) NULL)->password) +
-					 2 * sizeof(sentinels->master) + QUESTION_WORDS <= QUESTION_ROOM,
-					 "no room for the questions to a sentinel");
 	memset(answer, 0, sizeof(*answer));
 	if (password[0] != '\0' && user[0] != '\0')
 	{
-		len += snprintf(question + len, sizeof(question) - len,
-						"*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
-						strlen(user), user, strlen(password), password);
+		len += slate_hearsay_put_auth(question, user, password);
 		answer->skip++;
 	}
 	if (password[0] != '\0')
 	{
-		len += snprintf(question + len, sizeof(question) - len,
-						"*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
-						strlen(password), password);
+		len += slate_hearsay_put_auth(question + len, "", password);
 		answer->skip++;
 	}
 	len += snprintf(question + len, sizeof(question) - len,
@@ -372,9 +328,8 @@ ask_one(const SlateAddress *address, const char *user, const char *password,
 static void
 take_word(const Answer *answer, int which, uint64 known_epoch)
 {
-	write_knowledge(answer, known_epoch);
-	pg_atomic_write_u32(&knowledge->last, which);
-	pg_atomic_write_u64(&knowledge->hearsay.told_at, slate_link_now());
+	write_knowledge(&answer->word, known_epoch);
+	slate_hearsay_tell(&knowledge->hearsay, which);
 }
 
 /*
@@ -385,17 +340,20 @@ SlateLinkStatus
 slate_sentinel_ask(const char *user, const char *password, bool another,
 				   int64 deadline, SlateWait wait)
 {
-	int			first = pg_atomic_read_u32(&knowledge->last) + (another ? 1 : 0);
+	int			first = pg_atomic_read_u64(&knowledge->hearsay.last) +
+		(another ? 1 : 0);
 	SlateLinkStatus failure = LINK_UNREACHABLE;
-	SlateMaster known;
-	uint64		known_epoch = 0;
+	Word		known;
+	uint64		changes;
 	Answer		newest = {0};
 	int			newest_from = 0;
 	int			nanswers = 0;
 
 	error_text[0] = '\0';
-	pg_atomic_write_u64(&knowledge->hearsay.asked_at, slate_link_now());
-	(void) read_knowledge(&known, &known_epoch);
+	slate_hearsay_ask(&knowledge->hearsay);
+	if (!slate_hearsay_read(&knowledge->hearsay, &known, &knowledge->word,
+							sizeof(known), &changes))
+		known.epoch = 0;
 
 	for (int i = 0; i < sentinels->count; i++)
 	{
@@ -412,20 +370,20 @@ slate_sentinel_ask(const char *user, const char *password, bool another,
 			failure = LINK_TIMEOUT;
 		if (status != LINK_OK)
 			continue;
-		if (nanswers++ == 0 || answer.epoch > newest.epoch)
+		if (nanswers++ == 0 || answer.word.epoch > newest.word.epoch)
 		{
 			newest = answer;
 			newest_from = which;
 		}
-		if (newest.epoch >= known_epoch)
+		if (newest.word.epoch >= known.epoch)
 			break;
 		note_failure(&sentinels->address[which], "it has not heard of the last failover");
 	}
 
 	if (nanswers == 0 ||
-		(newest.epoch < known_epoch && nanswers <= sentinels->count / 2))
+		(newest.word.epoch < known.epoch && nanswers <= sentinels->count / 2))
 		return failure;
-	take_word(&newest, newest_from, known_epoch);
+	take_word(&newest, newest_from, known.epoch);
 	return LINK_OK;
 }
 
