@@ -188,6 +188,10 @@ slate_cache_journal(PG_FUNCTION_ARGS)
 	int			first = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
+
+	/* what is in doubt the primary knows */
+	if (RecoveryInProgress())
+		return (Datum) 0;
 	if (database)
 	{
 		view.doubt = palloc(sizeof(SlateDoubtCopy));

@@ -551,6 +551,16 @@ is_taken(SlateRedisStatus status, const SlateOutcome *outcome)
 }
 
 /*
+ * Will there not be time enough, at the speed so far?  At first that is a guess:
+ * then it takes twice as much.
+ */
+static bool
+is_hopeless(int64 dropped, int64 left, int64 spent, int64 rest)
+{
+	return left * spent > dropped * rest * (spent < rest ? 2 : 1);
+}
+
+/*
  * Drop what the first steps have left of large families.  True if all is done.
  * With a worker who would do it all again it goes on only as long as it is
  * going to get through in time.
@@ -578,7 +588,7 @@ finish_families(int64 deadline)
 		if (now >= end)
 			break;
 		if (has_worker && spent >= SWEEP_AT_ONCE_MS &&
-			left * spent > (total - left) * (end - now))
+			is_hopeless(total - left, left, spent, end - now))
 			break;
 		status = slate_script_go_on(&publish.batch, &outcome, deadline,
 									LINK_WAIT_UNINTERRUPTED);

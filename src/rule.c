@@ -528,6 +528,42 @@ slate_rule_check_columns(Oid relid, const SlateRule *rule)
 		(void) column_attnum(relid, rule->source, rule->value_column);
 }
 
+/*
+ * An arrow that is no separator would be text of the key's.  Triggers that have
+ * one may keep it.
+ */
+static void
+check_arrow(const SlateRule *rule)
+{
+	const char *key = rule->template->source;
+	const char *end = strrchr(key, '}');
+
+	if (strstr(end ? end : key, "->") == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid key template \"%s\"", rule->source),
+			 rule->kind == RULE_ROW
+			 ? errdetail("An arrow between a key and the column that it holds has a blank before and after it.")
+			 : errdetail("Only row_keys can hold one column of a row."),
+			 errhint("For instance row_keys => ARRAY['shop:note:{id} -> note'].")));
+}
+
+/*
+ * A key that begins with a column, or a wildcard, may be any key.  (A pattern
+ * that does is dropped with each change: he who gives one means that.)
+ */
+static void
+warn_of_any_key(const SlateRule *rule)
+{
+	if (kind_dialect(rule->kind) == TEMPLATE_KEY && rule->wildcard[0] == '*')
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("key template \"%s\" begins with a column", rule->source),
+				 errdetail("By their names keys of others in the same Redis database cannot be told from its own: TRUNCATE, ALTER TABLE, slate_cache_flush() and the like remove them, too."),
+				 errhint("Begin it with a text of its own, as in \"shop:invoice:{id}\", or give slate_cache a Redis database that nobody else uses.")));
+}
+
 char *
 slate_rule_check(Relation relation, SlateRuleKind kind, const char *source)
 {
@@ -535,6 +571,8 @@ slate_rule_check(Relation relation, SlateRuleKind kind, const char *source)
 	SlateRule	rule = {0};
 
 	parse_rule(&scratch, &rule, kind, source);
+	check_arrow(&rule);
+	warn_of_any_key(&rule);
 	slate_rule_check_columns(RelationGetRelid(relation), &rule);
 	return rule.template->source;
 }

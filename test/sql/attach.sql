@@ -160,6 +160,10 @@ INSERT INTO braces VALUES (1);
 SELECT slate_cache_get('{tag}:1');
 SELECT slate_cache_detach('braces');
 \! $redis EXISTS '{tag}:1'
+-- any key could be its own; one that is to be dropped is meant so
+BEGIN;
+SELECT slate_cache_attach('braces', row_keys => ARRAY['{id}', 'a{id}'], drop_keys => ARRAY['*:{id}']);
+ROLLBACK;
 DROP TABLE braces;
 
 -- a second trigger by hand does not do harm for ever

@@ -35,6 +35,11 @@ CREATE TABLE items (id int PRIMARY KEY, name text, note text);
 SELECT try_key('shop:item:{nummer}');
 SELECT try_key('shop:item:{id} -> nummer');
 SELECT try_drop('shop:search:{nummer}:*');
+-- an arrow without blanks, or where no column can be held
+SELECT try_key('shop:item:{id}->note');
+SELECT try_key('shop:item:{id} ->');
+SELECT try('SELECT slate_cache_attach(''items'', list_keys => ARRAY[''shop:items:{name} -> note''])');
+SELECT try_drop('shop:search:{name} -> note');
 -- ... nor is a system column one, or a name in other letters
 SELECT try_key('shop:item:{ctid}');
 SELECT try_key('shop:item:{tableoid}');

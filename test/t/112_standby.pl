@@ -59,6 +59,16 @@ is($session->query("SELECT string_agg(\"check\" || ': ' || detail, E'\\n') FROM 
     'the view health finds all well');
 is($session->query("SELECT hits > 0 AND fills = 0 FROM slate_cache.stats"), 't', 'the view stats works');
 
+# Nobody truncates the journal meanwhile.
+SlateNode::stop_worker($primary);
+$primary->safe_psql('postgres', q{UPDATE item SET name = 'newer' WHERE id = 2});
+$primary->wait_for_catchup($standby, 'replay');
+is( $session->query(q{SELECT pg_relation_size('slate_cache.journal_a') + pg_relation_size('slate_cache.journal_b') > 0,
+        (SELECT count(*) FROM slate_cache.journal)}),
+    't|0', 'what was told the primary, and still stands in its journal, is not in doubt');
+SlateNode::continue_worker($primary);
+$before = contents();
+
 foreach my $call (
     "slate_cache_set('shop:free', '1')",
     "slate_cache_mset('{\"shop:free\": 1}')",
