@@ -9,6 +9,7 @@
 
 #include "bundle.h"
 #include "common/hashfn.h"
+#include "script.h"
 
 static SlateBundleUnit *
 begin_unit(SlateBundle *bundle)
@@ -91,8 +92,8 @@ note_keys(SlateBundleJoin *join, const SlateBundlePart *part)
 
 	for (int i = 0; i < part->call->nkeys; i++)
 	{
-		if (!note_key(join, slate_script_next_key(part->call, part->bytes,
-												  &offset)))
+		if (!note_key(join, slate_call_next_key(part->call, part->bytes,
+												&offset)))
 			return false;
 	}
 	return true;
@@ -103,8 +104,8 @@ fits(const SlateBundleJoin *join, const SlateBundlePart *part)
 {
 	return join->count == 0 ||
 		(join->nkeys + part->call->nkeys <= SLATE_KEYS_PER_JOIN &&
-		 slate_script_may_join(join->parts[0]->call, join->parts[0]->bytes,
-							   part->call, part->bytes));
+		 slate_call_may_join(join->parts[0]->call, join->parts[0]->bytes,
+							 part->call, part->bytes));
 }
 
 static void
@@ -129,8 +130,8 @@ add_joined(SlateBundle *bundle, SlateBundlePart *part)
 void
 slate_bundle_begin(SlateBundle *bundle)
 {
-	slate_script_batch_reset(&bundle->batch);
-	slate_script_batch_aim(&bundle->batch, 0);
+	slate_batch_reset(&bundle->batch);
+	slate_batch_aim(&bundle->batch, 0);
 	bundle->nunits = 0;
 	begin_join(&bundle->join);
 }
@@ -167,5 +168,5 @@ slate_bundle_take_reply(SlateBundle *bundle, int index,
 		else
 			high = middle;
 	}
-	slate_script_take_reply(&bundle->units[low].outcome, reply);
+	slate_exchange_take_reply(&bundle->units[low].outcome, reply);
 }

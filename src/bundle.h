@@ -15,7 +15,8 @@
 #ifndef SLATE_BUNDLE_H
 #define SLATE_BUNDLE_H
 
-#include "script.h"
+#include "call.h"
+#include "exchange.h"
 
 /* What Redis answers to one after the other: a part, or several joined. */
 typedef struct SlateBundleUnit

@@ -33,6 +33,7 @@
 #include "replication/logicalworker.h"
 #include "ring.h"
 #include "rules.h"
+#include "script.h"
 #include "storage/lmgr.h"
 #include "triggers.h"
 #include "utils/acl.h"

@@ -16,6 +16,8 @@
 #include "compat.h"
 
 #include "deliver.h"
+#include "exchange.h"
+#include "script.h"
 #include "stats.h"
 #include "storage/latch.h"
 #include "sweep.h"
@@ -53,15 +55,15 @@ static bool
 finish_families(SlateDatabase *database, SlateBatch *batch,
 				SlateOutcome *outcome, int64 since)
 {
-	while (slate_script_members_left(batch) > 0 &&
-		   (outcome->refused == 0 || slate_script_is_out_of_memory(outcome)))
+	while (slate_exchange_members_left(batch) > 0 &&
+		   (outcome->refused == 0 || slate_exchange_is_out_of_memory(outcome)))
 	{
 		rest(Max(slate_link_now() - since, 1));
 		since = slate_link_now();
 		if (!slate_deliver_connect() || !slate_deliver_is_known(database) ||
-			slate_script_go_on(batch, outcome,
-							   slate_link_now() + slate_redis_timeout,
-							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+			slate_exchange_go_on(batch, outcome,
+								 slate_link_now() + slate_redis_timeout,
+								 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 			return false;
 	}
 	return true;
@@ -77,14 +79,14 @@ slate_deliver_batch(SlateDatabase *database, SlateBatch *batch,
 	if (batch->ncommands == 0)
 		return true;
 	if (!slate_deliver_connect() || !slate_deliver_is_known(database) ||
-		slate_script_publish(batch, &outcome,
-							 slate_link_now() + slate_redis_timeout,
-							 slate_redis_timeout,
-							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+		slate_exchange_publish(batch, &outcome,
+							   slate_link_now() + slate_redis_timeout,
+							   slate_redis_timeout,
+							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
 		!finish_families(database, batch, &outcome, start))
 		return false;
 	slate_stats_add(STAT_KEYS_DROPPED, outcome.dropped);
-	if (out_of_memory && slate_script_is_out_of_memory(&outcome))
+	if (out_of_memory && slate_exchange_is_out_of_memory(&outcome))
 		*out_of_memory = true;
 	else if (outcome.refused > 0)
 		return false;

@@ -9,7 +9,7 @@
 #define SLATE_DELIVER_H
 
 #include "database.h"
-#include "script.h"
+#include "batch.h"
 
 /* Is there a connection now? */
 extern bool slate_deliver_connect(void);

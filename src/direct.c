@@ -24,8 +24,11 @@
  */
 #include "compat.h"
 
+#include "call.h"
 #include "direct.h"
 #include "encode.h"
+#include "keyname.h"
+#include "script.h"
 
 /*
  * What is WATCHed is touched by giving it an end, and taking that away: this
@@ -194,14 +197,14 @@ slate_direct_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
 	SlateRedisStatus status;
 	SlateBatch	batch;
 
-	slate_script_batch_init_for(&batch, 0);
+	slate_batch_init_for(&batch, 0);
 	append_multi(&batch);
 	append_exec_and_watch(&batch, stamp->epoch_key);
 	status = slate_redis_run(0, batch.bytes.data, batch.bytes.len,
 							 batch.ncommands, NULL, on_direct_reply, &replies,
 							 deadline, wait);
 	note_watching(status, &replies);
-	slate_script_batch_free(&batch);
+	slate_batch_free(&batch);
 	return status;
 }
 
@@ -213,7 +216,7 @@ slate_direct_watch(const SlateStamp *stamp, int64 deadline, SlateWait wait)
 void
 slate_direct_make_fence(SlateBatch *batch, const char *epoch_key)
 {
-	slate_script_batch_init_for(batch, 0);
+	slate_batch_init_for(batch, 0);
 	append_array(batch, 3);
 	append_text(batch, "PEXPIRE");
 	append_text(batch, epoch_key);
@@ -278,7 +281,7 @@ append_set_guard(SlateBatch *batch, SlateSlice key, const char *guard,
 	char	   *at = begin_append(&batch->bytes, 16);
 
 	end_append(&batch->bytes, PUT_LITERAL(at, "*5\r\n$3\r\nSET\r\n"));
-	slate_script_add_guard_key(batch, key.start, key.len);
+	slate_keyname_append_guard(batch, key.start, key.len);
 	at = begin_append(&batch->bytes, SLATE_GUARD_LEN + expiry.len + 4 * MAX_HEAD);
 	at = put_bulk(at, guard, SLATE_GUARD_LEN);
 	at = PUT_LITERAL(at, "$4\r\nPXAT\r\n");
@@ -341,7 +344,7 @@ void
 slate_direct_init(SlateDirect *direct)
 {
 	memset(direct, 0, sizeof(*direct));
-	slate_script_batch_init_for(&direct->batch, 0);
+	slate_batch_init_for(&direct->batch, 0);
 	initStringInfo(&direct->expected);
 }
 
@@ -377,7 +380,7 @@ slate_direct_add(SlateDirect *direct, const SlateStamp *stamp,
 				 const SlatePush *pushes, int npushes)
 {
 	char		expiry[24];
-	SlateSlice	expires = {expiry, pg_lltoa(slate_script_guard_expiry(stamp), expiry)};
+	SlateSlice	expires = {expiry, pg_lltoa(slate_stamp_guard_expiry(stamp), expiry)};
 
 	for (int i = 0; i < npushes; i++)
 	{
@@ -388,7 +391,7 @@ slate_direct_add(SlateDirect *direct, const SlateStamp *stamp,
 		SlateSlice	key = {push->key, push->keylen};
 		SlateSlice	value = {push->value, push->valuelen};
 
-		(void) slate_script_put_guard(guard, stamp, push);
+		(void) slate_stamp_put_guard(guard, stamp, push);
 		if (push->value)
 			lives.len = pg_lltoa(push->ttl, ttl);
 		add_direct(direct, key, guard, expires, lives, value);
@@ -403,7 +406,7 @@ slate_direct_add_call(SlateDirect *direct, const SlateCall *call,
 
 	for (int i = 0; i < call->nkeys; i++)
 	{
-		slate_script_next_push(call, bytes, &push);
+		slate_call_next_push(call, bytes, &push);
 		add_direct(direct, push.key, push.guard, push.expiry, push.ttl,
 				   push.value);
 	}

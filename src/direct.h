@@ -8,7 +8,7 @@
 #ifndef SLATE_DIRECT_H
 #define SLATE_DIRECT_H
 
-#include "script.h"
+#include "exchange.h"
 
 /* A direct push of some keys, encoded. */
 typedef struct SlateDirect

@@ -22,11 +22,14 @@
 
 #include "access/xlog.h"
 #include "bundle.h"
+#include "call.h"
 #include "direct.h"
 #include "doubt.h"
 #include "drain.h"
+#include "exchange.h"
 #include "near.h"
 #include "ring.h"
+#include "script.h"
 #include "stats.h"
 #include "traffic.h"
 #include "trust.h"
@@ -93,10 +96,10 @@ same_key(const SlateRingEntry *a, const SlateRingEntry *b)
 {
 	int			at_a = 0;
 	int			at_b = 0;
-	SlateSlice	key_a = slate_script_next_key(&a->call, slate_ring_bytes(a),
-											  &at_a);
-	SlateSlice	key_b = slate_script_next_key(&b->call, slate_ring_bytes(b),
-											  &at_b);
+	SlateSlice	key_a = slate_call_next_key(&a->call, slate_ring_bytes(a),
+											&at_a);
+	SlateSlice	key_b = slate_call_next_key(&b->call, slate_ring_bytes(b),
+											&at_b);
 
 	return slate_slice_compare(&key_a, &key_b) == 0;
 }
@@ -134,7 +137,7 @@ init(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	slate_script_batch_init_for(&exchange.bundle.batch, 0);
+	slate_batch_init_for(&exchange.bundle.batch, 0);
 	slate_direct_init(&exchange.direct);
 	exchange.bundle.units = exchange.units;
 	MemoryContextSwitchTo(old);
@@ -210,8 +213,8 @@ enter_keys(const SlateRingEntry *entry)
 
 	for (int i = 0; i < entry->call.nkeys; i++)
 	{
-		SlateSlice	key = slate_script_next_key(&entry->call,
-												slate_ring_bytes(entry), &offset);
+		SlateSlice	key = slate_call_next_key(&entry->call,
+											  slate_ring_bytes(entry), &offset);
 
 		is_free &= slate_traffic_add_key(key, entry->version);
 	}
@@ -237,8 +240,8 @@ enter_directly(void)
 		const char *bytes = slate_ring_bytes(entry);
 
 		if (sent->instead >= 0 || !is_one_call(entry) ||
-			!slate_script_is_for_epoch(&entry->call, bytes, epoch) ||
-			!slate_script_is_in_time(&entry->call, bytes, clock))
+			!slate_call_is_for_epoch(&entry->call, bytes, epoch) ||
+			!slate_call_is_in_time(&entry->call, bytes, clock))
 			continue;
 		sent->direct = enter_keys(entry);
 		if (sent->direct)
@@ -311,7 +314,7 @@ exchange_directly(int64 deadline)
 		go_by_script();
 		return NULL;
 	}
-	slate_script_count_outcome(&outcome);
+	slate_exchange_count_outcome(&outcome);
 	for (int i = 0; i < exchange.count; i++)
 	{
 		if (exchange.sent[i].direct)
@@ -348,9 +351,9 @@ send_by_script(int64 deadline)
 	enter_by_script();
 	if (!slate_traffic_fence(deadline, LINK_WAIT_INTERRUPTIBLE))
 		failure = slate_traffic_fence_error();
-	else if (slate_script_run(&exchange.bundle.batch, on_reply,
-							  &exchange.bundle, deadline,
-							  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	else if (slate_exchange_run(&exchange.bundle.batch, on_reply,
+								&exchange.bundle, deadline,
+								LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		failure = slate_redis_error();
 	slate_traffic_leave();
 	return failure;
@@ -409,7 +412,7 @@ count_units(SlateDatabase *database)
 {
 	for (int i = 0; i < exchange.bundle.nunits; i++)
 	{
-		slate_script_count_outcome(&exchange.units[i].outcome);
+		slate_exchange_count_outcome(&exchange.units[i].outcome);
 		if (exchange.units[i].outcome.strange)
 			pg_atomic_write_u32(&database->look, SLATE_LOOK_EPOCH);
 	}

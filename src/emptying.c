@@ -20,6 +20,8 @@
 #include "near.h"
 #include "resettle.h"
 #include "rules.h"
+#include "script.h"
+#include "stamp.h"
 #include "stats.h"
 #include "strict.h"
 #include "trust.h"
@@ -63,8 +65,8 @@ drop_loose_keys(SlateDatabase *database)
 
 	if (slate_redis_topology() != 0)
 		return slate_resettle(database);
-	slate_script_batch_init(&batch);
-	slate_script_stamp(&stamp);
+	slate_batch_init(&batch);
+	slate_stamp_make(&stamp);
 	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
 								 strlen(SLATE_LOOSE_FAMILY), "*", 1, false);
 	return slate_deliver_batch(database, &batch, NULL);

@@ -5,14 +5,14 @@
  *
  * put_...() write to where there is room, and return where it goes on;
  * append_...() make room, and so may palloc, but where it has been reserved.
- * Used by script.c and direct.c, which say what is sent.
+ * Used by script.c, keyname.c and direct.c, which say what is sent.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef SLATE_ENCODE_H
 #define SLATE_ENCODE_H
 
-#include "script.h"
+#include "batch.h"
 #include "utils/builtins.h"
 
 static inline char *

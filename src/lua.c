@@ -51,7 +51,7 @@
  * fill whose snapshot may have missed a commit finds another nonce, or no
  * guard at all, and is refused.  A lease on a key without a guard creates one.
  *
- * A guard lives slate_script_guard_life seconds from its last use, longer than
+ * A guard lives slate_stamp_guard_life seconds from its last use, longer than
  * any push may be on its way: a PUT carries a deadline by the server's clock,
  * half that life after its version was taken, and past it becomes a DROP.
  * So a PUT that a proxy held back for an hour finds no guard, but cannot set.

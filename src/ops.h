@@ -15,7 +15,7 @@
 #define SLATE_OPS_H
 
 #include "rules.h"
-#include "script.h"
+#include "stamp.h"
 
 /* A row as it was after a change, kept to be rendered at PRE_COMMIT. */
 typedef struct SlateImage

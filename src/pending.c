@@ -69,6 +69,7 @@
 #include "miscadmin.h"
 #include "pending.h"
 #include "publish.h"
+#include "redis.h"
 #include "render.h"
 #include "stats.h"
 #include "utils/memutils.h"

@@ -17,12 +17,14 @@
 
 #include "access/xact.h"
 #include "direct.h"
+#include "exchange.h"
 #include "journal.h"
 #include "near.h"
 #include "pause.h"
 #include "publish.h"
 #include "render.h"
 #include "ring.h"
+#include "script.h"
 #include "stats.h"
 #include "strict.h"
 #include "sweep.h"
@@ -310,7 +312,7 @@ encode(SlateOpList *list, Size max_bytes)
 
 	make_globset(list);
 	slate_render(list, publish.globset, max_bytes);
-	slate_script_batch_init(&publish.batch);
+	slate_batch_init(&publish.batch);
 	encode_floor(list, &publish.batch);
 	encode_globs(list, &publish.batch);
 	encode_registrations(list, &publish.batch);
@@ -346,7 +348,7 @@ begin_commit(SlateOpList *list)
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	publish.stamped_at = slate_link_now();
-	slate_script_stamp(&publish.stamp);
+	slate_stamp_make(&publish.stamp);
 	if (publish.failure == NULL)
 	{
 		slate_trust_stamp(&publish.stamp, &connected_by);
@@ -370,7 +372,7 @@ begin_async(SlateOpList *list)
 	int64		since = slate_link_now();
 
 	slate_script_init();
-	slate_script_stamp(&publish.stamp);
+	slate_stamp_make(&publish.stamp);
 	database = slate_trust_stamp_for_worker(&publish.stamp, since);
 	if (database == NULL || !slate_ring_prepare(database))
 		return false;
@@ -436,7 +438,7 @@ static void
 begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 {
 	slate_strict_connect(slate_link_now() + slate_redis_timeout);
-	slate_script_stamp(stamp);
+	slate_stamp_make(stamp);
 	slate_strict_meet(stamp);
 	slate_trust_prepare_fence();
 	(void) enter_traffic(list, stamp, false);
@@ -444,7 +446,7 @@ begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 	if (!slate_traffic_fence(slate_link_now() + slate_redis_timeout,
 							 LINK_WAIT_INTERRUPTIBLE))
 		slate_strict_fail(slate_traffic_fence_error());
-	slate_script_make_mark(stamp);
+	slate_stamp_make_mark(stamp);
 	if (!slate_journal_append(list, stamp, prepared))
 		slate_strict_refuse();
 	slate_pause(PAUSE_AFTER_JOURNAL);
@@ -501,7 +503,7 @@ slate_publish_hand_over(SlateOpList *list)
 		begin_strict(list, &stamp, true);
 	else
 	{
-		slate_script_stamp(&stamp);
+		slate_stamp_make(&stamp);
 		if (!slate_journal_append(list, &stamp, true))
 			return false;
 	}
@@ -529,7 +531,7 @@ sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 		return false;
 	(void) slate_sweep(publish.globset, publish.stamps, swept,
 					   stop_at, deadline, LINK_WAIT_UNINTERRUPTED);
-	slate_script_count_outcome(&swept->outcome);
+	slate_exchange_count_outcome(&swept->outcome);
 	slate_stats_add(STAT_SWEEPS, 1);
 	slate_journal_note_keyspace(swept->nnames);
 	return swept->finished && swept->outcome.refused == 0;
@@ -539,7 +541,7 @@ sweep_until(int64 stop_at, int64 deadline, SlateSwept *swept)
 static bool
 is_taken(SlateRedisStatus status, const SlateOutcome *outcome)
 {
-	slate_script_count_outcome(outcome);
+	slate_exchange_count_outcome(outcome);
 	if (status != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	else if (outcome->refused > 0)
@@ -568,7 +570,7 @@ is_hopeless(int64 dropped, int64 left, int64 spent, int64 rest)
 static bool
 finish_families(int64 deadline)
 {
-	int64		total = slate_script_members_left(&publish.batch);
+	int64		total = slate_exchange_members_left(&publish.batch);
 	int64		end = deadline - SWEEP_MARGIN_MS;
 	SlateRedisStatus status = REDIS_DONE;
 	SlateOutcome outcome = {0};
@@ -580,7 +582,7 @@ finish_families(int64 deadline)
 		return true;
 	has_worker = slate_journal_has_worker();
 	start = slate_link_now();
-	while ((left = slate_script_members_left(&publish.batch)) > 0)
+	while ((left = slate_exchange_members_left(&publish.batch)) > 0)
 	{
 		int64		now = slate_link_now();
 		int64		spent = now - start;
@@ -590,7 +592,7 @@ finish_families(int64 deadline)
 		if (has_worker && spent >= SWEEP_AT_ONCE_MS &&
 			is_hopeless(total - left, left, spent, end - now))
 			break;
-		status = slate_script_go_on(&publish.batch, &outcome, deadline,
+		status = slate_exchange_go_on(&publish.batch, &outcome, deadline,
 									LINK_WAIT_UNINTERRUPTED);
 		if (status != REDIS_DONE)
 			break;
@@ -636,14 +638,14 @@ exchange_batch(int64 deadline)
 	SlateOutcome outcome = {0};
 	SlateRedisStatus status;
 
-	status = slate_script_publish(&publish.batch, &outcome, deadline,
+	status = slate_exchange_publish(&publish.batch, &outcome, deadline,
 								  slate_redis_timeout,
 								  LINK_WAIT_UNINTERRUPTED);
 	slate_stats_add(STAT_PUSHES, status == REDIS_DONE ? 1 : 0);
 	slate_direct_note_script();
 	if (!is_taken(status, &outcome))
 		publish.out_of_memory = status == REDIS_DONE &&
-			slate_script_is_out_of_memory(&outcome);
+			slate_exchange_is_out_of_memory(&outcome);
 	else if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
 		publish.failure = "this Redis is not known yet";
 	return publish.failure == NULL;
@@ -679,7 +681,7 @@ exchange_directly(int64 deadline)
 	}
 	slate_stats_add(STAT_PUSHES, 1);
 	slate_stats_add(STAT_PUSHES_DIRECT, 1);
-	slate_script_count_outcome(&outcome);
+	slate_exchange_count_outcome(&outcome);
 	if (!slate_trust_is_delivered(&publish.stamp, false))
 		publish.failure = "this Redis is not known yet";
 	return true;
@@ -690,7 +692,7 @@ static bool
 is_late(void)
 {
 	return slate_link_now() - publish.stamped_at >=
-		(int64) slate_script_guard_life * 1000 / 2;
+		(int64) slate_stamp_guard_life * 1000 / 2;
 }
 
 /* What was encoded to go directly goes by script; it fits into the room for it. */
@@ -744,7 +746,7 @@ publish_batch(void)
 	}
 
 	/* after several exchanges, what follows is one more */
-	if (slate_script_batch_is_long(&publish.batch))
+	if (slate_batch_is_long(&publish.batch))
 		deadline = slate_link_now() + slate_redis_timeout;
 	if (!finish_families(deadline))
 		return LEAVE_UNSWEPT;

@@ -41,7 +41,9 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "exchange.h"
 #include "funcapi.h"
+#include "keyname.h"
 #include "load.h"
 #include "near.h"
 #include "parsed.h"
@@ -51,6 +53,7 @@
 #include "read.h"
 #include "render.h"
 #include "rules.h"
+#include "script.h"
 #include "stats.h"
 #include "trust.h"
 #include "utils/array.h"
@@ -129,7 +132,7 @@ check_argument(text *argument, const char *what, const char *if_empty,
 				 errdetail("A %s has 1 to %d bytes; this one has %d.",
 						   what, SLATE_KEY_MAX, given.len),
 				 errhint("%s", given.len == 0 ? if_empty : if_long)));
-	if (slate_script_is_internal(given.start, given.len))
+	if (slate_keyname_is_internal(given.start, given.len))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("cache %s is reserved", what),
@@ -260,8 +263,8 @@ exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 	status = slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (status == REDIS_DONE)
 		status = slate_trust_reads(&deadline)
-			? slate_script_run(batch, reply_fn, arg, deadline,
-							   LINK_WAIT_INTERRUPTIBLE) : REDIS_RESTING;
+			? slate_exchange_run(batch, reply_fn, arg, deadline,
+								 LINK_WAIT_INTERRUPTIBLE) : REDIS_RESTING;
 	if (status != REDIS_DONE && status != REDIS_TOO_LARGE)
 		slate_stats_add(STAT_READ_FAILURES, 1);
 	return status;
@@ -357,7 +360,7 @@ get_waiting(LookupSet *set, int ncovered)
 	SlateRedisStatus status;
 
 	set->failed = false;
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	set->nmget = ncovered > 1 && batch.nparts == 0 ? ncovered : 0;
 	if (set->nmget > 0)
 		add_keys_waiting(&batch, set, set->nmget, slate_script_add_mget);
@@ -459,7 +462,7 @@ drop_bad_values(LookupSet *set)
 {
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < set->nlookups; i++)
 	{
 		Lookup	   *lookup = &set->lookups[i];
@@ -510,7 +513,7 @@ lease_waiting(LookupSet *set, int64 ttl)
 
 	if (set->nwaiting == 0)
 		return;
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < set->nwaiting; i++)
 	{
 		Lookup	   *lookup = set->waiting[i];
@@ -645,7 +648,7 @@ load_and_fill(LookupSet *set)
 		return;
 
 	slate_load(loads, nloads);
-	slate_script_batch_init(&fills);
+	slate_batch_init(&fills);
 	for (int i = 0; i < nloads; i++)
 	{
 		Lookup	   *lookup = loads[i].arg;
@@ -662,10 +665,10 @@ load_and_fill(LookupSet *set)
 		lookup->value = slate_value_from_json(loads[i].json);
 		lookup->ttl = loads[i].ttl;
 		add_fill(&fills, lookup, loads[i].json, loads[i].len, loads[i].ttl);
-		if (slate_script_batch_size(&fills) > FILL_BYTES)
+		if (slate_batch_size(&fills) > FILL_BYTES)
 		{
 			run_fills(set, &fills);
-			slate_script_batch_reset(&fills);
+			slate_batch_reset(&fills);
 		}
 	}
 	run_fills(set, &fills);
@@ -909,7 +912,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		json = slate_query_run(&query, &len);
 		lookup->value = json ? slate_value_from_json(json) : NULL;
 		flush_what_was_read(lookup);
-		slate_script_batch_init(&fill);
+		slate_batch_init(&fill);
 
 		/* it may have seen what slate_cache_set() has for this transaction */
 		if (lookup->value && !slate_pending_has_any())

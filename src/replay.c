@@ -32,6 +32,7 @@
 #include "publish.h"
 #include "replay.h"
 #include "rules.h"
+#include "script.h"
 #include "stats.h"
 #include "sweep.h"
 #include "traffic.h"
@@ -122,7 +123,7 @@ gather_glob(const SlateJournalRow *row, const SlateJournalEntry *entry,
 	if (pass.globs->nglobs > known)
 	{
 		*stamp = row->stamp;
-		slate_script_own(stamp);
+		slate_stamp_own(stamp);
 		return;
 	}
 	if (strcmp(stamp->nonce, row->stamp.nonce) == 0)
@@ -247,10 +248,10 @@ read_step(Step *step, SlateBatch *batch)
 	memset(step, 0, sizeof(*step));
 	step->list = slate_ops_create(CurrentMemoryContext);
 	step->stamp.epoch_key = "";
-	slate_script_own(&step->stamp);
+	slate_stamp_own(&step->stamp);
 	pass.nsteps++;
-	slate_script_refresh_nonce(&step->stamp);
-	slate_script_batch_init(batch);
+	slate_stamp_refresh_nonce(&step->stamp);
+	slate_batch_init(batch);
 
 	slate_database_begin();
 	step->place = pass.place;
@@ -299,7 +300,7 @@ drop_families(void)
 {
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	slate_database_begin();
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{

@@ -27,6 +27,8 @@
 #include "compat.h"
 
 #include "deliver.h"
+#include "exchange.h"
+#include "keyname.h"
 #include "nodes/pg_list.h"
 #include "resettle.h"
 #include "script.h"
@@ -56,9 +58,9 @@ static bool
 run(const SlateBatch *batch, SlateReplyFn fn, void *arg)
 {
 	return slate_deliver_connect() &&
-		slate_script_run(batch, fn, arg,
-						 slate_link_now() + slate_redis_timeout,
-						 LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+		slate_exchange_run(batch, fn, arg,
+						   slate_link_now() + slate_redis_timeout,
+						   LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
 }
 
 static SlateSlice *
@@ -95,12 +97,12 @@ find_indexes(Indexes *indexes)
 		SlateBatch	batch;
 
 		CHECK_FOR_INTERRUPTS();
-		slate_script_batch_init_for(&batch, indexes->node);
+		slate_batch_init_for(&batch, indexes->node);
 		slate_script_add_scan(&batch, indexes->cursor, SLATE_INDEX_GLOB,
 							  strlen(SLATE_INDEX_GLOB));
 		if (!run(&batch, on_names, indexes) || indexes->failed)
 			return false;
-		slate_script_batch_free(&batch);
+		slate_batch_free(&batch);
 	} while (strcmp(indexes->cursor, "0") != 0);
 	return true;
 }
@@ -146,17 +148,17 @@ settle_members(SlateDatabase *database, Members *members)
 		SlateBatch	batch;
 
 		CHECK_FOR_INTERRUPTS();
-		slate_script_batch_init(&members->drops);
-		slate_script_batch_init_for(&members->removals, members->node);
-		slate_script_batch_init_for(&batch, members->node);
+		slate_batch_init(&members->drops);
+		slate_batch_init_for(&members->removals, members->node);
+		slate_batch_init_for(&batch, members->node);
 		slate_script_add_members(&batch, members->index, members->cursor);
 		if (!run(&batch, on_members, members) || members->failed ||
 			!slate_deliver_batch(database, &members->drops, NULL) ||
 			!run(&members->removals, on_removed, members) || members->failed)
 			return false;
-		slate_script_batch_free(&batch);
-		slate_script_batch_free(&members->drops);
-		slate_script_batch_free(&members->removals);
+		slate_batch_free(&batch);
+		slate_batch_free(&members->drops);
+		slate_batch_free(&members->removals);
 	} while (strcmp(members->cursor, "0") != 0);
 	return true;
 }
@@ -170,7 +172,7 @@ settle_index(SlateDatabase *database, int node, const SlateSlice *name)
 	SlateSlice	tag;
 	SlateSlice	family;
 
-	if (!slate_script_is_index(*name, &tag, &family))
+	if (!slate_keyname_is_index(*name, &tag, &family))
 		return true;
 	members.is_loose = family.len == strlen(SLATE_LOOSE_FAMILY) &&
 		memcmp(family.start, SLATE_LOOSE_FAMILY, family.len) == 0;

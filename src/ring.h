@@ -11,7 +11,7 @@
 
 #include "database.h"
 #include "near.h"
-#include "script.h"
+#include "batch.h"
 
 /* Setting: its size in kB, when it is made. */
 extern int	slate_ring_size;

@@ -19,6 +19,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "common/hashfn.h"
+#include "keyname.h"
 #include "rule.h"
 #include "types.h"
 #include "utils/builtins.h"
@@ -103,7 +104,7 @@ parse_template(SlateRuleKind kind, const char *source)
 				 errmsg("invalid key template \"%s\"", source),
 				 errdetail("At byte %d: %s", position + 1, error),
 				 errhint("A template looks like \"shop:invoice:{id}\"; \"{{\" and \"}}\" stand for literal braces.")));
-	if (slate_script_is_internal(source, strlen(source)))
+	if (slate_keyname_is_internal(source, strlen(source)))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("invalid key template \"%s\"", source),
@@ -148,7 +149,7 @@ is_sound(SlateRuleKind kind, const char *source)
 	SlateTemplate *template = slate_template_parse(key, dialect, &error,
 												   &position);
 
-	return template != NULL && !slate_script_is_internal(key, strlen(key)) &&
+	return template != NULL && !slate_keyname_is_internal(key, strlen(key)) &&
 		(dialect != TEMPLATE_KEY || template->ncolumns > 0);
 }
 

@@ -11,7 +11,7 @@
 #include "access/tupdesc.h"
 #include "executor/spi.h"
 #include "row.h"
-#include "script.h"
+#include "stamp.h"
 #include "template.h"
 #include "utils/rel.h"
 

@@ -25,9 +25,11 @@
 #include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "keyname.h"
 #include "owner.h"
 #include "pgtime.h"
 #include "rules.h"
+#include "script.h"
 #include "triggers.h"
 #include "types.h"
 #include "utils/array.h"
@@ -832,7 +834,7 @@ slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 	*too_long = !slate_template_render(rule->template, values, out);
 
 	/* a template may begin with a column, and its text be anything */
-	return !*too_long && !slate_script_is_internal(out->data, out->len);
+	return !*too_long && !slate_keyname_is_internal(out->data, out->len);
 }
 
 /* The JSON of one column, by way of a row that has no other */

@@ -40,6 +40,7 @@
 #include "rules.h"
 #include "script.h"
 #include "sentinel.h"
+#include "stamp.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -220,7 +221,7 @@ define_cache_settings(void)
 	DefineCustomIntVariable("slate_cache.guard_life",
 							"How long Redis remembers the version of a key after its last change.",
 							"Must be much longer than any push can be on its way.",
-							&slate_script_guard_life, 60, 10, 86400,
+							&slate_stamp_guard_life, 60, 10, 86400,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("slate_cache.sweep",
 							 "Look through all keys of Redis when a rule drops a pattern.",

@@ -52,6 +52,8 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
+#include "exchange.h"
+#include "script.h"
 #include "storage/procarray.h"
 #include "strict.h"
 #include "sweep.h"
@@ -140,7 +142,7 @@ encode_marks(SlateBatch *batch, const SlateOpList *list,
 									  Max(list->nops, list->nglobs) + 1);
 	SlateStamp	no_version = *stamp;
 
-	slate_script_disown(&no_version);
+	slate_stamp_disown(&no_version);
 	for (int i = 0; i < list->nglobs; i++)
 	{
 		slices[i].start = list->globs[i].glob;
@@ -194,14 +196,14 @@ finish_families(SlateBatch *batch, SlateOutcome *outcome, int64 stop_at)
 	int64		left;
 
 	while (outcome->refused == 0 &&
-		   (left = slate_script_members_left(batch)) > 0)
+		   (left = slate_exchange_members_left(batch)) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (slate_link_now() >= stop_at)
 			fail_for_want_of_time(left);
-		if (slate_script_go_on(batch, outcome,
-							   slate_link_now() + slate_redis_timeout,
-							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+		if (slate_exchange_go_on(batch, outcome,
+								 slate_link_now() + slate_redis_timeout,
+								 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 			slate_strict_fail(slate_redis_error());
 	}
 }
@@ -238,7 +240,7 @@ walk(const SlateOpList *list)
 static void
 hold_marks(const SlateStamp *stamp, uint64 xid)
 {
-	slate_script_batch_init(&marked.release);
+	slate_batch_init(&marked.release);
 	slate_script_add_release(&marked.release, stamp->mark, true);
 	slate_doubt_begin_marking(xid);
 	marked.standing = true;
@@ -253,11 +255,11 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 	SlateOutcome outcome = {0};
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	encode_marks(&batch, list, stamp, xid);
 	hold_marks(stamp, xid);
-	if (slate_script_publish(&batch, &outcome, deadline, slate_redis_timeout,
-							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	if (slate_exchange_publish(&batch, &outcome, deadline, slate_redis_timeout,
+							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		slate_strict_fail(slate_redis_error());
 	finish_families(&batch, &outcome,
 					is_going_to_walk(list) ? PG_INT64_MAX : deadline);
@@ -266,7 +268,7 @@ slate_strict_mark(const SlateOpList *list, SlateStamp *stamp)
 	walk(list);
 	if (!slate_trust_is_marked(outcome.strange))
 		report_failure_of_server("it is another server than the one that slate_cache has used so far");
-	slate_script_batch_free(&batch);
+	slate_batch_free(&batch);
 	MemoryContextSwitchTo(old);
 }
 
@@ -291,9 +293,9 @@ slate_strict_release(void)
 	if (!marked.standing)
 		return;
 	slate_strict_leave();
-	(void) slate_script_run(&marked.release, ignore_reply, NULL,
-							slate_link_now() + slate_redis_timeout,
-							LINK_WAIT_UNINTERRUPTED);
+	(void) slate_exchange_run(&marked.release, ignore_reply, NULL,
+							  slate_link_now() + slate_redis_timeout,
+							  LINK_WAIT_UNINTERRUPTED);
 }
 
 /* ------------------------------------------------------------------------
@@ -405,23 +407,23 @@ slate_strict_resolve(SlateDatabase *database)
 	SlateBatch	batch;
 	SlateStamp	stamp;
 
-	slate_script_own(&stamp);
-	slate_script_batch_init(&batch);
+	slate_stamp_own(&stamp);
+	slate_batch_init(&batch);
 	slate_script_add_get_marks(&batch, &stamp);
-	if (slate_script_run(&batch, take_marks, look, deadline,
-						 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
+	if (slate_exchange_run(&batch, take_marks, look, deadline,
+						   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return;
 	keep_useless(look, database);
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < look->count; i++)
 	{
 		memcpy(stamp.nonce, look->marks[i].id, sizeof(stamp.nonce));
-		slate_script_make_mark(&stamp);
+		slate_stamp_make_mark(&stamp);
 		slate_script_add_release(&batch, stamp.mark, true);
 	}
 	if (batch.ncommands > 0)
-		(void) slate_script_run(&batch, ignore_reply, NULL, deadline,
-								LINK_WAIT_INTERRUPTIBLE);
+		(void) slate_exchange_run(&batch, ignore_reply, NULL, deadline,
+								  LINK_WAIT_INTERRUPTIBLE);
 }
 
 /* ------------------------------------------------------------------------
@@ -440,8 +442,8 @@ mark_row(const SlateJournalRow *row, void *arg)
 	if (row->state != ROW_UNDER_WAY || !slate_journal_is_marked(row))
 		return;
 	stamp.epoch_key = "";
-	slate_script_own(&stamp);
-	slate_script_make_mark(&stamp);
+	slate_stamp_own(&stamp);
+	slate_stamp_make_mark(&stamp);
 	while (slate_journal_next(row, &offset, &entry))
 	{
 		SlateSlice	beginning = {entry.name.start,
@@ -466,19 +468,19 @@ mark_generation(int generation)
 		SlateOutcome outcome = {0};
 		SlateBatch	batch;
 
-		slate_script_batch_init(&batch);
+		slate_batch_init(&batch);
 		slate_database_begin();
 		more = slate_journal_read(generation, &place, STEP_BLOCKS, mark_row,
 								  &batch);
 		slate_database_commit();
 		if (batch.ncommands > 0 &&
-			(slate_script_publish(&batch, &outcome,
-								  slate_link_now() + slate_redis_timeout,
-								  slate_redis_timeout,
-								  LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+			(slate_exchange_publish(&batch, &outcome,
+									slate_link_now() + slate_redis_timeout,
+									slate_redis_timeout,
+									LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
 			 outcome.refused > 0))
 			return false;
-		slate_script_batch_free(&batch);
+		slate_batch_free(&batch);
 	}
 	return true;
 }

@@ -28,6 +28,8 @@
  */
 #include "compat.h"
 
+#include "keyname.h"
+#include "script.h"
 #include "sweep.h"
 #include "utils/memutils.h"
 
@@ -97,7 +99,7 @@ slate_sweep_init(void)
 	if (is_ready)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	slate_script_batch_init_for(&to_send, 0);
+	slate_batch_init_for(&to_send, 0);
 	enlargeStringInfo(&to_send.bytes, 2 * STEP_BYTES + HEAD_BYTES);
 	initStringInfo(&stamps_found);
 	enlargeStringInfo(&stamps_found, STEP_BYTES);
@@ -156,7 +158,7 @@ look_at(Sweep *sweep, const redisReply *name)
 	SlateSlice	key;
 
 	if (name->type != REDIS_REPLY_STRING ||
-		!slate_script_find_key(name->str, (int) name->len, &key))
+		!slate_keyname_find_key(name->str, (int) name->len, &key))
 		return;
 
 	/* a guard of such a one holds no lease, and expires */
@@ -181,7 +183,7 @@ on_scan_reply(Sweep *sweep, const redisReply *reply)
 	if (names == NULL)
 	{
 		sweep->failed = true;
-		slate_script_take_reply(&sweep->swept->outcome, reply);
+		slate_exchange_take_reply(&sweep->swept->outcome, reply);
 		return;
 	}
 	for (size_t i = 0; i < names->elements && !sweep->overflow; i++)
@@ -215,7 +217,7 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 	{
 		int64		dropped = sweep->swept->outcome.dropped;
 
-		slate_script_take_reply(&sweep->swept->outcome, reply);
+		slate_exchange_take_reply(&sweep->swept->outcome, reply);
 		if (index == sweep->long_reply)
 			sweep->pass_over_long = sweep->swept->outcome.dropped == dropped;
 	}
@@ -225,8 +227,8 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 static void
 encode_step(Sweep *sweep, bool scan)
 {
-	slate_script_batch_reset(&to_send);
-	slate_script_batch_aim(&to_send, sweep->node);
+	slate_batch_reset(&to_send);
+	slate_batch_aim(&to_send, sweep->node);
 	sweep->scan_reply = sweep->long_reply = -1;
 	if (sweep->nfound > 0 && sweep->stamps == NULL)
 		slate_script_add_forget(&to_send, &names_found, sweep->nfound);
@@ -258,7 +260,7 @@ patience(SlateWait wait)
 static bool
 outlives_guards(int64 since)
 {
-	return slate_link_now() - since > (int64) slate_script_guard_life * 1000;
+	return slate_link_now() - since > (int64) slate_stamp_guard_life * 1000;
 }
 
 /* One node, from its beginning to its end; *finished: it has got through. */
@@ -285,8 +287,8 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 			return REDIS_DONE;
 		encode_step(sweep, scan && now < stop_at);
 		sweep->before = swept->outcome;
-		status = slate_script_run(&to_send, on_sweep_reply, sweep,
-								  Min(deadline, now + patience(wait)), wait);
+		status = slate_exchange_run(&to_send, on_sweep_reply, sweep,
+									Min(deadline, now + patience(wait)), wait);
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep->failed || (sweep->overflow && sweep->count == 1) ||

@@ -9,7 +9,7 @@
 #define SLATE_SWEEP_H
 
 #include "port/atomics.h"
-#include "script.h"
+#include "exchange.h"
 
 /* What became of a walk. */
 typedef struct SlateSwept

@@ -16,7 +16,8 @@
 #define SLATE_TRAFFIC_H
 
 #include "database.h"
-#include "script.h"
+#include "link.h"
+#include "template.h"
 
 /* slate_cache.direct: may this session's pushes go directly? */
 extern bool slate_traffic_direct;

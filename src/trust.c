@@ -75,7 +75,10 @@
 #include "catalog/storage.h"
 #include "direct.h"
 #include "events.h"
+#include "exchange.h"
+#include "keyname.h"
 #include "rules.h"
+#include "script.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "trust.h"
@@ -171,9 +174,9 @@ epoch_key(void)
 static void
 write_epoch(char *text, uint64 epoch)
 {
-	text = slate_script_put_digits(text, GetWALInsertionTimeLine(),
-								   TIMELINE_LEN);
-	text = slate_script_put_hex(text, epoch, SLATE_EPOCH_LEN - TIMELINE_LEN);
+	text = slate_stamp_put_digits(text, GetWALInsertionTimeLine(),
+								  TIMELINE_LEN);
+	text = slate_stamp_put_hex(text, epoch, SLATE_EPOCH_LEN - TIMELINE_LEN);
 	*text = '\0';
 }
 
@@ -340,13 +343,13 @@ confirm(SlateDatabase *database, const char *epoch, int64 deadline)
 		return true;
 	/* locks are held meanwhile */
 	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	slate_script_add_get_note(&batch, epoch_key());
-	if (slate_script_run(&batch, take_epoch, &confirmation, deadline,
-						 LINK_WAIT_UNINTERRUPTED) == REDIS_DONE &&
+	if (slate_exchange_run(&batch, take_epoch, &confirmation, deadline,
+						   LINK_WAIT_UNINTERRUPTED) == REDIS_DONE &&
 		!confirmation.is_other)
 		note_confirmed(database);
-	slate_script_batch_free(&batch);
+	slate_batch_free(&batch);
 	return !confirmation.is_other;
 }
 
@@ -427,7 +430,7 @@ set_deadline(SlateStamp *stamp, int64 since)
 {
 	int64		clock = slate_redis_server_clock();
 
-	slate_script_set_deadline(stamp, clock == 0 ? 0
+	slate_stamp_set_deadline(stamp, clock == 0 ? 0
 							  : clock - (slate_link_now() - since));
 }
 
@@ -469,7 +472,7 @@ slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 		slate_redis_topology() != 0)
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
-	slate_script_set_deadline(stamp, clock == 0 ? 0
+	slate_stamp_set_deadline(stamp, clock == 0 ? 0
 							  : clock + since);
 	stamp->epoch_key = epoch_key();
 	strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
@@ -746,9 +749,9 @@ take_note(int index, const redisReply *reply, void *arg)
 static bool
 run(SlateBatch *batch, Notes *notes)
 {
-	return slate_script_run(batch, take_note, notes,
-							slate_link_now() + slate_redis_timeout,
-							LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
+	return slate_exchange_run(batch, take_note, notes,
+							  slate_link_now() + slate_redis_timeout,
+							  LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
 		!notes->failed;
 }
 
@@ -812,7 +815,7 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 	write_wal(wal, position);
 	tell = held && position != 0 && strcmp(wal, told) > 0;
 	memset(notes, 0, sizeof(*notes));
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	slate_script_add_get_note(&batch, epoch_key());
 	notes->first_wal = batch.ncommands;
 	slate_script_add_get_note(&batch, owned_key("wal"));
@@ -1026,7 +1029,7 @@ slate_trust_withdraw(SlateDatabase *database)
 	if (!pg_strong_random(&random, sizeof(random)))
 		elog(ERROR, "could not generate a random epoch");
 	write_epoch(placeholder, random & ~UINT64CONST(1)); /* epochs are odd */
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	slate_script_add_note(&batch, epoch_key(), placeholder);
 	return run(&batch, &notes);
 }
@@ -1075,15 +1078,15 @@ slate_trust_establish(SlateDatabase *database)
 
 	write_epoch(text, history.epoch);
 	write_wal(wal, position);
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	strlcpy(wal_key, owned_key("wal"), sizeof(wal_key));
 	slate_script_add_epoch(&batch, epoch_key(), placeholder, text, wal_key, wal);
 	slate_script_add_tick(&batch);
 	if (history.identity == 0 ||
-		slate_script_publish(&batch, &outcome,
-							 slate_link_now() + slate_redis_timeout,
-							 slate_redis_timeout,
-							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
+		slate_exchange_publish(&batch, &outcome,
+							   slate_link_now() + slate_redis_timeout,
+							   slate_redis_timeout,
+							   LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE ||
 		outcome.refused > 0 || outcome.strange ||
 		slate_redis_identity() != history.identity)
 		return false;

@@ -11,7 +11,7 @@
 #define SLATE_TRUST_H
 
 #include "database.h"
-#include "script.h"
+#include "batch.h"
 
 typedef enum SlateTrust
 {

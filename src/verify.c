@@ -31,6 +31,7 @@
 #include "funcapi.h"
 #include "load.h"
 #include "near.h"
+#include "script.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
@@ -117,7 +118,7 @@ look(const SlateSlice *keys, int n, Size *bytes)
 	Sighting   *sightings = palloc0_array(Sighting, n);
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < n; i++)
 	{
 		sightings[i].key = keys[i];
@@ -341,7 +342,7 @@ look_at_suspects(Verify *verify, Suspect *suspects, int n, bool conclude)
 	for (int i = 0; i < n; i++)
 		keys[i] = suspects[i].key;
 	sightings = look(keys, n, &bytes);
-	slate_script_batch_init(&drops);
+	slate_batch_init(&drops);
 	for (int i = 0; i < n; i++)
 	{
 		if (!is_unchanged(&suspects[i], &sightings[i]))

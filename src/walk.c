@@ -14,7 +14,10 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "exchange.h"
 #include "executor/spi.h"
+#include "keyname.h"
+#include "script.h"
 #include "storage/latch.h"
 #include "trust.h"
 #include "utils/builtins.h"
@@ -184,7 +187,7 @@ static bool
 is_key_text(SlateSlice key)
 {
 	return key.len > 0 && key.len <= SLATE_KEY_MAX &&
-		!slate_script_is_internal(key.start, key.len) &&
+		!slate_keyname_is_internal(key.start, key.len) &&
 		pg_verify_mbstr(GetDatabaseEncoding(), key.start, key.len, true);
 }
 
@@ -315,9 +318,9 @@ slate_walk_exchange(const SlateBatch *batch, SlateReplyFn reply_fn, void *arg)
 	if (batch->ncommands == 0)
 		return;
 	prepare_connection();
-	check_status(slate_script_run(batch, on_reply, &state,
-								  exchange_deadline(),
-								  LINK_WAIT_INTERRUPTIBLE));
+	check_status(slate_exchange_run(batch, on_reply, &state,
+									exchange_deadline(),
+									LINK_WAIT_INTERRUPTIBLE));
 	if (state.error[0])
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
@@ -605,10 +608,10 @@ walk_node(SlateWalk *walk, int node, const StringInfo glob)
 	{
 		SlateBatch	batch;
 
-		slate_script_batch_init_for(&batch, node);
+		slate_batch_init_for(&batch, node);
 		slate_script_add_scan(&batch, step.cursor, glob->data, glob->len);
 		slate_walk_exchange(&batch, on_scan_reply, &step);
-		slate_script_batch_free(&batch);
+		slate_batch_free(&batch);
 		if (walk->nkeys >= walk->batch_size)
 			work_off(walk);
 	} while (strcmp(step.cursor, "0") != 0);

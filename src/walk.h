@@ -11,6 +11,7 @@
 #ifndef SLATE_WALK_H
 #define SLATE_WALK_H
 
+#include "batch.h"
 #include "rules.h"
 
 /* About so many bytes of values are taken together. */

@@ -22,6 +22,7 @@
 #include "pause.h"
 #include "pending.h"
 #include "render.h"
+#include "script.h"
 #include "stats.h"
 #include "trust.h"
 #include "utils/lsyscache.h"
@@ -70,7 +71,7 @@ find_missing(SlateWalk *walk, SlateSlice *keys, int nkeys, WarmKey *found)
 	SlateBatch	batch;
 	int			nfound = 0;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < nkeys; i++)
 		slate_script_add_ttl(&batch, keys[i].start, keys[i].len);
 	slate_walk_exchange(&batch, on_ttl_reply, missing);
@@ -109,7 +110,7 @@ lease(WarmKey *keys, int nkeys)
 {
 	SlateBatch	batch;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < nkeys; i++)
 		slate_trust_add_leases(&batch, &keys[i].key, 1);
 	slate_walk_exchange(&batch, on_lease_reply, keys);
@@ -150,7 +151,7 @@ run_fills(Warm *warm, SlateBatch *batch)
 	slate_stats_add(STAT_FILLS, count.filled);
 	slate_stats_add(STAT_FILLS_REFUSED, count.refused);
 	warm->filled += count.filled;
-	slate_script_batch_reset(batch);
+	slate_batch_reset(batch);
 }
 
 static Size
@@ -159,7 +160,7 @@ fill(Warm *warm, const SlateLoad *loads, int nloads)
 	SlateBatch	batch;
 	Size		bytes = 0;
 
-	slate_script_batch_init(&batch);
+	slate_batch_init(&batch);
 	for (int i = 0; i < nloads; i++)
 	{
 		const WarmKey *key = loads[i].arg;
@@ -174,7 +175,7 @@ fill(Warm *warm, const SlateLoad *loads, int nloads)
 		}
 		slate_script_add_fill(&batch, key->key.start, key->key.len, key->token,
 							  loads[i].json, loads[i].len, loads[i].ttl);
-		if (slate_script_batch_size(&batch) > SLATE_WALK_BYTES)
+		if (slate_batch_size(&batch) > SLATE_WALK_BYTES)
 			run_fills(warm, &batch);
 	}
 	run_fills(warm, &batch);
