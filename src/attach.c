@@ -501,7 +501,7 @@ ttl_argument(FunctionCallInfo fcinfo, int argument)
 {
 	if (PG_ARGISNULL(argument))
 		return -1;
-	return slate_rules_interval_ttl(PG_GETARG_INTERVAL_P(argument));
+	return slate_rule_interval_ttl(PG_GETARG_INTERVAL_P(argument));
 }
 
 Datum

@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "ddl.h"
 #include "pending.h"
+#include "rowjson.h"
 #include "rules.h"
 #include "stats.h"
 #include "utils/datum.h"
@@ -250,10 +251,10 @@ slate_cache_capture(PG_FUNCTION_ARGS)
 	change.new_is_past = change.new && is_past(change.new);
 
 	if (change.relation->key_needs_settings)
-		nestlevel = slate_rules_begin_settings();
+		nestlevel = slate_rowjson_begin_settings();
 	capture_change(&change);
 	if (nestlevel > 0)
-		slate_rules_end_settings(nestlevel);
+		slate_rowjson_end_settings(nestlevel);
 	return PointerGetDatum(NULL);
 }
 

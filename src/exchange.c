@@ -34,8 +34,9 @@ typedef struct RunState
 static void
 hand_on(const RunState *state, int index, const redisReply *reply)
 {
-	state->reply_fn(state->numbers ? state->numbers[index] : index, reply,
-					state->arg);
+	if (state->reply_fn != NULL)
+		state->reply_fn(state->numbers ? state->numbers[index] : index, reply,
+						state->arg);
 }
 
 static void
@@ -76,13 +77,6 @@ find_command(const char *at, int n)
 		}
 	}
 	return at;
-}
-
-static void
-ignore_reply(int index pg_attribute_unused(),
-			 const redisReply *reply pg_attribute_unused(),
-			 void *arg pg_attribute_unused())
-{
 }
 
 /*
@@ -131,8 +125,8 @@ run_commands(const SlateBatch *batch, SlateCut from, SlateCut to,
 	 * not sent again: its nonces would come twice.
 	 */
 	status = slate_redis_run(batch->node, load->bytes.data,
-							 load->bytes.len, load->ncommands, NULL,
-							 ignore_reply, NULL, deadline, wait);
+							 load->bytes.len, load->ncommands, NULL, NULL,
+							 NULL, deadline, wait);
 	if (status != REDIS_DONE)
 		return status;
 	rest = find_command(bytes, state.forgotten);

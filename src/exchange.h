@@ -13,7 +13,7 @@
 #include "batch.h"
 
 /*
- * Send a batch and hand on the replies.  If Redis has forgotten the scripts
+ * Send a batch and hand on the replies, unless reply_fn is NULL.  If Redis has forgotten the scripts
  * they are loaded again, and what it has not done is sent once more.
  * Server errors other than NOSCRIPT are handed on.
  */

@@ -26,6 +26,7 @@
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "load.h"
+#include "rowjson.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -213,11 +214,11 @@ values_of_match(const SlateRule *rule, const SlateMatch *match, Datum *values)
 	bool		fits = pieces_agree(rule, match);
 
 	if (rule->relation->key_needs_settings)
-		nestlevel = slate_rules_begin_settings();
+		nestlevel = slate_rowjson_begin_settings();
 	for (int i = 0; fits && i < rule->template->ncolumns; i++)
 		fits = value_of_text(rule, i, match->values[i], &values[i]);
 	if (nestlevel > 0)
-		slate_rules_end_settings(nestlevel);
+		slate_rowjson_end_settings(nestlevel);
 	return fits;
 }
 
@@ -458,8 +459,8 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 		return;
 
 	resetStringInfo(json);
-	slate_rules_render_value(rule->relation->desc, tuple, rule->value_attnum,
-							 json);
+	slate_rowjson_render(rule->relation->desc, tuple, rule->value_attnum,
+						 json);
 	if (rule->kind == RULE_ROW)
 	{
 		(*place)->json = pnstrdup(json->data, json->len);
@@ -503,7 +504,7 @@ take_rows(LoadGroup *group, MemoryContext context)
 	initStringInfo(&key);
 	initStringInfo(&json);
 	if (group->rule->relation->needs_settings)
-		nestlevel = slate_rules_begin_settings();
+		nestlevel = slate_rowjson_begin_settings();
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTupleData tuple;
@@ -512,7 +513,7 @@ take_rows(LoadGroup *group, MemoryContext context)
 		take_row(group, &tuple, &key, &json);
 	}
 	if (nestlevel > 0)
-		slate_rules_end_settings(nestlevel);
+		slate_rowjson_end_settings(nestlevel);
 	SPI_freetuptable(SPI_tuptable);
 	MemoryContextSwitchTo(old);
 }
@@ -742,10 +743,10 @@ load_rows(Relation relation, const char *column, char *text, SlateRowFn fn,
 		return;
 	declared = get_atttype(RelationGetRelid(relation), attnum);
 	getTypeInputInfo(getBaseType(declared), &input, &ioparam);
-	nestlevel = slate_rules_begin_settings();
+	nestlevel = slate_rowjson_begin_settings();
 	if (input_or_false(input, ioparam, text, &value))
 		walk_rows(relation, rules, column, declared, value, fn, arg);
-	slate_rules_end_settings(nestlevel);
+	slate_rowjson_end_settings(nestlevel);
 }
 
 void

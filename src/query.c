@@ -18,6 +18,7 @@
 #include "nodes/params.h"
 #include "parser/parse_param.h"
 #include "query.h"
+#include "rowjson.h"
 #include "rules.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -85,7 +86,7 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 					 errmsg("a query of one column must return one row at most"),
 					 errdetail("It returned " UINT64_FORMAT " rows.", nrows),
 					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
-		slate_rules_render_value(table->tupdesc, table->vals[0], 1, &json);
+		slate_rowjson_render(table->tupdesc, table->vals[0], 1, &json);
 	}
 	else
 	{
@@ -96,8 +97,8 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 		{
 			if (i > 0)
 				appendStringInfoChar(&json, ',');
-			slate_rules_render_value(desc, table->vals[i], InvalidAttrNumber,
-									 &json);
+			slate_rowjson_render(desc, table->vals[i], InvalidAttrNumber,
+								 &json);
 		}
 		appendStringInfoChar(&json, ']');
 	}
@@ -158,9 +159,9 @@ slate_query_run(SlateQuery *query, int *len)
 	if (status != SPI_OK_SELECT || SPI_tuptable == NULL)
 		refuse_query();
 	MemoryContextSwitchTo(caller);
-	nestlevel = slate_rules_begin_settings();
+	nestlevel = slate_rowjson_begin_settings();
 	json = result_as_json(SPI_tuptable, SPI_processed, len);
-	slate_rules_end_settings(nestlevel);
+	slate_rowjson_end_settings(nestlevel);
 	SPI_finish();
 	return json;
 }

@@ -449,13 +449,6 @@ on_lease_reply(int index, const redisReply *reply, void *arg)
 		take_lease(set->waiting[first + i], reply->element[i]);
 }
 
-static void
-ignore_reply(int index pg_attribute_unused(),
-			 const redisReply *reply pg_attribute_unused(),
-			 void *arg pg_attribute_unused())
-{
-}
-
 /* Remove what is no JSON from keys that will not be leased. */
 static void
 drop_bad_values(LookupSet *set)
@@ -472,7 +465,7 @@ drop_bad_values(LookupSet *set)
 		lookup->bad_value = false;
 	}
 	if (batch.ncommands > 0 && !RecoveryInProgress())
-		(void) exchange(&batch, ignore_reply, NULL);
+		(void) exchange(&batch, NULL, NULL);
 }
 
 typedef struct RegisterState
@@ -930,7 +923,7 @@ slate_read_ttl(SlateSlice key, const Interval *given)
 	int64		ttl;
 
 	if (given)
-		return slate_rules_interval_ttl(given);
+		return slate_rule_interval_ttl(given);
 	ttl = slate_rules_ttl(key.start, key.len);
 	return ttl >= 0 ? ttl : (int64) slate_rule_default_ttl * 1000;
 }

@@ -21,6 +21,7 @@
 #include "owner.h"
 #include "render.h"
 #include "row.h"
+#include "rowjson.h"
 #include "stats.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -75,8 +76,8 @@ render_op(SlateOp *op, bool with_care, MemoryContext scratch)
 	done = op->value_attnum == InvalidAttrNumber && relation->format &&
 		slate_row_render(relation->format, relation->desc, image->tuple, &json);
 	if (!done && with_care)
-		slate_rules_render_value(relation->desc, image->tuple,
-								 op->value_attnum, &json);
+		slate_rowjson_render(relation->desc, image->tuple,
+							 op->value_attnum, &json);
 	MemoryContextSwitchTo(old);
 	if (!done && !with_care)
 		return false;
@@ -185,7 +186,7 @@ needs_care(const SlateOpList *list)
 		relation = op->image->relation;
 		if (op->value_attnum != InvalidAttrNumber || !relation->format ||
 			!slate_rules_is_current(relation) ||
-			(relation->needs_settings && !slate_rules_has_settings()))
+			(relation->needs_settings && !slate_rowjson_has_settings()))
 			return true;
 	}
 	return false;
@@ -268,10 +269,10 @@ slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (needs_settings(list))
-			nestlevel = slate_rules_begin_settings();
+			nestlevel = slate_rowjson_begin_settings();
 		(void) render_ops(list, globset, true, max_bytes);
 		if (nestlevel > 0)
-			slate_rules_end_settings(nestlevel);
+			slate_rowjson_end_settings(nestlevel);
 		PopActiveSnapshot();
 		end_care(undo);
 		MemoryContextSwitchTo(context);

@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 int			slate_rule_default_ttl = 3600;
@@ -200,6 +201,25 @@ int64
 slate_rule_ttl(const SlateRule *rule)
 {
 	return rule->ttl >= 0 ? rule->ttl : (int64) slate_rule_default_ttl * 1000;
+}
+
+int64
+slate_rule_interval_ttl(const Interval *interval)
+{
+	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+	int64		ms = -1;
+
+	if (days >= -100000 && days <= 100000)
+		ms = days * (USECS_PER_DAY / 1000) + interval->time / 1000;
+	if (ms <= 0 || ms > SLATE_RULE_MAX_TTL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid TTL: \"%s\"",
+						DatumGetCString(DirectFunctionCall1(interval_out,
+															IntervalPGetDatum(interval)))),
+				 errdetail("A TTL is at least one millisecond and at most 3660 days."),
+				 errhint("Use an interval such as '1 hour', or NULL for the default.")));
+	return ms;
 }
 
 /* ------------------------------------------------------------------------

@@ -85,6 +85,12 @@ extern void slate_rule_parse_arguments(SlateRelation *into, int nargs,
 /* How long its values live, in ms: 0 for no end. */
 extern int64 slate_rule_ttl(const SlateRule *rule);
 
+/*
+ * An interval as a TTL in ms: months have 30 days.  ERROR if it is not
+ * positive or longer than 3660 days.
+ */
+extern int64 slate_rule_interval_ttl(const Interval *interval);
+
 /* No TTL is longer: ten years, in ms. */
 #define SLATE_RULE_MAX_TTL (INT64CONST(10) * 366 * 24 * 3600 * 1000)
 

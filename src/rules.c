@@ -26,24 +26,17 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "keyname.h"
-#include "owner.h"
-#include "pgtime.h"
 #include "rules.h"
 #include "script.h"
 #include "triggers.h"
 #include "types.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/bytea.h"
-#include "utils/float.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 typedef struct RelationEntry
 {
@@ -835,138 +828,4 @@ slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
 
 	/* a template may begin with a column, and its text be anything */
 	return !*too_long && !slate_keyname_is_internal(out->data, out->len);
-}
-
-/* The JSON of one column, by way of a row that has no other */
-static void
-render_column(TupleDesc desc, HeapTuple tuple, AttrNumber attnum,
-			  StringInfo out)
-{
-	static const char head[] = "{\"value\":";
-	TupleDesc	single = CreateTemplateTupleDesc(1);
-	HeapTuple	row;
-	Datum		value;
-	bool		isnull;
-	text	   *json;
-
-	TupleDescInitEntry(single, 1, "value",
-					   TupleDescAttr(desc, attnum - 1)->atttypid,
-					   TupleDescAttr(desc, attnum - 1)->atttypmod, 0);
-	single = BlessTupleDesc(single);
-	value = heap_getattr(tuple, attnum, desc, &isnull);
-	row = heap_form_tuple(single, &value, &isnull);
-	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
-											  heap_copy_tuple_as_datum(row, single)));
-	appendBinaryStringInfo(out, VARDATA_ANY(json) + strlen(head),
-						   VARSIZE_ANY_EXHDR(json) - strlen(head) - 1);
-}
-
-typedef struct ValueState
-{
-	TupleDesc	desc;
-	HeapTuple	tuple;
-	AttrNumber	value_attnum;
-	StringInfo	out;
-} ValueState;
-
-static void
-render_value(void *arg)
-{
-	ValueState *state = arg;
-	text	   *json;
-
-	if (state->value_attnum != InvalidAttrNumber)
-	{
-		render_column(state->desc, state->tuple, state->value_attnum,
-					  state->out);
-		return;
-	}
-	json = DatumGetTextPP(DirectFunctionCall1(row_to_json,
-											  heap_copy_tuple_as_datum(state->tuple,
-																	   state->desc)));
-	appendBinaryStringInfo(state->out, VARDATA_ANY(json),
-						   VARSIZE_ANY_EXHDR(json));
-}
-
-void
-slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
-						 AttrNumber value_attnum, StringInfo out)
-{
-	SlateCode	code = slate_owner_code(desc, value_attnum);
-	ValueState	state = {desc, tuple, value_attnum, out};
-
-	if (code.kind == CODE_OF_OWNER)
-		slate_owner_run(&code, render_value, &state);
-	else
-		render_value(&state);
-}
-
-static void
-save_setting(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/* Under the name that initdb gives it where the machine's clock has it, too. */
-static bool
-timezone_is_utc(void)
-{
-	const char *name = pg_get_timezone_name(session_timezone);
-
-	return strcmp(name, "UTC") == 0 || strcmp(name, "Etc/UTC") == 0;
-}
-
-bool
-slate_rules_has_settings(void)
-{
-	return DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
-		timezone_is_utc() && extra_float_digits >= 1 &&
-		bytea_output == BYTEA_OUTPUT_HEX;
-}
-
-/* Changing a setting costs more than looking, and most sessions need none. */
-int
-slate_rules_begin_settings(void)
-{
-	int			nestlevel = NewGUCNestLevel();
-
-	if (DateStyle != USE_ISO_DATES)
-		save_setting("datestyle", "ISO");
-	if (IntervalStyle != INTSTYLE_POSTGRES)
-		save_setting("intervalstyle", "postgres");
-	if (!timezone_is_utc())
-		save_setting("timezone", "UTC");
-	if (extra_float_digits < 1)
-		save_setting("extra_float_digits", "1");
-	if (bytea_output != BYTEA_OUTPUT_HEX)
-		save_setting("bytea_output", "hex");
-	if (!Array_nulls)
-		save_setting("array_nulls", "on");
-	return nestlevel;
-}
-
-void
-slate_rules_end_settings(int nestlevel)
-{
-	AtEOXact_GUC(true, nestlevel);
-}
-
-int64
-slate_rules_interval_ttl(const Interval *interval)
-{
-	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
-	int64		ms = -1;
-
-	if (days >= -100000 && days <= 100000)
-		ms = days * (USECS_PER_DAY / 1000) + interval->time / 1000;
-	if (ms <= 0 || ms > SLATE_RULE_MAX_TTL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid TTL: \"%s\"",
-						DatumGetCString(DirectFunctionCall1(interval_out,
-															IntervalPGetDatum(interval)))),
-				 errdetail("A TTL is at least one millisecond and at most 3660 days."),
-				 errhint("Use an interval such as '1 hour', or NULL for the default.")));
-	return ms;
 }

@@ -97,25 +97,6 @@ extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
 							   StringInfo out, bool *too_long);
 
 /*
- * Append a row's JSON under a rule, as it is stored in Redis: the row as an
- * object in the order of its columns, or the one column's value.  What that
- * calls of others runs as them, see owner.c; ERROR (42501) if they are several.
- */
-extern void slate_rules_render_value(TupleDesc desc, HeapTuple tuple,
-									 AttrNumber value_attnum, StringInfo out);
-
-/*
- * Texts must not depend on the session: between these two, DateStyle,
- * IntervalStyle, TimeZone (UTC), extra_float_digits and bytea_output have
- * fixed values.  An error in between undoes it too.
- */
-extern int	slate_rules_begin_settings(void);
-
-/* Have they these values already? */
-extern bool slate_rules_has_settings(void);
-extern void slate_rules_end_settings(int nestlevel);
-
-/*
  * The wildcards of all rules of a table, as a list of C strings in the current
  * memory context, straight from the catalog: works for rules that no longer
  * fit the table, too, and locks nothing.  NIL if it has none.
@@ -157,11 +138,5 @@ extern void slate_rules_end_of_transaction(void);
  * looks at memory.
  */
 extern bool slate_rules_is_current(const SlateRelation *relation);
-
-/*
- * An interval as a TTL in ms: months have 30 days.  ERROR if it is not
- * positive or longer than 3660 days.
- */
-extern int64 slate_rules_interval_ttl(const Interval *interval);
 
 #endif							/* SLATE_RULES_H */

@@ -12,7 +12,6 @@
 #include "compat.h"
 
 #include "call.h"
-#include "cluster.h"
 #include "encode.h"
 #include "lua.h"
 #include "script.h"

@@ -280,20 +280,13 @@ slate_strict_leave(void)
 	marked.standing = false;
 }
 
-static void
-ignore_reply(int index pg_attribute_unused(),
-			 const redisReply *reply pg_attribute_unused(),
-			 void *arg pg_attribute_unused())
-{
-}
-
 void
 slate_strict_release(void)
 {
 	if (!marked.standing)
 		return;
 	slate_strict_leave();
-	(void) slate_exchange_run(&marked.release, ignore_reply, NULL,
+	(void) slate_exchange_run(&marked.release, NULL, NULL,
 							  slate_link_now() + slate_redis_timeout,
 							  LINK_WAIT_UNINTERRUPTED);
 }
@@ -422,7 +415,7 @@ slate_strict_resolve(SlateDatabase *database)
 		slate_script_add_release(&batch, stamp.mark, true);
 	}
 	if (batch.ncommands > 0)
-		(void) slate_exchange_run(&batch, ignore_reply, NULL, deadline,
+		(void) slate_exchange_run(&batch, NULL, NULL, deadline,
 								  LINK_WAIT_INTERRUPTIBLE);
 }
 

@@ -322,13 +322,6 @@ report(Verify *verify, const Sighting *sighting)
 						 row, isnull);
 }
 
-static void
-ignore_reply(int index pg_attribute_unused(),
-			 const redisReply *reply pg_attribute_unused(),
-			 void *arg pg_attribute_unused())
-{
-}
-
 /* Look at some suspects again; how many remain, which then come first? */
 static int
 look_at_suspects(Verify *verify, Suspect *suspects, int n, bool conclude)
@@ -354,7 +347,7 @@ look_at_suspects(Verify *verify, Suspect *suspects, int n, bool conclude)
 		if (verify->repair)
 			slate_script_add_drop(&drops, keys[i].start, keys[i].len);
 	}
-	slate_walk_exchange(&drops, ignore_reply, NULL);
+	slate_walk_exchange(&drops, NULL, NULL);
 	for (int i = 0; i < n && verify->repair && conclude; i++)
 		slate_near_void_key(keys[i]);
 	slate_walk_adapt(&verify->walk, bytes);

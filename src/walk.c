@@ -17,6 +17,7 @@
 #include "exchange.h"
 #include "executor/spi.h"
 #include "keyname.h"
+#include "rowjson.h"
 #include "script.h"
 #include "storage/latch.h"
 #include "trust.h"
@@ -247,11 +248,14 @@ on_reply(int index, const redisReply *reply, void *arg)
 {
 	Exchange   *state = arg;
 
-	if (reply->type != REDIS_REPLY_ERROR ||
-		slate_link_is_error(reply, "WRONGTYPE"))
+	if (reply->type == REDIS_REPLY_ERROR &&
+		!slate_link_is_error(reply, "WRONGTYPE"))
+	{
+		if (state->error[0] == '\0')
+			slate_link_words(state->error, sizeof(state->error), reply, NULL);
+	}
+	else if (state->reply_fn != NULL)
 		state->reply_fn(index, reply, state->arg);
-	else if (state->error[0] == '\0')
-		slate_link_words(state->error, sizeof(state->error), reply, NULL);
 }
 
 void
@@ -481,12 +485,12 @@ add_keys_of_rows(SlateWalk *walk, SPITupleTable *table, uint64 nrows,
 	int			nestlevel = 0;
 
 	if (walk->rules->key_needs_settings)
-		nestlevel = slate_rules_begin_settings();
+		nestlevel = slate_rowjson_begin_settings();
 	for (uint64 i = 0; i < nrows; i++)
 		add_keys_of_row(walk, row_of_columns(walk->rules, columns, table, i),
 						only);
 	if (nestlevel > 0)
-		slate_rules_end_settings(nestlevel);
+		slate_rowjson_end_settings(nestlevel);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

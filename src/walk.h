@@ -86,7 +86,8 @@ extern void slate_walk_wait(int64 ms);
 
 /*
  * Run a batch; nothing if it is empty.  ERROR if Redis is away, is not
- * trusted, or answers with an error, other than WRONGTYPE, which is handed on.
+ * trusted, or answers with an error, other than WRONGTYPE, which is handed on
+ * like all replies, unless reply_fn is NULL.
  */
 extern void slate_walk_exchange(const SlateBatch *batch,
 								SlateReplyFn reply_fn, void *arg);
