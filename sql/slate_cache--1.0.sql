@@ -166,7 +166,7 @@ COMMENT ON COLUMN slate_cache.rules.template IS 'the key, or the pattern, with c
 COMMENT ON COLUMN slate_cache.rules.value_column IS 'the column that the key holds; null for the whole row';
 COMMENT ON COLUMN slate_cache.rules.ttl IS 'lifetime of a value; null for no end, or no value';
 COMMENT ON COLUMN slate_cache.rules.ordered IS
-'whether a unique index orders the writers of a key; if not, a late push drops the key instead of being ignored';
+'whether a unique index orders the writers of a key; if not, a late push drops the key instead of being ignored; null where the kind is not row, and while somebody has the table locked';
 COMMENT ON COLUMN slate_cache.rules.enabled IS 'whether the table''s trigger fires, and those of all its partitions; if not, nothing of it is filled or read from the cache';
 
 --
@@ -451,7 +451,7 @@ COMMENT ON COLUMN slate_cache.events.datname IS
 'the database; null if it is not about one, or that is gone';
 COMMENT ON COLUMN slate_cache.events.pid IS 'the process that noted it';
 COMMENT ON COLUMN slate_cache.events.kind IS
-'launcher started, launcher ended, worker started, worker ended; no worker: no room for one; breaker opened, breaker closed: Redis failed, and answers again (in five seconds one opening, with its closing, at most); failover: a sentinel names another master; trust lost: Redis or PostgreSQL has another history than was known; standing back: a server with a later timeline of this cluster uses this Redis; flush asked: slate_cache_flush() was called; emptied: the namespace was; pushes delayed: the first that failed, the journal has it; replayed: Redis has heard all that had failed (both once in ten seconds at most); pushes lost: the first in a minute that failed and has no journal; journal full: the namespace will be emptied; refused: what Redis has answered to the worker, which could not go on, each answer once until it can';
+'launcher started, launcher ended, worker started, worker ended; no worker: no room for one; breaker opened, breaker closed: Redis failed, and answers again (in five seconds one opening, with its closing, at most); failover: a sentinel names another master, or a Cluster''s slots have others; trust lost: Redis or PostgreSQL has another history than was known; standing back: a server with a later timeline of this cluster uses this Redis; flush asked: slate_cache_flush() was called; emptied: the namespace was; pushes delayed: the first that failed, the journal has it; replayed: Redis has heard all that had failed (both once in ten seconds at most); pushes lost: the first in a minute that failed and has no journal; journal full: the namespace will be emptied; refused: what Redis has answered to the worker, which could not go on, each answer once until it can';
 COMMENT ON COLUMN slate_cache.events.detail IS 'server, reason, number; null if there is none';
 
 CREATE FUNCTION slate_cache_repair() RETURNS bigint

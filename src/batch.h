@@ -78,16 +78,18 @@ typedef struct SlateBatch
 	SlateIndexDrop *drops;
 } SlateBatch;
 
-/*
- * One for whatever nodes there are, or for a single one, which may become that
- * for another; empty one, which keeps its memory, or free that.  How many bytes
- * has it?
- */
+/* An empty one, for whatever nodes there are; for one of them alone. */
 extern void slate_batch_init(SlateBatch *batch);
 extern void slate_batch_init_for(SlateBatch *batch, int node);
+
+/* Have one that is for one node alone, and empty, be for another. */
 extern void slate_batch_aim(SlateBatch *batch, int node);
+
+/* Empty it, and keep its memory; free that. */
 extern void slate_batch_reset(SlateBatch *batch);
 extern void slate_batch_free(SlateBatch *batch);
+
+/* How many bytes are waiting. */
 extern int	slate_batch_size(const SlateBatch *batch);
 
 /* Does it take several exchanges with one node? */

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  Every switch on the version of PostgreSQL or hiredis, or on the system,
- *	  and no other file has one.
+ *	  Every switch on the version of PostgreSQL or hiredis, and no other file has
+ *	  one.
  *
  * Supported: PostgreSQL 15 to 18; hiredis 0.14 and 1.x.
  *

@@ -8,8 +8,8 @@
 #ifndef SLATE_DELIVER_H
 #define SLATE_DELIVER_H
 
-#include "database.h"
 #include "batch.h"
+#include "database.h"
 
 /* Is there a connection now? */
 extern bool slate_deliver_connect(void);

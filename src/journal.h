@@ -38,11 +38,13 @@ extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
 /*
  * Is this transaction in the journal, and a worker there to go on with it in
  * our Redis?
- * Is the keyspace larger than a commit should walk over, as far as is known?
- * This one has met so many names in it.
  */
 extern bool slate_journal_has_worker(void);
+
+/* Are there more names in Redis than a commit should walk over, as far as is known? */
 extern bool slate_journal_keyspace_is_large(void);
+
+/* A walk of this session's has met so many. */
 extern void slate_journal_note_keyspace(uint64 nnames);
 
 /* A row, as a reader gets it. */

@@ -139,7 +139,7 @@ slate_keyname_find_key(const char *name, int len, SlateSlice *key)
 			return true;
 		}
 	}
-	return false;				/* an index */
+	return false;				/* an index, a note, marks */
 }
 
 bool

@@ -42,9 +42,8 @@
  *
  * A version lapses a guard's life after it was taken or raised, however often
  * the guard is used: whatever is older than it is past its deadline by then (see
- * below).
- * So a version of another cluster, or of a history that PostgreSQL has left
- * (trust.c), is not in the way for ever.
+ * below).  So a version of another cluster, or of a history that PostgreSQL has
+ * left (trust.c), is not in the way for ever.
  *
  * FILL proves its age by a lease: the nonce that stood in the guard before the
  * snapshot was taken that loaded the value.  Each push changes the nonce, so a

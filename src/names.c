@@ -36,7 +36,7 @@
 #define AWAIT_STEP_MS 2
 #define STEPS_PER_CALL 16
 
-/* What is known of one name and port: neither list nor failure, it is wanted. */
+/* What is known of one name and port; before the first look, nothing. */
 typedef struct Known
 {
 	SlateAddress address;

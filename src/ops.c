@@ -188,7 +188,7 @@ static SlateOp *
 append_op(SlateOpList *list, SlateSlice key, uint32 hash)
 {
 	MemoryContext old = MemoryContextSwitchTo(list->context);
-	SlateOp  *op;
+	SlateOp    *op;
 
 	if (list->nops == list->maxops)
 	{

@@ -5,11 +5,10 @@
  *	  failure was.
  *
  * Each backend has one connection, with a Cluster one to each of its masters,
- * made when it is first needed and kept.
- * (The postmaster makes none, so there is none to inherit.)  Life with it goes
- * prepare, run, prepare, run, ...: all that can take long or need memory is in
- * slate_redis_prepare(), before a commit; slate_redis_run() only sends,
- * receives and keeps the books.
+ * made when it is first needed and kept.  (The postmaster makes none, so there is
+ * none to inherit.)  Life with it goes prepare, run, prepare, run, ...: all that
+ * can take long or need memory is in slate_redis_prepare(), before a commit;
+ * slate_redis_run() only sends, receives and keeps the books.
  *
  * Throws: nothing, except out of LINK_WAIT_INTERRUPTIBLE waits, see link.c.
  * Such a throw leaves the link to be dropped at its next use, and a probe to

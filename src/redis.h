@@ -164,9 +164,9 @@ extern int64 slate_redis_clock_ahead(int which);
  * of the offset at which that was: as a replica it has taken over another's
  * data.  Never 0, unless there is no connection, or an exchange on it is under
  * way.  slate_redis_prepare() learns it anew each minute, in a worker each second,
- * since somebody may make the server a replica, and promote it again.  Each database of a
- * server has another one.  Of a Cluster: of all its nodes, and of who has which
- * slots.
+ * since somebody may make the server a replica, and promote it again.  Each
+ * database of a server has another one.  Of a Cluster: of all its nodes, and of
+ * who has which slots.
  */
 extern uint64 slate_redis_identity(void);
 
@@ -193,8 +193,8 @@ extern void slate_redis_forget_refusal(void);
 /*
  * "unix:/path db 0", "host:6379 db 0", "tls:host:6379 db 0", "[::1]:6379 db 0",
  * "sentinel master mymaster at host:6379 db 0", or "cluster of 3, host:6379",
- * without credentials: the server of the last slate_redis_prepare(), or, before the first, the one it
- * will try.
+ * without credentials: the server of the last slate_redis_prepare(), or, before
+ * the first, the one it will try.
  */
 extern const char *slate_redis_server_name(void);
 

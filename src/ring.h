@@ -9,9 +9,9 @@
 #ifndef SLATE_RING_H
 #define SLATE_RING_H
 
+#include "batch.h"
 #include "database.h"
 #include "near.h"
-#include "batch.h"
 
 /* Setting: its size in kB, when it is made. */
 extern int	slate_ring_size;

@@ -197,7 +197,7 @@ log_losses(void)
 	loss.nkeys = 0;
 	ereport(LOG_SERVER_ONLY,
 			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
-			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions.  Cached copies of them may be stale until they expire.",
+			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions. Cached copies of them may be stale until they expire.",
 					   nkeys, npushes),
 			 errhint("The view slate_cache.stats counts the losses of all sessions.")));
 }

@@ -32,11 +32,10 @@
  *
  * - the last command of the pushes, if all of them have succeeded;
  * - the backend after an abort, if it can;
- * - for whatever is left the worker.  It asks Redis each second for the marks
- * of
- *	 its database, with the transactions that they belong to.  Those that are
- *	 not under way (prepared ones are), nor pushing, nor in doubt, so that all
- *	 their keys have been dropped, have no use for marks any more.
+ * - for whatever is left the worker.  It asks Redis each second for its
+ *	 database's marks, and the transactions that they belong to.  Those that
+ *	 are not under way (prepared ones are), nor pushing, nor in doubt, so that
+ *	 all their keys have been dropped, have no use for marks any more.
  *
  * Redis forgets marks after two days, so that the keys of a database that is
  * gone for good can be used again.  A prepared transaction may take longer, or
@@ -322,9 +321,9 @@ is_under_way(uint64 xid)
 	return TransactionIdIsInProgress(XidFromFullTransactionId(FullTransactionIdFromU64(xid)));
 }
 
-/* Each node has marks of a transaction that has keys there. */
+/* So it may be: each node has marks of a transaction that has keys there. */
 static bool
-is_taken(const Look *look, const redisReply *id)
+is_listed(const Look *look, const redisReply *id)
 {
 	for (int i = 0; i < look->count; i++)
 	{
@@ -351,7 +350,7 @@ take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		/* others are counts */
 		if (look->count == MARKS_PER_LOOK)
 			break;
-		if (is_taken(look, id))
+		if (is_listed(look, id))
 			continue;
 		if (id->type != REDIS_REPLY_STRING || id->len != SLATE_TOKEN_LEN ||
 			xid->type != REDIS_REPLY_STRING)

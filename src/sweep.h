@@ -8,8 +8,8 @@
 #ifndef SLATE_SWEEP_H
 #define SLATE_SWEEP_H
 
-#include "port/atomics.h"
 #include "exchange.h"
+#include "port/atomics.h"
 
 /* What became of a walk. */
 typedef struct SlateSwept

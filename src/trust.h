@@ -10,8 +10,8 @@
 #ifndef SLATE_TRUST_H
 #define SLATE_TRUST_H
 
-#include "database.h"
 #include "batch.h"
+#include "database.h"
 
 typedef enum SlateTrust
 {

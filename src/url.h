@@ -24,11 +24,15 @@ typedef struct SlateUrl
 } SlateUrl;
 
 /*
- * Parse redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS,
- * unix:///path[?db=n],
- * sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db], or
- * cluster://[user[:password]@]host[:port][,host[:port]...], which may be
- * followed by /0.  Percent escapes are decoded in user, password and path; an
+ * Parse one of
+ *
+ *		redis://[user[:password]@]host[:port][/db]
+ *		rediss://, likewise, for TLS
+ *		unix:///path[?db=n]
+ *		sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db]
+ *		cluster://[user[:password]@]host[:port][,host[:port]...][/0]
+ *
+ * Percent escapes are decoded in user, password and path; an
  * IPv6 address stands in brackets.  redis://:password@host gives a password
  * without a user.  On failure return false and set *error to a constant
  * message, worded as an errdetail sentence, which never repeats the url (it

@@ -543,7 +543,7 @@ slate_walk_rule(SlateWalk *walk, SlateRule *rule)
 	append_columns(&sql, walk->rules, columns);
 	if (rule->kind == RULE_LIST)
 	{
-		appendStringInfo(&sql, "%sROW(", bms_is_empty(columns) ? "" : ", ");
+		appendStringInfoString(&sql, ", ROW(");
 		append_columns(&sql, walk->rules, columns);
 		appendStringInfoString(&sql, ")::pg_catalog.text"
 							   " COLLATE pg_catalog.\"C\"");

@@ -45,12 +45,12 @@
 #include "ring.h"
 #include "script.h"
 #include "stats.h"
-#include "strict.h"
-#include "sweep.h"
-#include "traffic.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "strict.h"
+#include "sweep.h"
 #include "tcop/tcopprot.h"
+#include "traffic.h"
 #include "trust.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -231,7 +231,7 @@ truncate_generation(int generation)
 	if (!done)
 		return;
 
-	/* what is still there of that may be more than the journal holds */
+	/* of bytes that were forgiven no more can be there than there are any */
 	pg_atomic_write_u64(&database->forgiven,
 						Min(pg_atomic_read_u64(&database->forgiven),
 							pg_atomic_read_u64(&database->bytes[0]) +
@@ -620,14 +620,42 @@ fence(void)
 	slate_traffic_leave();
 }
 
+/* Does anybody ask for what watch() does? */
+static bool
+is_asked_to_watch(void)
+{
+	return pg_atomic_read_u32(&database->look) != 0 ||
+		pg_atomic_read_u32(&database->must_empty) != 0 ||
+		pg_atomic_read_u32(&database->flush) !=
+		pg_atomic_read_u32(&database->flushed);
+}
+
+/* Once a second, and on request; false if there is nothing to work with. */
+static bool
+watch_in_time(int64 now)
+{
+	static int64 next_watch = 0;
+	bool		can_work;
+
+	if (now < next_watch && !is_asked_to_watch())
+		return true;
+	can_work = watch();
+	if (can_work)
+	{
+		watch_marks();
+		fence();
+	}
+	next_watch = can_work ? now + ROUND_MS : 0;
+	return can_work;
+}
+
 /* Does all that can be done now; returns how long it may wait for more. */
 static long
 go_round(void)
 {
 	static long retry = MIN_RETRY_MS;
-	static int64 next_watch = 0;
 	int64		start = slate_link_now();
-	bool		can_work = true;
+	bool		can_work;
 	SlateReplay progress = REPLAY_IDLE;
 	int			nundecided;
 	uint64		delayed_since;
@@ -642,19 +670,7 @@ go_round(void)
 	prepared = slate_database_count_prepared(database);
 	slate_doubt_collect(database);
 	nundecided = slate_doubt_decide(database);
-	if (start >= next_watch || pg_atomic_read_u32(&database->look) != 0 ||
-		pg_atomic_read_u32(&database->must_empty) != 0 ||
-		pg_atomic_read_u32(&database->flush) !=
-		pg_atomic_read_u32(&database->flushed))
-	{
-		can_work = watch();
-		if (can_work)
-		{
-			watch_marks();
-			fence();
-		}
-		next_watch = can_work ? start + ROUND_MS : 0;
-	}
+	can_work = watch_in_time(start);
 	if (can_work)
 		progress = slate_replay();
 	rotate();
