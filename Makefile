@@ -1,6 +1,7 @@
 # slate_cache: builds and installs with PGXS (make, make install), tests and
 # shows itself on private servers (make test, make demo).  `make help` lists
-# the targets.  The version stands in slate_cache.control and nowhere else.
+# the targets.  The version stands in slate_cache.control, META.json, CHANGELOG.md
+# and the name of the SQL script.
 
 EXTENSION = slate_cache
 MODULE_big = slate_cache
@@ -24,20 +25,8 @@ endif
 # Bitcode for JIT inlining buys nothing here and would need clang.
 override with_llvm := $(or $(with_llvm),no)
 
-# For `make installcheck`: the extension is installed, a Redis listens on
-# SLATE_REDIS_SOCKET, and whoever calls is not root.  `make test` needs none
-# of that.
-REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
-REGRESS_PREP = log/installcheck.conf
-REGRESS_OPTS = --inputdir=test --load-extension=slate_cache \
-	--temp-instance=tmp_check --temp-config=log/installcheck.conf
-ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=slate_cache \
-	--temp-instance=tmp_check_iso --temp-config=log/installcheck.conf
-TAP_TESTS = 1
-PROVE_TESTS = test/t/*.pl
-PROVE_FLAGS += -I test/perl
-EXTRA_CLEAN = log/
+# Tests drop the extension, stop servers, and need builds of their own: see test/run.
+NO_INSTALLCHECK = 1
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
@@ -46,20 +35,16 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
 else
-all install installcheck clean:
-	@echo "$@ needs PostgreSQL's server development files (on Debian: postgresql-server-dev-15), or PG_CONFIG=/path/to/pg_config" >&2
+all install uninstall clean:
+	@echo "$@ needs PostgreSQL's server development files (on Debian 12: postgresql-server-dev-15, on 13: -17), or PG_CONFIG=/path/to/pg_config" >&2
 	@exit 1
 endif
 
 # PGXS does not know which headers an object was compiled with.
 $(OBJS): $(wildcard src/*.h)
 
-log/installcheck.conf:
-	@mkdir -p log
-	@printf '%s\n' "shared_preload_libraries = 'slate_cache'" \
-		"slate_cache.url = 'unix://$(SLATE_REDIS_SOCKET)'" > $@
-
-test:
+# installcheck does not look at what is installed: tests have private builds.
+test installcheck:
 	@bash test/run
 
 demo:
@@ -113,5 +98,5 @@ help:
 	@echo "                ONLY='a;b'  N=300  PROFILE=name  ACCEPT=1  KEEP=1"
 	@echo "make indent     indents src/ with pg_bsd_indent"
 
-.PHONY: test demo fuzz soak check-history model mutants versions bench instructions indent help log/installcheck.conf
+.PHONY: test demo fuzz soak check-history model mutants versions bench instructions indent help installcheck
 .DEFAULT_GOAL := all

@@ -449,7 +449,7 @@ check_breaker(ReturnSetInfo *result)
 	slate_breaker_look(&failures, &rests_for);
 	put_check(result, "breaker", failures == 0,
 			  failures == 0 ? "closed" :
-			  psprintf("%d failures in a row; next try in " INT64_FORMAT " ms",
+			  psprintf("failures in a row: %d; next try in " INT64_FORMAT " ms",
 					   failures, rests_for));
 }
 
@@ -509,7 +509,7 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 				   !TimestampDifferenceExceeds(backlog.since,
 											   GetCurrentTimestamp(),
 											   OLD_DOUBT_MS)),
-				  psprintf(INT64_FORMAT " rows wait for Redis%s%s%s; " UINT64_FORMAT " kB on disk",
+				  psprintf("rows that wait for Redis: " INT64_FORMAT "%s%s%s; " UINT64_FORMAT " kB on disk",
 						   backlog.nrows, is_failing ? ", which does not take them" : "",
 						   refusal[0] ? ": " : "", refusal, bytes / 1024));
 }

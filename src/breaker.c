@@ -181,7 +181,7 @@ slate_breaker_close(const char *server)
 	pg_atomic_write_u64(&breaker->next_try, 0);
 	if (pg_atomic_exchange_u32(&breaker->is_noted, 0) != 0)
 		slate_events_note(EVENT_BREAKER_CLOSED, InvalidOid,
-						  "%s: after %u failures in a row",
+						  "%s: failures in a row: %u",
 						  server, failures);
 }
 

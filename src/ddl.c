@@ -28,6 +28,7 @@
 #include "ddl.h"
 #include "doubt.h"
 #include "executor/spi.h"
+#include "journal.h"
 #include "miscadmin.h"
 #include "pending.h"
 #include "replication/logicalworker.h"
@@ -242,6 +243,26 @@ before_replacing(const CreateTrigStmt *command)
 }
 
 /*
+ * Has Redis not heard of something, as far as is known?  Before the worker's
+ * first look, or its next after something was prepared, that is whatever the
+ * journal has.
+ */
+static bool
+is_untold(SlateDatabase *database)
+{
+	if (!slate_ring_is_empty(database))
+		return true;
+	if (slate_database_is_settled(database))
+		return slate_doubt_exists(database);
+	for (int i = 0; i < SLATE_GENERATIONS; i++)
+	{
+		if (slate_journal_size(i) > 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * What the journal has goes with the extension, and so does whoever would tell
  * Redis of it.  The transaction can still be rolled back.
  */
@@ -262,8 +283,7 @@ before_dropping_extension(void)
 				 errmsg("Redis cannot be told that its copies are nobody's any more"),
 				 errdetail("%s", slate_redis_error()),
 				 errhint("They stay until their TTL, however old they get. Drop extension slate_cache when Redis is there, or remove its keys by hand.")));
-	else if (slate_doubt_exists(database) || !slate_ring_is_empty(database) ||
-			 !slate_database_is_settled(database))
+	else if (is_untold(database))
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("Redis has not heard of all changes, and nobody will tell it any more"),

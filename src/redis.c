@@ -794,10 +794,10 @@ resting(void)
 	slate_breaker_reason(reason);
 	slate_breaker_look(&failures, &rests_for);
 	if (rests_for > 0)
-		set_error("not asked for another %d ms, after %d failures in a row; the last: %s",
+		set_error("not asked for another %d ms, failures in a row: %d; the last: %s",
 				  (int) rests_for, failures, reason);
 	else
-		set_error("not asked until the worker has tried, after %d failures in a row; the last: %s",
+		set_error("not asked until the worker has tried, failures in a row: %d; the last: %s",
 				  failures, reason);
 	return REDIS_RESTING;
 }

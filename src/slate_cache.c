@@ -252,7 +252,7 @@ define_shared_settings(void)
 	DefineCustomIntVariable("slate_cache.near_memory",
 							"Shared memory for values that a hit then finds without asking Redis.",
 							"0 for none.",
-							&slate_near_memory, 0, 0, INT_MAX / 2,
+							&slate_near_memory, 0, 0, INT_MAX / 2 + 1,
 							PGC_POSTMASTER, GUC_UNIT_KB, check_near_memory,
 							NULL, NULL);
 }

@@ -195,11 +195,13 @@ log_losses(void)
 		return;
 	loss.npushes = 0;
 	loss.nkeys = 0;
+	/* the statement is another one by now */
 	ereport(LOG_SERVER_ONLY,
 			(errmsg("could not deliver cache changes to Redis: %s", loss.reason),
 			 errdetail("Lost since this session's last such message: " INT64_FORMAT " keys of " INT64_FORMAT " transactions. Cached copies of them may be stale until they expire.",
 					   nkeys, npushes),
-			 errhint("The view slate_cache.stats counts the losses of all sessions.")));
+			 errhint("The view slate_cache.stats counts the losses of all sessions."),
+			 errhidestmt(true)));
 }
 
 static void
@@ -215,7 +217,8 @@ log_delays(void)
 					loss.delay_reason),
 			 errdetail("In the journal since this session's last such message: " INT64_FORMAT " transactions.",
 					   ndelayed),
-			 errhint("The view slate_cache.journal shows what waits for Redis.")));
+			 errhint("The view slate_cache.journal shows what waits for Redis."),
+			 errhidestmt(true)));
 }
 
 static void

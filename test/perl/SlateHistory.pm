@@ -146,8 +146,11 @@ sub put_back
     my ($node, $backup) = @_;
     my $data = $node->data_dir;
     wait_until_gone($node);
-    File::Path::remove_tree($data);
-    PostgreSQL::Test::RecursiveCopy::copypath($node->backup_dir . "/$backup", $data);
+
+    # The folder itself stays: by its inode the next postmaster finds, and frees, the
+    # shared memory of one that was killed.
+    File::Path::remove_tree($data, { keep_root => 1 });
+    system('cp', '-R', $node->backup_dir . "/$backup/.", $data) == 0 or croak 'cp has failed';
     chmod 0700, $data or croak "chmod $data: $!";
     return;
 }

@@ -60,7 +60,7 @@ is($session->query("SELECT bool_and(since BETWEEN '$before' AND '$after') FROM $
 is($session->query("SELECT bool_and(age >= interval '0' AND age <= clock_timestamp() - '$before') FROM $view"),
     't', 'and its age');
 is($session->query("SELECT bool_and(bytes BETWEEN 20 AND 1000) FROM $view"), 't', 'and its size');
-like($session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'journal'}), qr/^2 rows wait/, 'health says so');
+like($session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'journal'}), qr/^rows that wait for Redis: 2\b/, 'health says so');
 is($session->query('SELECT pushes_lost, pushes_delayed, keys_delayed FROM slate_cache.stats'), '0|2|4',
     'the counters tell of a delay, not of a loss');
 allow();
@@ -68,7 +68,7 @@ SlateJournal::wait_until_told($node);
 is($redis->all_keys('shop:item:[12]'), '', 'Redis is back: what was in doubt is dropped, and the view empty');
 is($session->query('SELECT replayed > 0 AND emptied = 0 FROM slate_cache.stats'), 't', 'and counted');
 is($redis->cli('EXISTS', map { "shop:item:$_" } 3 .. 100), '98', 'nothing else is dropped');
-like($session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'journal'}), qr/^0 rows wait/, 'health, too');
+like($session->query(q{SELECT detail FROM slate_cache.health WHERE "check" = 'journal'}), qr/^rows that wait for Redis: 0\b/, 'health, too');
 
 # What was rolled back is nowhere.
 refuse();

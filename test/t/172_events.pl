@@ -256,7 +256,7 @@ $proxy->pass;
 wait_for_event('replayed');
 is(story(), 'breaker opened, pushes delayed, breaker closed, replayed', 'an outage in its order');
 like(detail('breaker opened'), qr/^\Q$server\E: .*(closed|could not|reset)/, 'with what was met');
-like(detail('breaker closed'), qr/^\Q$server\E: after \d+ failures in a row$/, 'and how often');
+like(detail('breaker closed'), qr/^\Q$server\E: failures in a row: \d+$/, 'and how often');
 is(detail('breaker opened', 'datname'), '', 'the breaker is of no database');
 is(detail('pushes delayed', 'datname'), 'postgres', 'pushes are');
 like(detail('replayed'), qr/^20 rows/, 'how many they were');

@@ -113,6 +113,21 @@ $session->query('BEGIN; DROP EXTENSION slate_cache; ROLLBACK');
 like($session->error, qr/WARNING:  Redis has not heard of all changes/, 'or is prepared');
 $session->query("COMMIT PREPARED 'p'");
 SlateJournal::wait_until_told($node);
+
+# Before a worker's first look there may be nothing to be told.
+my $launcher = $session->query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'slate_cache launcher'});
+END { kill 'CONT', $launcher if $launcher }
+kill 'STOP', $launcher;
+$node->safe_psql('postgres', 'CREATE DATABASE fresh');
+my $fresh = SlateSession->new($node, database => 'fresh');
+$fresh->query('CREATE EXTENSION slate_cache');
+$fresh->query('DROP EXTENSION slate_cache');
+is($fresh->error, '', 'who drops an extension that nobody has used is not warned');
+$fresh->query(q{CREATE EXTENSION slate_cache; SELECT slate_cache_set('free:2', '1')});
+$fresh->query('DROP EXTENSION slate_cache');
+like($fresh->error, qr/WARNING:  Redis has not heard of all changes/, 'but if he has');
+kill 'CONT', $launcher;
+
 $redis->stop;
 $session->query('BEGIN; DROP EXTENSION slate_cache; ROLLBACK');
 like($session->error, qr/WARNING:  Redis cannot be told.*DETAIL:.*HINT:.*when Redis is there/s, 'or that Redis is away');

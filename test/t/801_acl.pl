@@ -8,11 +8,12 @@ use PostgreSQL::Test::Utils;
 use SlateNode;
 use SlateRedis;
 use Test::More;
+use Text::ParseWords qw(shellwords);
 
 my $readme = slurp_file(dirname(__FILE__) . '/../../README.md');
-my ($rule) = $readme =~ /^```\nACL SETUSER slate (.*?)^```$/ms
+my ($rule) = $readme =~ /^```sh\nredis-cli ACL SETUSER slate (.*?)^```$/ms
   or die 'the README has no ACL';
-my @rule = split ' ', $rule;
+my @rule = shellwords($rule =~ s/\\\n//gr);
 is($rule[0], 'on', 'the README proposes a user');
 
 my $redis = SlateRedis->new(port => 1);
