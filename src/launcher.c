@@ -31,6 +31,7 @@
 #include "catalog/pg_database.h"
 #include "doubt.h"
 #include "events.h"
+#include "launcher.h"
 #include "names.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -43,7 +44,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "worker.h"
 
 /* How often to look for new databases. */
 #define LOOK_MS 5000
@@ -55,6 +55,9 @@
 #define RESTART_MS 200
 #define MAX_RESTART_MS 10000
 #define SHORT_LIFE_MS 5000
+
+/* How long a command may want a database for itself. */
+#define SENT_AWAY_MS 10000
 
 /* Workers on their first visit, at a time. */
 #define MAX_VISITS 2
@@ -414,7 +417,7 @@ slate_launcher_main(Datum arg pg_attribute_unused())
 }
 
 void
-slate_worker_register(void)
+slate_launcher_register(void)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
@@ -433,7 +436,7 @@ slate_worker_register(void)
 }
 
 void
-slate_worker_leave(Oid database, bool leave)
+slate_launcher_send_away(Oid database, bool leave)
 {
 	SlateDatabase *entry = slate_database_find(database);
 	pid_t		worker;
@@ -441,7 +444,7 @@ slate_worker_leave(Oid database, bool leave)
 	if (entry == NULL)
 		return;
 	pg_atomic_write_u64(&entry->leave_until,
-						leave ? slate_link_now() + 10000 : 0);
+						leave ? slate_link_now() + SENT_AWAY_MS : 0);
 	slate_database_wake(entry);
 
 	/* it may be waiting for Redis, and does not look at its latch then */

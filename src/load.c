@@ -22,7 +22,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/xact.h"
+#include "attempt.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "load.h"
@@ -128,44 +128,41 @@ is_about_input(int sqlerrcode)
 		sqlerrcode == ERRCODE_SYNTAX_ERROR;
 }
 
-/*
- * Call an input function that may not like its input.  A subtransaction is the
- * one way to go on after an ERROR that holds for every type and every version.
- */
+typedef struct InputState
+{
+	Oid			input;
+	Oid			ioparam;
+	char	   *text;
+	Datum		value;
+} InputState;
+
+/* SlateAttemptFn */
+static bool
+call_input(void *arg)
+{
+	InputState *state = arg;
+
+	state->value = OidInputFunctionCall(state->input, state->text,
+										state->ioparam, -1);
+	return true;
+}
+
+/* Call an input function that may not like its input. */
 static bool
 input_or_false(Oid input, Oid ioparam, char *text, Datum *value)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool accepted = false;
+	InputState	state = {.input = input,.ioparam = ioparam,.text = text};
+	ErrorData  *error = slate_attempt(call_input, &state);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	if (error == NULL)
 	{
-		*value = OidInputFunctionCall(input, text, ioparam, -1);
-		accepted = true;
-		ReleaseCurrentSubTransaction();
+		*value = state.value;
+		return true;
 	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (!is_about_input(error->sqlerrcode))
-			ReThrowError(error);
-		FreeErrorData(error);
-		accepted = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return accepted;
+	if (!is_about_input(error->sqlerrcode))
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
 }
 
 /* The value whose text this is; false if there is none. */

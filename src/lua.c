@@ -779,43 +779,30 @@ static const char epoch_source[] =
 "redis.call('SET', KEYS[1], ARGV[2])\n"
 "return {0, 0, 0, 0}\n";
 
-const SlateLua slate_lua_publish = {0, publish_source};
-const SlateLua slate_lua_tick = {1, tick_source};
-const SlateLua slate_lua_floor = {2, floor_source};
-const SlateLua slate_lua_drop_family = {3, drop_family_source};
-const SlateLua slate_lua_drop_swept = {4, drop_swept_source};
-const SlateLua slate_lua_register = {5, register_source};
-const SlateLua slate_lua_lease = {6, lease_source};
-const SlateLua slate_lua_fill = {7, fill_source};
-const SlateLua slate_lua_forget = {8, forget_source};
-const SlateLua slate_lua_mark = {9, mark_source};
-const SlateLua slate_lua_release = {10, release_source};
-const SlateLua slate_lua_epoch = {11, epoch_source};
-const SlateLua slate_lua_drop_long = {12, drop_long_source};
-
-static const SlateLua *const scripts[SLATE_LUA_SCRIPTS] = {
-	&slate_lua_publish,
-	&slate_lua_tick,
-	&slate_lua_floor,
-	&slate_lua_drop_family,
-	&slate_lua_drop_swept,
-	&slate_lua_register,
-	&slate_lua_lease,
-	&slate_lua_fill,
-	&slate_lua_forget,
-	&slate_lua_mark,
-	&slate_lua_release,
-	&slate_lua_epoch,
-	&slate_lua_drop_long
+/* With @ for the tag of a node. */
+static const char *const sources[SLATE_LUA_SCRIPTS] = {
+	[LUA_PUBLISH] = publish_source,
+	[LUA_TICK] = tick_source,
+	[LUA_FLOOR] = floor_source,
+	[LUA_DROP_FAMILY] = drop_family_source,
+	[LUA_DROP_SWEPT] = drop_swept_source,
+	[LUA_REGISTER] = register_source,
+	[LUA_LEASE] = lease_source,
+	[LUA_FILL] = fill_source,
+	[LUA_FORGET] = forget_source,
+	[LUA_MARK] = mark_source,
+	[LUA_RELEASE] = release_source,
+	[LUA_EPOCH] = epoch_source,
+	[LUA_DROP_LONG] = drop_long_source
 };
 
 char *
-slate_lua_source(int number, const char *tag)
+slate_lua_source(SlateLua script, const char *tag)
 {
 	StringInfoData source;
 
 	initStringInfo(&source);
-	for (const char *at = scripts[number]->source; *at; at++)
+	for (const char *at = sources[script]; *at; at++)
 	{
 		if (*at == '@')
 			appendStringInfoString(&source, tag);

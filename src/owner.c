@@ -27,6 +27,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "attempt.h"
 #include "catalog/pg_cast.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -34,8 +35,6 @@
 #include "owner.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -171,35 +170,33 @@ become(Oid owner)
 	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
 }
 
+typedef struct RunState
+{
+	Oid			owner;
+	SlateOwnerFn fn;
+	void	   *arg;
+} RunState;
+
+/* SlateAttemptFn */
+static bool
+run_as_owner(void *arg)
+{
+	RunState   *state = arg;
+
+	become(state->owner);
+	state->fn(state->arg);
+	return false;
+}
+
 void
 slate_owner_run(const SlateCode *code, SlateOwnerFn fn, void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	RunState	state = {code->owner, fn, arg};
+	ErrorData  *error;
 
 	if (code->several)
 		refuse_several();
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		become(code->owner);
-		fn(arg);
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
+	error = slate_attempt(run_as_owner, &state);
+	if (error)
 		ReThrowError(error);
-	}
-	PG_END_TRY();
 }

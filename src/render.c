@@ -17,14 +17,13 @@
 #include "compat.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
+#include "attempt.h"
 #include "owner.h"
 #include "render.h"
 #include "row.h"
 #include "rowjson.h"
 #include "stats.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 int			slate_render_max_value = 1024;
@@ -228,20 +227,6 @@ runs_code(const SlateOpList *list)
 	return false;
 }
 
-/*
- * Whatever the functions of others have done is undone: deferred constraints have
- * been checked by now, and portals closed, so that a cursor that they leave open
- * would outlive what it stands on.  What was rendered stays.
- */
-static void
-end_care(bool undo)
-{
-	if (undo)
-		RollbackAndReleaseCurrentSubTransaction();
-	else
-		ReleaseCurrentSubTransaction();
-}
-
 static void
 drop_all_images(SlateOpList *list)
 {
@@ -252,52 +237,53 @@ drop_all_images(SlateOpList *list)
 	}
 }
 
+typedef struct CareState
+{
+	SlateOpList *list;
+	const SlateGlobSet *globset;
+	Size		max_bytes;
+} CareState;
+
+/*
+ * SlateAttemptFn.  Whatever the functions of others have done is undone: deferred
+ * constraints have been checked by now, and portals closed, so that a cursor that
+ * they leave open would outlive what it stands on.  What was rendered stays.
+ */
+static bool
+render_with_care(void *arg)
+{
+	CareState  *state = arg;
+	bool		undo = runs_code(state->list);
+	int			nestlevel = 0;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (needs_settings(state->list))
+		nestlevel = slate_rowjson_begin_settings();
+	(void) render_ops(state->list, state->globset, true, state->max_bytes);
+	if (nestlevel > 0)
+		slate_rowjson_end_settings(nestlevel);
+	PopActiveSnapshot();
+	return !undo;
+}
+
 void
 slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile int nestlevel = 0;
+	CareState	state = {list, globset, max_bytes};
+	ErrorData  *error;
 
 	if (!needs_care(list) && render_ops(list, globset, false, max_bytes))
 		return;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		bool		undo = runs_code(list);
-
-		PushActiveSnapshot(GetTransactionSnapshot());
-		if (needs_settings(list))
-			nestlevel = slate_rowjson_begin_settings();
-		(void) render_ops(list, globset, true, max_bytes);
-		if (nestlevel > 0)
-			slate_rowjson_end_settings(nestlevel);
-		PopActiveSnapshot();
-		end_care(undo);
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(error);
-		drop_all_images(list);
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("changed rows were dropped from the cache instead of being written to it"),
-				 errdetail("Rendering a row as JSON failed: %s",
-						   error->message)));
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
+	error = slate_attempt(render_with_care, &state);
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+		ReThrowError(error);
+	drop_all_images(list);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("changed rows were dropped from the cache instead of being written to it"),
+			 errdetail("Rendering a row as JSON failed: %s", error->message)));
+	FreeErrorData(error);
 }

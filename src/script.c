@@ -64,11 +64,11 @@ keys_per_call(const SlateBatch *batch)
 
 /* EVALSHA sha numkeys, with room for nkeys keys and nargs arguments */
 static void
-append_call(SlateBatch *batch, const SlateLua *script, int nkeys, int nargs)
+append_call(SlateBatch *batch, SlateLua script, int nkeys, int nargs)
 {
 	append_array(batch, 3 + nkeys + nargs);
 	append_text(batch, "EVALSHA");
-	append_text(batch, scripts[batch->node].sha[script->number]);
+	append_text(batch, scripts[batch->node].sha[script]);
 	append_number(batch, nkeys);
 }
 
@@ -234,7 +234,7 @@ append_pushes(SlateBatch *batch, const SlateStamp *given,
 	SlateStamp	shifted;
 	const SlateStamp *stamp = stamp_for(given, batch->node, &shifted);
 
-	append_call(batch, &slate_lua_publish, n, 3 + 2 * n);
+	append_call(batch, LUA_PUBLISH, n, 3 + 2 * n);
 	batch->call.nkeys = n;
 	batch->call.keys_at = batch->bytes.len;
 	for (int i = 0; i < n; i++)
@@ -298,7 +298,7 @@ slate_script_add_joined(SlateBatch *batch, const SlateCall *const *calls,
 
 	for (int i = 0; i < ncalls; i++)
 		nkeys += calls[i]->nkeys;
-	append_call(batch, &slate_lua_publish, nkeys, 3 + 2 * nkeys);
+	append_call(batch, LUA_PUBLISH, nkeys, 3 + 2 * nkeys);
 	for (int i = 0; i < ncalls; i++)
 		appendBinaryStringInfo(&batch->bytes, bytes[i] + calls[i]->keys_at,
 							   calls[i]->common_at - calls[i]->keys_at);
@@ -349,7 +349,7 @@ append_members(SlateBatch *batch, int node, const SlateStamp *stamp,
 	if (nkeys == 0)
 		return;
 	to = slate_batch_for_node(batch, node);
-	append_call(to, &slate_lua_register, 1, 1 + 2 * nkeys);
+	append_call(to, LUA_REGISTER, 1, 1 + 2 * nkeys);
 	slate_keyname_append_index(to, members->family.start, members->family.len);
 	append_text(to, stamp ? stamp->mark : "");
 	for (int i = 0; i < nmembers; i++)
@@ -393,7 +393,7 @@ slate_script_add_tick(SlateBatch *batch)
 	{
 		SlateBatch *to = slate_batch_for_node(batch, node);
 
-		append_call(to, &slate_lua_tick, 0, 1);
+		append_call(to, LUA_TICK, 0, 1);
 		append_number(to, slate_stamp_guard_life_ms() / 8);
 	}
 }
@@ -402,7 +402,7 @@ static void
 append_floors(SlateBatch *batch, const SlateStamp *stamp,
 			  const SlateSlice *prefixes, int n)
 {
-	append_call(batch, &slate_lua_floor, 0, 5 + n);
+	append_call(batch, LUA_FLOOR, 0, 5 + n);
 	append_push_arguments(batch, stamp);
 	append_slices(batch, prefixes, n);
 	slate_batch_count_keys(batch, n);
@@ -463,7 +463,7 @@ slate_script_add_drop_family(SlateBatch *batch, const SlateStamp *stamp,
 		strlcpy(drop->own, stamp->nonce, sizeof(drop->own));
 		put_step(step, is_pushed ? drop->own : nobody, "0",
 				 Max(MEMBERS_PER_STEP / share, MIN_MEMBERS_PER_STEP));
-		append_call(to, &slate_lua_drop_family, 1, 7);
+		append_call(to, LUA_DROP_FAMILY, 1, 7);
 		slate_keyname_append_index(to, family, familylen);
 		append_push_arguments(to, stamp);
 		append_bytes(to, glob, globlen);
@@ -519,7 +519,7 @@ slate_script_add_epoch(SlateBatch *batch, const char *key, const char *from,
 	{
 		SlateBatch *part = slate_batch_for_node(batch, node);
 
-		append_call(part, &slate_lua_epoch, 2, 3);
+		append_call(part, LUA_EPOCH, 2, 3);
 		slate_keyname_append_own(part, key);
 		slate_keyname_append_own(part, wal_key);
 		append_text(part, from);
@@ -615,7 +615,7 @@ slate_script_take_scan(const redisReply *reply, char cursor[SLATE_CURSOR_SIZE])
 
 /* The keys are bulk strings; of many slots, so in a Cluster they are not KEYS. */
 static void
-append_swept(SlateBatch *batch, const SlateLua *script, StringInfo keys,
+append_swept(SlateBatch *batch, SlateLua script, StringInfo keys,
 			 int nkeys, int nargs)
 {
 	char		nonce[SLATE_TOKEN_LEN + 1];
@@ -632,14 +632,14 @@ append_swept(SlateBatch *batch, const SlateLua *script, StringInfo keys,
 void
 slate_script_add_forget(SlateBatch *batch, StringInfo keys, int nkeys)
 {
-	append_swept(batch, &slate_lua_forget, keys, nkeys, 2);
+	append_swept(batch, LUA_FORGET, keys, nkeys, 2);
 }
 
 void
 slate_script_add_drop_swept(SlateBatch *batch, StringInfo keys, int nkeys,
 							StringInfo stamps, const char *owner)
 {
-	append_swept(batch, &slate_lua_drop_swept, keys, nkeys, 3 + nkeys);
+	append_swept(batch, LUA_DROP_SWEPT, keys, nkeys, 3 + nkeys);
 	append_text(batch, owner);
 	appendBinaryStringInfo(&batch->bytes, stamps->data, stamps->len);
 }
@@ -648,7 +648,7 @@ void
 slate_script_add_drop_long(SlateBatch *batch, const char *cursor, int count,
 						   SlateSlice glob)
 {
-	append_call(batch, &slate_lua_drop_long, 0, 4);
+	append_call(batch, LUA_DROP_LONG, 0, 4);
 	append_text(batch, cursor);
 	append_number(batch, count);
 	append_bytes(batch, glob.start, glob.len);
@@ -679,7 +679,7 @@ append_leases(SlateBatch *batch, const SlateStamp *stamp,
 	char		nonce[SLATE_TOKEN_LEN + 1];
 
 	slate_stamp_make_nonce(nonce);
-	append_call(batch, &slate_lua_lease, nkeys, 4);
+	append_call(batch, LUA_LEASE, nkeys, 4);
 	append_slices(batch, keys, nkeys);
 	append_bytes(batch, nonce, SLATE_TOKEN_LEN);
 	append_number(batch, slate_stamp_guard_life_ms());
@@ -705,7 +705,7 @@ slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
 {
 	SlateBatch *to = slate_batch_for_key(batch, key, keylen);
 
-	append_call(to, &slate_lua_fill, 1, 4);
+	append_call(to, LUA_FILL, 1, 4);
 	append_bytes(to, key, keylen);
 	append_bytes(to, token, SLATE_TOKEN_LEN);
 	append_number(to, ttl);
@@ -722,7 +722,7 @@ append_mark_call(SlateBatch *batch, const SlateStamp *stamp, uint64 xid,
 
 	/* a push of this transaction has another nonce */
 	slate_stamp_make_nonce(nonce);
-	append_call(batch, &slate_lua_mark, nkeys, 5 + nbeginnings);
+	append_call(batch, LUA_MARK, nkeys, 5 + nbeginnings);
 	append_slices(batch, keys, nkeys);
 	append_text(batch, stamp->mark);
 	append_number(batch, (int64) xid);
@@ -778,7 +778,7 @@ slate_script_add_release(SlateBatch *batch, const char *mark, bool in_any_case)
 	{
 		SlateBatch *to = slate_batch_for_node(batch, node);
 
-		append_call(to, &slate_lua_release, 0, 2);
+		append_call(to, LUA_RELEASE, 0, 2);
 		append_text(to, mark);
 		append_number(to, in_any_case ? -1 : to->npushes);
 	}

@@ -26,6 +26,7 @@
 #include "events.h"
 #include "fmgr.h"
 #include "journal.h"
+#include "launcher.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "near.h"
@@ -52,7 +53,6 @@
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/syscache.h"
-#include "worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -400,7 +400,7 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 					 environment, receiver, completion);
 		return;
 	}
-	slate_worker_leave(oid, true);
+	slate_launcher_send_away(oid, true);
 	PG_TRY();
 	{
 		prev_utility(statement, query, read_only_tree, context, params,
@@ -408,7 +408,7 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	}
 	PG_FINALLY();
 	{
-		slate_worker_leave(oid, false);
+		slate_launcher_send_away(oid, false);
 	}
 	PG_END_TRY();
 }
@@ -477,6 +477,6 @@ _PG_init(void)
 
 		/* the last to register is the first to be called: before pending.c */
 		RegisterXactCallback(on_transaction, NULL);
-		slate_worker_register();
+		slate_launcher_register();
 	}
 }

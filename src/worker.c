@@ -58,7 +58,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "worker.h"
 
 /* How often to look around when nothing is to be done. */
 #define ROUND_MS 1000

@@ -23,6 +23,8 @@
 #   $redis->all_keys;                          # all, sorted, one a line
 #   $redis->start(wait => 0);                    # it may still be loading
 #   SlateRedis::wait_until(sub { ... }, 'what');  # polls, croaks
+#   SlateRedis::proposed_user();               # for ACL SETUSER slate, as README
+#                                              # has it for a shell
 #
 # Nothing is saved unless config asks for it: a restart is an empty Redis.  A
 # server ends with its object and at the latest with the test, paused or not.
@@ -32,11 +34,14 @@ package SlateRedis;
 use strict;
 use warnings;
 use Carp;
+use File::Basename qw(dirname);
 use File::Temp ();
 use IO::Socket::INET;
 use IPC::Run ();
 use POSIX ();
+use PostgreSQL::Test::Utils ();
 use Scalar::Util ();
+use Text::ParseWords qw(shellwords);
 use Time::HiRes qw(sleep time);
 
 my %servers;
@@ -206,6 +211,14 @@ sub wait_until
         sleep 0.02;
     }
     return;
+}
+
+sub proposed_user
+{
+    my $readme = PostgreSQL::Test::Utils::slurp_file(dirname(__FILE__) . '/../../README.md');
+    my ($user) = $readme =~ /^```sh\nredis-cli ACL SETUSER slate (.*?)^```$/ms
+      or croak 'the README has no ACL';
+    return shellwords($user =~ s/\\\n//gr);
 }
 
 sub config

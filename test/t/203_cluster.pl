@@ -3,7 +3,6 @@
 # cache.  For nodes that fail and slots that move see 204_cluster_faults.
 use strict;
 use warnings;
-use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateClient;
@@ -495,9 +494,7 @@ sub check_urls
     works('in a file', $secret);
 
     # The README's user, with what a Cluster takes besides, and what health looks at.
-    my ($rule) = slurp_file(dirname(__FILE__) . '/../../README.md') =~ /^```\nACL SETUSER slate (.*?)^```$/ms
-      or die 'the README has no ACL';
-    my @rights = ((split ' ', $rule), '+cluster|info', '+cluster|slots', '+zrem', '+config|get');
+    my @rights = (SlateRedis::proposed_user(), '+cluster|info', '+cluster|slots', '+zrem', '+config|get');
     $_->cli('ACL', 'SETUSER', 'slate', @rights) foreach $secret->nodes;
     $_->cli('ACL', 'LOG', 'RESET') foreach $secret->nodes;
     use_url($secret->url(password => undef) =~ s{//}{//slate:secret@}r, 'slate_cache.password_file' => '');

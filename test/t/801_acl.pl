@@ -2,18 +2,13 @@
 # does: Redis has denied nothing.
 use strict;
 use warnings;
-use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateNode;
 use SlateRedis;
 use Test::More;
-use Text::ParseWords qw(shellwords);
 
-my $readme = slurp_file(dirname(__FILE__) . '/../../README.md');
-my ($rule) = $readme =~ /^```sh\nredis-cli ACL SETUSER slate (.*?)^```$/ms
-  or die 'the README has no ACL';
-my @rule = shellwords($rule =~ s/\\\n//gr);
+my @rule = SlateRedis::proposed_user();
 is($rule[0], 'on', 'the README proposes a user');
 
 my $redis = SlateRedis->new(port => 1);
