@@ -31,6 +31,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "rules.h"
+#include "slatekeys.h"
 #include "stamp.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -536,48 +537,6 @@ slate_cache_detach(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-typedef struct DefaultRule
-{
-	const char *table;
-	SlateRuleKind kind;
-	const char *source;
-} DefaultRule;
-
-static const DefaultRule default_rules[] = {
-	{"projects", RULE_ROW, "slate:project:{id}"},
-	{"projects", RULE_LIST, "slate:projects:user:{user_id}"},
-	{"projects", RULE_DELETE_DROP, "slate:files:project:{id}"},
-	{"projects", RULE_DELETE_DROP, "slate:assets:project:{id}"},
-	{"projects", RULE_DELETE_DROP, "slate:file:{id}:*"},
-	{"projects", RULE_DELETE_DROP, "slate:search:{id}:*"},
-	{"projects", RULE_DELETE_DROP, "slate:runtime:status:{id}"},
-	{"projects", RULE_DELETE_DROP, "slate:build:{id}"},
-	{"projects", RULE_DELETE_DROP, "slate:editor:tabs:*:{id}"},
-
-	{"files", RULE_ROW, "slate:file:{id}"},
-	{"files", RULE_ROW, "slate:file:{project_id}:{path}"},
-	{"files", RULE_LIST, "slate:files:project:{project_id}"},
-	{"files", RULE_DROP, "slate:search:{project_id}:*"},
-
-	{"assets", RULE_ROW, "slate:asset:{id}"},
-	{"assets", RULE_ROW, "slate:asset:{id}:components -> components"},
-	{"assets", RULE_LIST, "slate:assets:project:{project_id}"},
-	{"assets", RULE_DROP, "slate:search:{project_id}:*"}
-};
-
-static const struct
-{
-	const char *table;
-	int			ttl;			/* seconds */
-	int			list_ttl;
-}			default_tables[] =
-
-{
-	{"projects", 3600, 1800},
-	{"files", 1800, 600},
-	{"assets", 3600, 3600}
-};
-
 /* Does the table have the columns that a source names? */
 static bool
 has_columns(Oid relid, const char *source)
@@ -606,9 +565,9 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 {
 	bool		found = false;
 
-	for (int i = 0; i < lengthof(default_rules); i++)
+	for (int i = 0; i < slate_keys_nrules; i++)
 	{
-		const DefaultRule *rule = &default_rules[i];
+		const SlateKeysRule *rule = &slate_keys_rules[i];
 		SlateRuleKind kind = rule->kind;
 		char	   *source = pstrdup(rule->source);
 		char	   *arrow = strstr(source, " -> ");
@@ -640,17 +599,17 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 	int			nattached = 0;
 
 	(void) fcinfo;
-	for (int i = 0; i < lengthof(default_tables); i++)
+	for (int i = 0; i < SLATE_KEYS_TABLES; i++)
 	{
 		Attachment	attachment = {.ttl = -1};
-		Oid			relid = RelnameGetRelid(default_tables[i].table);
+		Oid			relid = RelnameGetRelid(slate_keys_tables[i].table);
 
 		if (!OidIsValid(relid))
 			continue;
-		if (!choose_defaults(relid, default_tables[i].table, &attachment))
+		if (!choose_defaults(relid, slate_keys_tables[i].table, &attachment))
 			continue;
-		attachment.ttl = (int64) default_tables[i].ttl * 1000;
-		attachment.list_ttl = (int64) default_tables[i].list_ttl * 1000;
+		attachment.ttl = (int64) slate_keys_tables[i].ttl * 1000;
+		attachment.list_ttl = (int64) slate_keys_tables[i].list_ttl * 1000;
 		attach(relid, &attachment);
 		nattached++;
 	}

@@ -28,6 +28,7 @@
 #include "keyname.h"
 #include "rules.h"
 #include "script.h"
+#include "slatekeys.h"
 #include "triggers.h"
 #include "types.h"
 #include "utils/builtins.h"
@@ -35,7 +36,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/syscache.h"
 
 typedef struct RelationEntry
@@ -81,31 +81,6 @@ static Oid	changed[16];
 /* slate_cache.capture(), or InvalidOid when not looked up yet, and its hash. */
 static Oid	capture_oid = InvalidOid;
 static uint32 capture_hash = 0;
-
-/*
- * SLATE's key families and their TTLs in seconds, for keys that no table's
- * rule covers.  More specific ones first.
- */
-typedef struct Family
-{
-	const char *source;
-	int			ttl;
-	SlateTemplate *template;	/* parsed on first use, for good */
-} Family;
-
-static Family slate_families[] = {
-	{"slate:projects:user:{user_id}", 1800, NULL},
-	{"slate:project:{id}", 3600, NULL},
-	{"slate:files:project:{project_id}", 600, NULL},
-	{"slate:file:{id}", 1800, NULL},
-	{"slate:assets:project:{project_id}", 3600, NULL},
-	{"slate:asset:{id}", 3600, NULL},
-	{"slate:runtime:{session_id}", 60, NULL},
-	{"slate:editor:tabs:{user_id}:{project_id}", 86400, NULL},
-	{"slate:session:{user_id}", 86400, NULL},
-	{"slate:build:{project_id}", 7200, NULL},
-	{"slate:search:{project_id}:{query}", 300, NULL}
-};
 
 /* ------------------------------------------------------------------------
  * Staying current
@@ -722,23 +697,6 @@ slate_rules_match(const char *key, int keylen, SlateMatch *match)
 	return false;
 }
 
-static SlateTemplate *
-family_template(Family *family)
-{
-	if (family->template == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(rules_context);
-		const char *error;
-		int			position;
-
-		family->template = slate_template_parse(family->source, TEMPLATE_KEY,
-												&error, &position);
-		Assert(family->template != NULL);
-		MemoryContextSwitchTo(old);
-	}
-	return family->template;
-}
-
 int64
 slate_rules_ttl(const char *key, int keylen)
 {
@@ -746,13 +704,7 @@ slate_rules_ttl(const char *key, int keylen)
 
 	if (slate_rules_match(key, keylen, &match))
 		return slate_rule_ttl(match.rule);
-	for (int i = 0; i < lengthof(slate_families); i++)
-	{
-		if (slate_template_split(family_template(&slate_families[i]),
-								 key, keylen, 0, match.values))
-			return (int64) slate_families[i].ttl * 1000;
-	}
-	return -1;
+	return slate_keys_ttl(key, keylen);
 }
 
 /* Call fn for each pattern's family of a text: of a key, or of a glob. */

@@ -15,6 +15,7 @@
 #include "pending.h"
 #include "read.h"
 #include "rules.h"
+#include "slatekeys.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -163,26 +164,14 @@ slate_cache_invalidate(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-/* Templates of one column, the project's id. */
-static const char *const project_families[] = {
-	"slate:project:{id}",
-	"slate:files:project:{id}",
-	"slate:assets:project:{id}",
-	"slate:file:{id}:*",
-	"slate:search:{id}:*",
-	"slate:runtime:status:{id}",
-	"slate:build:{id}",
-	"slate:editor:tabs:*:{id}"
-};
-
 static void
 invalidate_families(SlateSlice id)
 {
-	for (int i = 0; i < lengthof(project_families); i++)
+	for (int i = 0; i < slate_keys_nproject; i++)
 	{
 		const char *error;
 		int			position;
-		SlateTemplate *template = slate_template_parse(project_families[i],
+		SlateTemplate *template = slate_template_parse(slate_keys_project[i],
 													   TEMPLATE_DROP,
 													   &error, &position);
 		StringInfoData glob;
