@@ -16,6 +16,7 @@
 #include "deliver.h"
 #include "emptying.h"
 #include "events.h"
+#include "examine.h"
 #include "journal.h"
 #include "near.h"
 #include "resettle.h"
@@ -109,7 +110,7 @@ empty_namespace(SlateDatabase *database, const char *reason)
 			 errdetail("The reason: %s.", reason)));
 	slate_progress_show(&database->progress, PHASE_EMPTYING,
 						"emptying the namespace");
-	if (!slate_trust_withdraw(database))
+	if (!slate_examine_withdraw(database))
 		return false;
 	identity = slate_redis_identity();
 	next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
@@ -127,7 +128,7 @@ empty_namespace(SlateDatabase *database, const char *reason)
 		pg_memory_barrier();
 	}
 	if (!forget_namespace(database) || !slate_strict_mark_again() ||
-		identity != slate_redis_identity() || !slate_trust_establish(database))
+		identity != slate_redis_identity() || !slate_examine_establish(database))
 	{
 		if (all)
 			pg_atomic_write_u32(&database->must_empty, 1);
@@ -146,7 +147,7 @@ const char *
 slate_emptying_reason(SlateDatabase *database)
 {
 	const char *reason = NULL;
-	SlateTrust	trust = slate_trust_examine(database, &reason);
+	SlateTrust	trust = slate_examine(database, &reason);
 
 	if (pg_atomic_read_u32(&database->flush) !=
 		pg_atomic_read_u32(&database->flushed))

@@ -81,29 +81,4 @@ extern bool slate_trust_reads(int64 *deadline);
 extern void slate_trust_add_leases(SlateBatch *batch,
 								   const SlateSlice *keys, int nkeys);
 
-/* ------------------------------------------------------------------------
- * The worker, with a prepared connection.  These begin transactions of their
- * own and exchange with Redis outside of them.
- * ------------------------------------------------------------------------
- */
-
-/*
- * Compare; sets the state.  TRUST_EMPTYING: the caller empties the namespace
- * and then calls slate_trust_establish().  *reason is a constant text.
- */
-extern SlateTrust slate_trust_examine(SlateDatabase *database,
-									  const char **reason);
-
-/* Did the last look find the epoch of somebody else? */
-extern bool slate_trust_is_contested(void);
-
-/* From now on no PUT counts, nor lease.  False if Redis has not heard it. */
-extern bool slate_trust_withdraw(SlateDatabase *database);
-
-/*
- * Begin a new epoch.  False if Redis has not heard it, or has lost its memory
- * since the last of the above.
- */
-extern bool slate_trust_establish(SlateDatabase *database);
-
 #endif							/* SLATE_TRUST_H */

@@ -36,6 +36,7 @@
 #include "drain.h"
 #include "emptying.h"
 #include "events.h"
+#include "examine.h"
 #include "journal.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -202,11 +203,11 @@ watch(void)
 	}
 
 	/* two servers that take the epoch from each other leave it some time */
-	if (now < next_empty && slate_trust_is_contested())
+	if (now < next_empty && slate_examine_is_contested())
 		return false;
 	if (!slate_emptying_try(database, reason))
 		return false;
-	if (slate_trust_is_contested())
+	if (slate_examine_is_contested())
 	{
 		next_empty = slate_link_now() + empty_rest;
 		empty_rest = Min(2 * empty_rest, MAX_EMPTY_REST_MS);

@@ -1,0 +1,70 @@
+/*-------------------------------------------------------------------------
+ *
+ * epoch.c
+ *	  What Redis notes of this database: under which names, and how it is written.
+ *
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/xlog.h"
+#include "epoch.h"
+#include "keyname.h"
+#include "miscadmin.h"
+
+/* Ten digits of timeline, in the epoch and in the WAL's position. */
+#define TIMELINE_LEN 10
+
+static const char *
+owned_key(const char *what)
+{
+	static char key[96];
+
+	snprintf(key, sizeof(key), SLATE_INTERNAL_PREFIX "%s:%016llx-%u", what,
+			 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+	return key;
+}
+
+const char *
+slate_epoch_key(void)
+{
+	static char key[96];
+
+	if (key[0] == '\0')
+		strlcpy(key, owned_key("epoch"), sizeof(key));
+	return key;
+}
+
+const char *
+slate_epoch_wal_key(void)
+{
+	return owned_key("wal");
+}
+
+void
+slate_epoch_write(char *text, uint64 epoch)
+{
+	text = slate_stamp_put_digits(text, GetWALInsertionTimeLine(),
+								  TIMELINE_LEN);
+	text = slate_stamp_put_hex(text, epoch, SLATE_EPOCH_LEN - TIMELINE_LEN);
+	*text = '\0';
+}
+
+void
+slate_epoch_write_wal(char *text, TimeLineID timeline, XLogRecPtr position)
+{
+	text = slate_stamp_put_digits(text, timeline, TIMELINE_LEN);
+	text = slate_stamp_put_digits(text, position,
+								  SLATE_VERSION_LEN - TIMELINE_LEN);
+	*text = '\0';
+}
+
+TimeLineID
+slate_epoch_timeline(const char *note)
+{
+	char		digits[TIMELINE_LEN + 1];
+
+	strlcpy(digits, note, sizeof(digits));
+	return (TimeLineID) strtoul(digits, NULL, 10);
+}
