@@ -282,7 +282,7 @@ slate_examine(SlateDatabase *database, const char **reason)
 {
 	uint64		epoch = pg_atomic_read_u64(&database->epoch);
 	SlateTrust	trust = pg_atomic_read_u32(&database->trust);
-	SlateHistory		history = {0};
+	SlateHistory history = {0};
 	Notes		notes;
 
 	*reason = NULL;
@@ -323,7 +323,7 @@ slate_examine(SlateDatabase *database, const char **reason)
 static void
 disown_history(void)
 {
-	SlateHistory		history;
+	SlateHistory history;
 
 	attempted = 0;
 	slate_history_read(&history);
@@ -348,7 +348,7 @@ slate_examine_withdraw(SlateDatabase *database)
 	pg_memory_barrier();
 	if (!pg_strong_random(&random, sizeof(random)))
 		elog(ERROR, "could not generate a random epoch");
-	slate_epoch_write(placeholder, random & ~UINT64CONST(1)); /* epochs are odd */
+	slate_epoch_write(placeholder, random & ~UINT64CONST(1));	/* epochs are odd */
 	slate_batch_init(&batch);
 	slate_script_add_note(&batch, slate_epoch_key(), placeholder);
 	return run(&batch, &notes);
@@ -377,7 +377,7 @@ slate_examine_establish(SlateDatabase *database)
 	char		text[SLATE_EPOCH_LEN + 1];
 	char		wal[SLATE_VERSION_LEN + 1];
 	char		wal_key[96];
-	SlateHistory		history;
+	SlateHistory history;
 	SlateBatch	batch;
 	SlateOutcome outcome = {0};
 	XLogRecPtr	position = GetXLogInsertRecPtr();

@@ -13,13 +13,13 @@
 #include "batch.h"
 
 /*
- * Send a batch and hand on the replies, unless reply_fn is NULL.  If Redis has forgotten the scripts
- * they are loaded again, and what it has not done is sent once more.
- * Server errors other than NOSCRIPT are handed on.
+ * Send a batch and hand on the replies, unless reply_fn is NULL.  If Redis has
+ * forgotten the scripts they are loaded again, and what it has not done is sent
+ * once more.  Server errors other than NOSCRIPT are handed on.
  */
 extern SlateRedisStatus slate_exchange_run(const SlateBatch *batch,
 										   SlateReplyFn reply_fn, void *arg,
-											 int64 deadline, SlateWait wait);
+										   int64 deadline, SlateWait wait);
 
 /* What became of a batch of pushes. */
 typedef struct SlateOutcome

@@ -3,7 +3,6 @@
  * keyname.h
  *	  Names of our own keys in Redis: guards, indexes, notes.
  *
- *
  *-------------------------------------------------------------------------
  */
 #ifndef SLATE_KEYNAME_H

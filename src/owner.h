@@ -33,7 +33,8 @@ extern SlateCode slate_owner_code(TupleDesc desc, AttrNumber attnum);
  * Run fn as the owner of such code, in a security-restricted operation in which
  * nothing can be written and search_path is "pg_catalog, pg_temp".  It is a
  * subtransaction that is rolled back: of what fn does only that stays which it
- * leaves in memory of its caller's.  ERROR (42501) if the code is of several; an
+ * leaves in memory of its caller's, and what no rollback undoes (a session's
+ * advisory locks).  ERROR (42501) if the code is of several; an
  * error of fn's goes on to the caller.
  */
 typedef void (*SlateOwnerFn) (void *arg);

@@ -56,7 +56,6 @@ static struct
 	SlateBatch	batch;
 	int			nkeys;
 	SlateStamp	stamp;
-	int64		stamped_at;		/* slate_link_now(), or before */
 	bool		may_be_direct;
 	bool		is_direct;		/* nobody else is on the way with its keys */
 	SlateDirect direct;			/* if it has commands, the batch has none yet */
@@ -347,7 +346,6 @@ begin_commit(SlateOpList *list)
 
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
-	publish.stamped_at = slate_link_now();
 	slate_stamp_make(&publish.stamp);
 	if (publish.failure == NULL)
 	{
@@ -691,7 +689,7 @@ exchange_directly(int64 deadline)
 static bool
 is_late(void)
 {
-	return slate_link_now() - publish.stamped_at >=
+	return slate_link_now() - publish.stamp.made_at >=
 		(int64) slate_stamp_guard_life * 1000 / 2;
 }
 

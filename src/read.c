@@ -84,7 +84,8 @@ typedef struct Lookup
 	bool		covered;		/* a rule may know it */
 	bool		by_query;		/* its value is a query's */
 	bool		bypass;			/* not from the cache, nor into it ... */
-	bool		bypass_rows;	/* ... but only as our rows are not the cache's */
+	bool		bypass_rows;	/* ... but only as our rows are not the
+								 * cache's: if it is no row's key, it may be */
 	bool		done;			/* value is the answer */
 	bool		bad_value;		/* Redis has something that is no JSON */
 	bool		wrong_type;		/* the lease has removed another type */
@@ -214,11 +215,15 @@ classify(LookupSet *set, Lookup *lookup)
 {
 	SlateMatch	match = {0};
 	const char *value;
+	bool		all_ways = true;
 
 	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
 	{
 		Oid			relid = match.rule->relation->relid;
 
+		/* loading gives up there, too */
+		if (match.nth == SLATE_TEMPLATE_MAX_SPLITS - 1)
+			all_ways = false;
 		lookup->covered = true;
 		lookup->ttl = slate_rule_ttl(match.rule);
 
@@ -229,7 +234,10 @@ classify(LookupSet *set, Lookup *lookup)
 	}
 	if (lookup->covered && !lookup->bypass &&
 		(transaction_bypasses() || set->is_elsewhere))
-		lookup->bypass = lookup->bypass_rows = true;
+	{
+		lookup->bypass = true;
+		lookup->bypass_rows = all_ways;
+	}
 
 	switch (slate_pending_lookup(lookup->key.start, lookup->key.len, &value))
 	{
@@ -646,10 +654,11 @@ load_and_fill(LookupSet *set)
 	{
 		Lookup	   *lookup = loads[i].arg;
 
-		/* its rule's by its text alone: nobody's rows can be told from it */
+		/* its rule's by its text alone */
 		if (!loads[i].possible && lookup->bypass_rows)
 		{
-			lookup->bypass = false;
+			lookup->covered = lookup->bypass = false;
+			slate_stats_add(STAT_BYPASSES, -1);
 			continue;
 		}
 		lookup->done = true;

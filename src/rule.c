@@ -550,8 +550,9 @@ slate_rule_check_columns(Oid relid, const SlateRule *rule)
 }
 
 /*
- * An arrow that is no separator would be text of the key's.  Triggers that have
- * one may keep it.
+ * An arrow that is no separator would be text of the key's.  What is to be dropped
+ * may have that, unless it looks as if a column were meant; and so may triggers
+ * that have one already.
  */
 static void
 check_arrow(const SlateRule *rule)
@@ -559,7 +560,8 @@ check_arrow(const SlateRule *rule)
 	const char *key = rule->template->source;
 	const char *end = strrchr(key, '}');
 
-	if (strstr(end ? end : key, "->") == NULL)
+	if (strstr(end ? end : key,
+			   kind_dialect(rule->kind) == TEMPLATE_KEY ? "->" : " -> ") == NULL)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -80,7 +80,8 @@ slate_stamp_make(SlateStamp *stamp)
 {
 	char	   *at;
 
-	/* the deadline before the version: however long that takes */
+	/* these before the version: however long that takes */
+	stamp->made_at = slate_link_now();
 	slate_stamp_set_deadline(stamp, slate_redis_server_clock());
 	at = slate_stamp_put_digits(stamp->version, GetWALInsertionTimeLine(),
 								TIMELINE_LEN);

@@ -54,6 +54,7 @@ typedef struct SlateStamp
 {
 	char		version[SLATE_VERSION_LEN + 1];
 	uint64		position;		/* of the version; 0: it was not taken here */
+	int64		made_at;		/* slate_link_now(), or before */
 	char		nonce[SLATE_TOKEN_LEN + 1];
 	int64		deadline;		/* past it a PUT is a DROP; server's clock */
 	const char *epoch_key;		/* "": the epoch is not looked at */

@@ -259,13 +259,15 @@ doubt(SlateDatabase *database, uint32 why)
 
 /*
  * Redis has another epoch than this; give the worker a moment to mend that, but
- * only once for each epoch: it may not be there to do so.
+ * only once for each epoch, as it may not be there to do so, and no longer than for
+ * Redis.
  */
 static void
-await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
+await_other_epoch(SlateDatabase *database, uint64 epoch, int64 *deadline)
 {
 	static uint64 awaited = 0;
-	int64		end = Min(slate_link_now() + AWAIT_EMPTYING_MS, deadline);
+	int64		start = slate_link_now();
+	int64		end = Min(start + AWAIT_EMPTYING_MS, *deadline);
 
 	doubt(database, SLATE_LOOK_EPOCH);
 	if (epoch == awaited)
@@ -275,6 +277,7 @@ await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
 		   (pg_atomic_read_u64(&database->epoch) == epoch ||
 			pg_atomic_read_u32(&database->trust) != TRUST_HELD))
 		nap(LINK_WAIT_UNINTERRUPTED);
+	*deadline += slate_link_now() - start;
 }
 
 /*
@@ -282,13 +285,13 @@ await_other_epoch(SlateDatabase *database, uint64 epoch, int64 deadline)
  * it finds out when he pushes, and is spared the round trip.
  */
 static void
-note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 deadline)
+note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 *deadline)
 {
 	uint64		epoch = pg_atomic_read_u64(&database->epoch);
 
 	slate_epoch_write(stamp->epoch, epoch);
 	if (slate_direct_is_watching(stamp) ||
-		confirm(database, stamp->epoch, deadline))
+		confirm(database, stamp->epoch, *deadline))
 		return;
 	await_other_epoch(database, epoch, deadline);
 	slate_epoch_write(stamp->epoch, pg_atomic_read_u64(&database->epoch));
@@ -319,21 +322,20 @@ meet_again(SlateDatabase *database, int64 *deadline, SlateWait wait)
 	return pg_atomic_read_u32(&database->trust);
 }
 
-/* By the clock of the server that we have met now; since we had the version. */
+/* By the clock of the server that we have met now, as of when it was made. */
 static void
-set_deadline(SlateStamp *stamp, int64 since)
+set_deadline(SlateStamp *stamp)
 {
 	int64		clock = slate_redis_server_clock();
 
 	slate_stamp_set_deadline(stamp, clock == 0 ? 0
-							  : clock - (slate_link_now() - since));
+							  : clock - (slate_link_now() - stamp->made_at));
 }
 
 void
 slate_trust_stamp(SlateStamp *stamp, int64 *deadline)
 {
 	SlateDatabase *database = vouching();
-	int64		since = slate_link_now();
 	SlateTrust	trust;
 
 	if (database == NULL)
@@ -345,10 +347,10 @@ slate_trust_stamp(SlateStamp *stamp, int64 *deadline)
 	if (trust == TRUST_HELD && !holds(database, trust))
 	{
 		trust = meet_again(database, deadline, LINK_WAIT_UNINTERRUPTED);
-		set_deadline(stamp, since);
+		set_deadline(stamp);
 	}
 	if (holds(database, trust))
-		note_epoch(database, stamp, *deadline);
+		note_epoch(database, stamp, deadline);
 	else
 	{
 		strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));

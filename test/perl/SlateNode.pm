@@ -10,7 +10,7 @@
 #
 # Returns the Cluster object, started, with the extension in its database
 # "postgres".  redis is a SlateRedis object or a url.  A test that asks for the
-# testing build is skipped where there is none (plain installcheck).
+# testing build is skipped where there is none.
 #
 #   SlateNode::set($node, 'slate_cache.timeout' => 50, ...);   # and reload
 #   SlateNode::wait_for($node, 'SELECT ...', 'expected');      # polls, croaks

@@ -40,6 +40,9 @@ SELECT try_key('shop:item:{id}->note');
 SELECT try_key('shop:item:{id} ->');
 SELECT try('SELECT slate_cache_attach(''items'', list_keys => ARRAY[''shop:items:{name} -> note''])');
 SELECT try_drop('shop:search:{name} -> note');
+BEGIN;
+SELECT slate_cache_attach('items', drop_keys => ARRAY['shop:graph:{id}->*']);
+ROLLBACK;
 -- ... nor is a system column one, or a name in other letters
 SELECT try_key('shop:item:{ctid}');
 SELECT try_key('shop:item:{tableoid}');

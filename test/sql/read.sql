@@ -112,6 +112,25 @@ SELECT * FROM slate_cache_mget('{shop:item:1,shop:item:1:lines}');
 COMMIT;
 \! $redis MGET shop:item:1 shop:item:1:lines shop:item:01 shop:item:bad:lines
 \! $redis DEL shop:item:1 shop:item:1:lines shop:item:01
+-- nor if it is of another type, and they count as what they are
+\! $redis RPUSH shop:item:2:lines 'a list'
+\! $redis SET shop:item:3:lines '[3]'
+SELECT slate_cache_stats_reset();
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT * FROM slate_cache_mget('{shop:item:2:lines,shop:item:3:lines,shop:item:4:lines}');
+COMMIT;
+\! $redis EXISTS shop:item:2:lines
+\! $redis DEL shop:item:3:lines
+SELECT hits, misses, bypasses, bad_values FROM slate_cache.stats;
+-- of a key that can be taken apart in more ways than are tried nobody knows
+CREATE TABLE ways (name text, id int);
+SELECT slate_cache_attach('ways', row_keys => ARRAY['shop:way:{name}:{id}']);
+INSERT INTO ways VALUES (repeat('a:', 20), 1);
+\set way 'shop:way:' `printf 'a:%.0s' $(seq 20)` ':1'
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT slate_cache_get('shop:way:a::1'), slate_cache_get(:'way');
+COMMIT;
+DROP TABLE ways;
 
 -- values in Redis that are not JSON: misses, dropped and counted
 \setenv bad '$redis SET shop:bad:empty ""; $redis SET shop:bad:word hello; $redis SET shop:bad:cut "{\"a\": 1"; $redis SET shop:bad:two "1 2"; $redis SET shop:bad:nan NaN; $redis SET shop:bad:comma "[1,]"'
