@@ -114,8 +114,8 @@ doubt_about(const SlateDoubtCopy *doubt, const SlateJournalRow *row)
 		return "prepared";
 	for (int i = 0; i < 2 * SLATE_DOUBT_KINDS; i++)
 	{
-		if (!slate_doubt_contains(&doubt->ranges[i], row->xid) &&
-			!slate_doubt_contains(&doubt->left[i % SLATE_DOUBT_KINDS],
+		if (!slate_ranges_contain(&doubt->ranges[i], row->xid) &&
+			!slate_ranges_contain(&doubt->left[i % SLATE_DOUBT_KINDS],
 								  row->xid))
 			continue;
 		if (i % SLATE_DOUBT_KINDS == DOUBT_ALL)

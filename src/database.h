@@ -17,33 +17,20 @@
 #include "access/xlogdefs.h"
 #include "breaker.h"
 #include "progress.h"
+#include "ranges.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
 /* Databases that can have an entry.  Those beyond go without a journal. */
 #define SLATE_MAX_DATABASES 64
 
-/* Ranges of transactions, and transactions not yet decided, see doubt.h. */
-#define SLATE_MAX_RANGES 256
+/* Transactions not yet decided, see doubt.h. */
 #define SLATE_MAX_UNDECIDED 256
-
-typedef struct SlateRange
-{
-	uint64		first;			/* full transaction ids */
-	uint64		last;
-	uint32		generations;	/* where their rows may be: bits */
-} SlateRange;
 
 /* Tables of the journal: two that take turns, and one for prepared
  * transactions. */
 #define SLATE_GENERATIONS 3
 #define SLATE_PREPARED_GENERATION 2
-
-typedef struct SlateRanges
-{
-	int			count;			/* sorted, without overlap */
-	SlateRange	ranges[SLATE_MAX_RANGES];
-} SlateRanges;
 
 typedef struct SlateUndecided
 {

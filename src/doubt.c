@@ -310,110 +310,6 @@ slate_doubt_leave(SlateOutcomeKind kind)
 }
 
 /* ------------------------------------------------------------------------
- * Sets of ranges
- * ------------------------------------------------------------------------
- */
-
-/* Make one of a range and its successor. */
-static void
-unite(SlateRanges *set, int position)
-{
-	SlateRange *range = &set->ranges[position];
-
-	range->last = Max(range->last, range[1].last);
-	range->generations |= range[1].generations;
-	set->count--;
-	memmove(range + 1, range + 2,
-			(set->count - position - 1) * sizeof(SlateRange));
-}
-
-static void
-unite_closest(SlateRanges *set)
-{
-	int			closest = 0;
-	uint64		least = PG_UINT64_MAX;
-
-	for (int i = 0; i + 1 < set->count; i++)
-	{
-		uint64		gap = set->ranges[i + 1].first - set->ranges[i].last;
-
-		if (gap < least)
-		{
-			least = gap;
-			closest = i;
-		}
-	}
-	unite(set, closest);
-}
-
-/* How many ranges begin at xid or before? */
-static int
-count_before(const SlateRanges *set, uint64 xid)
-{
-	int			low = 0;
-	int			high = set->count;
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (set->ranges[middle].first <= xid)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-static void
-add_range(SlateRanges *set, const SlateRange *range)
-{
-	int			at;
-
-	if (set->count == SLATE_MAX_RANGES)
-		unite_closest(set);
-	at = count_before(set, range->first);
-	memmove(&set->ranges[at + 1], &set->ranges[at],
-			(set->count - at) * sizeof(SlateRange));
-	set->ranges[at] = *range;
-	set->count++;
-
-	/* neighbours that touch it, before and behind */
-	if (at > 0 && set->ranges[at - 1].last + 1 >= range->first)
-		unite(set, --at);
-	while (at + 1 < set->count &&
-		   set->ranges[at].last + 1 >= set->ranges[at + 1].first)
-		unite(set, at);
-}
-
-static void
-add_transaction(SlateRanges *set, uint64 xid, uint32 generations)
-{
-	SlateRange	range = {xid, xid, generations};
-
-	add_range(set, &range);
-}
-
-bool
-slate_doubt_contains(const SlateRanges *set, uint64 xid)
-{
-	int			at = count_before(set, xid);
-
-	return at > 0 && set->ranges[at - 1].last >= xid;
-}
-
-static bool
-set_uses(const SlateRanges *set, uint32 generations)
-{
-	for (int i = 0; i < set->count; i++)
-	{
-		if (set->ranges[i].generations & generations)
-			return true;
-	}
-	return false;
-}
-
-/* ------------------------------------------------------------------------
  * The worker
  * ------------------------------------------------------------------------
  */
@@ -502,7 +398,7 @@ slate_doubt_take_over(SlateDatabase *database)
 {
 	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
 	if (database->crowd.last != 0)
-		add_range(&database->fresh[DOUBT_ALL], &database->crowd);
+		slate_ranges_add(&database->fresh[DOUBT_ALL], &database->crowd);
 	memset(&database->crowd, 0, sizeof(database->crowd));
 	LWLockRelease(slate_database_lock());
 }
@@ -521,8 +417,8 @@ collect_entry(SlateDatabase *database, Entry *entry)
 	if (entry->kind == DOUBT_ALL && is_under_way(xid))
 		add_undecided(database, xid, entry->generations);
 	else
-		add_transaction(&database->fresh[entry->kind], xid,
-						entry->generations);
+		slate_ranges_add_one(&database->fresh[entry->kind], xid,
+							 entry->generations);
 	LWLockRelease(slate_database_lock());
 	pg_memory_barrier();
 	pg_atomic_write_u64(&entry->xid, 0);
@@ -549,7 +445,7 @@ slate_doubt_collect(SlateDatabase *database)
 		range.first = pg_atomic_exchange_u64(&database->overflow_from[kind], 0);
 		range.last = pg_atomic_read_u64(&database->overflow_to[kind]);
 		if (range.first != 0)
-			add_range(&database->fresh[kind], &range);
+			slate_ranges_add(&database->fresh[kind], &range);
 		LWLockRelease(slate_database_lock());
 	}
 }
@@ -564,8 +460,8 @@ leaves_crowd(SlateDatabase *database, const SlateUndecided *member, bool look)
 		return false;
 	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
 	if (is_decided)
-		add_transaction(&database->fresh[DOUBT_ALL], member->xid,
-						member->generations);
+		slate_ranges_add_one(&database->fresh[DOUBT_ALL], member->xid,
+							 member->generations);
 	else
 		database->undecided[database->nundecided++] = *member;
 	LWLockRelease(slate_database_lock());
@@ -612,8 +508,8 @@ slate_doubt_decide(SlateDatabase *database)
 		if (is_under_way(undecided->xid))
 			continue;
 		LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
-		add_transaction(&database->fresh[DOUBT_ALL], undecided->xid,
-						undecided->generations);
+		slate_ranges_add_one(&database->fresh[DOUBT_ALL], undecided->xid,
+							 undecided->generations);
 		*undecided = database->undecided[--database->nundecided];
 		LWLockRelease(slate_database_lock());
 	}
@@ -626,7 +522,7 @@ slate_doubt_add(SlateDatabase *database, SlateDoubtKind kind, uint64 xid,
 				uint32 generations)
 {
 	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
-	add_transaction(&database->fresh[kind], xid, generations);
+	slate_ranges_add_one(&database->fresh[kind], xid, generations);
 	LWLockRelease(slate_database_lock());
 }
 
@@ -680,7 +576,7 @@ slate_doubt_repeat_pass(SlateDatabase *database)
 		SlateRanges *fresh = &database->fresh[kind];
 
 		for (int i = 0; i < fresh->count; i++)
-			add_range(&database->active[kind], &fresh->ranges[i]);
+			slate_ranges_add(&database->active[kind], &fresh->ranges[i]);
 		fresh->count = 0;
 	}
 	LWLockRelease(slate_database_lock());
@@ -749,8 +645,8 @@ slate_doubt_uses(SlateDatabase *database, int generation)
 	slate_doubt_collect(database);
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
 	{
-		if (set_uses(&database->fresh[kind], generations) ||
-			set_uses(&database->active[kind], generations))
+		if (slate_ranges_use(&database->fresh[kind], generations) ||
+			slate_ranges_use(&database->active[kind], generations))
 			return true;
 	}
 	for (int i = 0; i < database->nundecided; i++)
@@ -780,7 +676,7 @@ copy_entries(SlateDatabase *database, SlateDoubtCopy *copy)
 				continue;
 			pg_read_barrier();
 			if (entry->database == pg_atomic_read_u32(&database->oid))
-				add_transaction(&copy->left[entry->kind], xid, ANYWHERE);
+				slate_ranges_add_one(&copy->left[entry->kind], xid, ANYWHERE);
 		}
 	}
 	for (int kind = 0; kind < SLATE_DOUBT_KINDS; kind++)
@@ -791,7 +687,7 @@ copy_entries(SlateDatabase *database, SlateDoubtCopy *copy)
 		pg_read_barrier();
 		range.last = pg_atomic_read_u64(&database->overflow_to[kind]);
 		if (range.first != 0)
-			add_range(&copy->left[kind], &range);
+			slate_ranges_add(&copy->left[kind], &range);
 	}
 }
 
@@ -819,12 +715,12 @@ slate_doubt_copy_contains(const SlateDoubtCopy *copy, uint64 xid)
 {
 	for (int i = 0; i < lengthof(copy->ranges); i++)
 	{
-		if (slate_doubt_contains(&copy->ranges[i], xid))
+		if (slate_ranges_contain(&copy->ranges[i], xid))
 			return true;
 	}
 	for (int i = 0; i < lengthof(copy->left); i++)
 	{
-		if (slate_doubt_contains(&copy->left[i], xid))
+		if (slate_ranges_contain(&copy->left[i], xid))
 			return true;
 	}
 	for (int i = 0; i < copy->nundecided; i++)

@@ -124,8 +124,6 @@ extern bool slate_doubt_is_marking(uint64 xid);
 /* Is anybody in this generation, or in doubt that may have a row there? */
 extern bool slate_doubt_uses(SlateDatabase *database, int generation);
 
-extern bool slate_doubt_contains(const SlateRanges *set, uint64 xid);
-
 /* ------------------------------------------------------------------------
  * Anybody who looks
  * ------------------------------------------------------------------------

@@ -92,7 +92,7 @@ static int64 nlate = 0;
 static bool
 is_in_doubt(SlateDoubtKind kind, uint64 xid)
 {
-	return slate_doubt_contains(&database->active[kind], xid);
+	return slate_ranges_contain(&database->active[kind], xid);
 }
 
 /*
