@@ -200,22 +200,6 @@ encode_pushes(const SlateOpList *list, SlateBatch *batch)
 								list->nops);
 }
 
-typedef struct GlobState
-{
-	SlateBatch *batch;
-	const SlateGlobOp *glob;
-} GlobState;
-
-static void
-drop_from_family(const char *family, int familylen, void *arg)
-{
-	GlobState  *state = arg;
-
-	slate_script_add_drop_family(state->batch, &publish.stamp,
-								 family, familylen,
-								 state->glob->glob, state->glob->len, false);
-}
-
 /* By name, rather than by a rule. */
 static bool
 is_given(const SlateGlobOp *glob)
@@ -249,7 +233,6 @@ encode_floor(SlateOpList *list, SlateBatch *batch)
 static void
 encode_loose_globs(SlateOpList *list, SlateBatch *batch)
 {
-	GlobState	state = {.batch = batch};
 	int			nloose = 0;
 
 	for (int i = 0; i < list->nglobs; i++)
@@ -258,10 +241,13 @@ encode_loose_globs(SlateOpList *list, SlateBatch *batch)
 		return;
 	for (int i = 0; i < list->nglobs; i++)
 	{
-		state.glob = &list->globs[i];
-		if (is_given(state.glob))
-			drop_from_family(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY),
-							 &state);
+		const SlateGlobOp *glob = &list->globs[i];
+
+		if (is_given(glob))
+			slate_script_add_drop_family(batch, &publish.stamp,
+										 SLATE_LOOSE_FAMILY,
+										 strlen(SLATE_LOOSE_FAMILY),
+										 glob->glob, glob->len, false);
 	}
 }
 
@@ -272,14 +258,9 @@ encode_loose_globs(SlateOpList *list, SlateBatch *batch)
 static void
 encode_globs(SlateOpList *list, SlateBatch *batch)
 {
-	GlobState	state = {.batch = batch};
-
 	for (int i = 0; i < list->nglobs; i++)
-	{
-		state.glob = &list->globs[i];
-		slate_rules_glob_families(state.glob->glob, state.glob->len,
-								  drop_from_family, &state);
-	}
+		slate_rules_add_drops(batch, &publish.stamp, list->globs[i].glob,
+							  list->globs[i].len, false);
 	encode_loose_globs(list, batch);
 }
 

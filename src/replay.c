@@ -179,37 +179,18 @@ take_row(const SlateJournalRow *row, void *arg)
  * ------------------------------------------------------------------------
  */
 
-typedef struct FamilyState
-{
-	SlateBatch *batch;
-	const SlateStamp *stamp;
-	const SlateGlobOp *glob;
-	bool		is_pushed;		/* what the transaction has PUT stays */
-} FamilyState;
-
-static void
-drop_from_family(const char *family, int familylen, void *arg)
-{
-	FamilyState *state = arg;
-
-	slate_script_add_drop_family(state->batch, state->stamp, family,
-								 familylen, state->glob->glob,
-								 state->glob->len, state->is_pushed);
-}
-
 /* The floor first, then what indexes know, whoever has PUT it. */
 static void
 encode_glob(SlateBatch *batch, int position)
 {
 	const SlateGlobOp *glob = &pass.globs->globs[position];
 	SlateStamp	stamp = pass.stamps[position];
-	FamilyState state = {batch, &stamp, glob, false};
 	SlateSlice	prefix = {glob->glob,
 	slate_glob_prefix_len(glob->glob, glob->len)};
 
 	memset(stamp.nonce, '-', SLATE_TOKEN_LEN);
 	slate_script_add_floor(batch, &stamp, &prefix, 1);
-	slate_rules_glob_families(glob->glob, glob->len, drop_from_family, &state);
+	slate_rules_add_drops(batch, &stamp, glob->glob, glob->len, false);
 }
 
 static void
@@ -305,11 +286,10 @@ drop_families(void)
 	for (int i = 0; i < pass.globs->nglobs; i++)
 	{
 		const SlateGlobOp *glob = &pass.globs->globs[i];
-		FamilyState state = {&batch, &pass.stamps[i], glob, true};
 
 		if (pass.tell[i] == 0 && !glob->swept)
-			slate_rules_glob_families(glob->glob, glob->len, drop_from_family,
-									  &state);
+			slate_rules_add_drops(&batch, &pass.stamps[i], glob->glob,
+								  glob->len, true);
 	}
 	slate_database_commit();
 	if (batch.ncommands == 0)

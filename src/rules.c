@@ -744,11 +744,31 @@ slate_rules_families(const char *key, int keylen, SlateFamilyFn fn, void *arg)
 		fn(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY), arg);
 }
 
-void
-slate_rules_glob_families(const char *glob, int globlen,
-						  SlateFamilyFn fn, void *arg)
+typedef struct DropState
 {
-	(void) visit_families(glob, globlen, true, fn, arg);
+	SlateBatch *batch;
+	const SlateStamp *stamp;
+	SlateSlice	glob;
+	bool		is_pushed;
+} DropState;
+
+static void
+drop_from_family(const char *family, int familylen, void *arg)
+{
+	DropState  *state = arg;
+
+	slate_script_add_drop_family(state->batch, state->stamp, family,
+								 familylen, state->glob.start, state->glob.len,
+								 state->is_pushed);
+}
+
+void
+slate_rules_add_drops(SlateBatch *batch, const SlateStamp *stamp,
+					  const char *glob, int globlen, bool is_pushed)
+{
+	DropState	state = {batch, stamp, {glob, globlen}, is_pushed};
+
+	(void) visit_families(glob, globlen, true, drop_from_family, &state);
 }
 
 /* ------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 #define SLATE_RULES_H
 
 #include "access/htup.h"
+#include "batch.h"
 #include "commands/trigger.h"
 #include "rule.h"
 
@@ -84,9 +85,13 @@ typedef void (*SlateFamilyFn) (const char *family, int familylen, void *arg);
 extern void slate_rules_families(const char *key, int keylen,
 								 SlateFamilyFn fn, void *arg);
 
-/* The families that a rendered glob may drop from. */
-extern void slate_rules_glob_families(const char *glob, int globlen,
-									  SlateFamilyFn fn, void *arg);
+/*
+ * DROP what the indexes of all families know that a rendered glob may drop from:
+ * see slate_script_add_drop_family().
+ */
+extern void slate_rules_add_drops(SlateBatch *batch, const SlateStamp *stamp,
+								  const char *glob, int globlen,
+								  bool is_pushed);
 
 /*
  * Append the key, or glob, that a row gives under a bound rule.  False if

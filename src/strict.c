@@ -121,17 +121,6 @@ slate_strict_meet(SlateStamp *stamp)
 		report_failure_of_server("it is not known whether it holds the present data; slate_cache.health tells more");
 }
 
-/* A DROP that neither raises a version nor counts for a mark. */
-static void
-drop_from_family(const char *family, int familylen, void *arg)
-{
-	void	  **state = arg;
-	const SlateGlobOp *glob = state[1];
-
-	slate_script_add_drop_family(state[0], state[2], family, familylen,
-								 glob->glob, glob->len, false);
-}
-
 /* Beginnings first: what has no guard yet gets none meanwhile. */
 static void
 encode_marks(SlateBatch *batch, const SlateOpList *list,
@@ -149,13 +138,11 @@ encode_marks(SlateBatch *batch, const SlateOpList *list,
 											  list->globs[i].len);
 	}
 	slate_script_add_mark_beginnings(batch, stamp, xid, slices, list->nglobs);
-	for (int i = 0; i < list->nglobs; i++)
-	{
-		void	   *state[] = {batch, &list->globs[i], &no_version};
 
-		slate_rules_glob_families(list->globs[i].glob, list->globs[i].len,
-								  drop_from_family, state);
-	}
+	/* DROPs that neither raise a version nor count for the mark */
+	for (int i = 0; i < list->nglobs; i++)
+		slate_rules_add_drops(batch, &no_version, list->globs[i].glob,
+							  list->globs[i].len, false);
 	for (int i = 0; i < list->nops; i++)
 	{
 		slices[i].start = list->ops[i].key;
