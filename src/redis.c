@@ -832,7 +832,8 @@ slate_redis_want_names(void)
  * wait for a standby before it sends: that holds it.  Whoever comes next finds
  * it so, and connects anew.
  *
- * The timer repeats itself; an ERROR ends it, as it ends all.
+ * The timer repeats itself; an ERROR ends it, as it ends all.  So the end of each
+ * transaction sets it again.
  * ----------
  */
 

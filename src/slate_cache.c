@@ -384,7 +384,11 @@ may_have_alone(Node *statement, Oid database)
 	return may;
 }
 
-/* Our worker must not hinder commands that want a database for themselves. */
+/*
+ * Our worker must not hinder commands that want a database for themselves.  And
+ * the ROLLBACK of a transaction that has failed is nobody's callback: who has met
+ * one more error in it has no timer any more.
+ */
 static void
 on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params,
@@ -392,12 +396,17 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		   QueryCompletion *completion)
 {
 	const char *name = database_wanted_alone(statement->utilityStmt);
+	bool		is_transaction = IsA(statement->utilityStmt, TransactionStmt);
 	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
 
 	if (!OidIsValid(oid) || !may_have_alone(statement->utilityStmt, oid))
 	{
 		prev_utility(statement, query, read_only_tree, context, params,
 					 environment, receiver, completion);
+
+		/* the statement may have gone with the transaction */
+		if (is_transaction)
+			slate_redis_watch_idle();
 		return;
 	}
 	slate_launcher_send_away(oid, true);
