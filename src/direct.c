@@ -169,14 +169,14 @@ note_watching(SlateRedisStatus status, const DirectReplies *replies)
 static void
 append_multi(SlateBatch *batch)
 {
-	append_array(batch, 1);
+	begin_command(batch, 1);
 	append_text(batch, "MULTI");
 }
 
 static void
 append_watch(SlateBatch *batch, const char *epoch_key)
 {
-	append_array(batch, 2);
+	begin_command(batch, 2);
 	append_text(batch, "WATCH");
 	append_text(batch, epoch_key);
 	slate_script_add_get(batch, epoch_key, strlen(epoch_key));
@@ -185,7 +185,7 @@ append_watch(SlateBatch *batch, const char *epoch_key)
 static void
 append_exec_and_watch(SlateBatch *batch, const char *epoch_key)
 {
-	append_array(batch, 1);
+	begin_command(batch, 1);
 	append_text(batch, "EXEC");
 	append_watch(batch, epoch_key);
 }
@@ -217,16 +217,16 @@ void
 slate_direct_make_fence(SlateBatch *batch, const char *epoch_key)
 {
 	slate_batch_init_for(batch, 0);
-	append_array(batch, 3);
+	begin_command(batch, 3);
 	append_text(batch, "PEXPIRE");
 	append_text(batch, epoch_key);
 	append_text(batch, FENCE_LIFE);
-	append_array(batch, 2);
+	begin_command(batch, 2);
 	append_text(batch, "PERSIST");
 	append_text(batch, epoch_key);
 
 	/* our own WATCH has seen it, too */
-	append_array(batch, 1);
+	begin_command(batch, 1);
 	append_text(batch, "UNWATCH");
 	append_watch(batch, epoch_key);
 }
@@ -314,7 +314,7 @@ append_set_value(SlateBatch *batch, SlateSlice key, SlateSlice value,
 static void
 append_unlink(SlateBatch *batch, SlateSlice key)
 {
-	append_array(batch, 2);
+	begin_command(batch, 2);
 	append_text(batch, "UNLINK");
 	append_bytes(batch, key.start, key.len);
 }

@@ -68,10 +68,11 @@ append_head(StringInfo into, char kind, int number)
 	end_append(into, put_head(begin_append(into, MAX_HEAD), kind, number));
 }
 
+/* A command of so many words, which are to follow; the batch has one more. */
 static inline void
-append_array(SlateBatch *batch, int nelements)
+begin_command(SlateBatch *batch, int nwords)
 {
-	append_head(&batch->bytes, '*', nelements);
+	append_head(&batch->bytes, '*', nwords);
 	batch->ncommands++;
 }
 

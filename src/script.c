@@ -66,7 +66,7 @@ keys_per_call(const SlateBatch *batch)
 static void
 append_call(SlateBatch *batch, SlateLua script, int nkeys, int nargs)
 {
-	append_array(batch, 3 + nkeys + nargs);
+	begin_command(batch, 3 + nkeys + nargs);
 	append_text(batch, "EVALSHA");
 	append_text(batch, scripts[batch->node].sha[script]);
 	append_number(batch, nkeys);
@@ -123,7 +123,7 @@ make_scripts(int node)
 		char	   *source = slate_lua_source(i, tag);
 
 		slate_lua_hash(source, made->sha[i]);
-		append_array(&made->load, 3);
+		begin_command(&made->load, 3);
 		append_text(&made->load, "SCRIPT");
 		append_text(&made->load, "LOAD");
 		append_text(&made->load, source);
@@ -479,7 +479,7 @@ slate_script_add_get(SlateBatch *batch, const char *key, int keylen)
 {
 	SlateBatch *to = slate_batch_for_key(batch, key, keylen);
 
-	append_array(to, 2);
+	begin_command(to, 2);
 	append_text(to, "GET");
 	append_bytes(to, key, keylen);
 }
@@ -491,7 +491,7 @@ slate_script_add_note(SlateBatch *batch, const char *name, const char *value)
 	{
 		SlateBatch *to = slate_batch_for_node(batch, node);
 
-		append_array(to, 3);
+		begin_command(to, 3);
 		append_text(to, "SET");
 		slate_keyname_append_own(to, name);
 		append_text(to, value);
@@ -505,7 +505,7 @@ slate_script_add_get_note(SlateBatch *batch, const char *name)
 	{
 		SlateBatch *to = slate_batch_for_node(batch, node);
 
-		append_array(to, 2);
+		begin_command(to, 2);
 		append_text(to, "GET");
 		slate_keyname_append_own(to, name);
 	}
@@ -532,7 +532,7 @@ void
 slate_script_add_mget(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
 	Assert(batch->nparts == 0);
-	append_array(batch, 1 + nkeys);
+	begin_command(batch, 1 + nkeys);
 	append_text(batch, "MGET");
 	append_slices(batch, keys, nkeys);
 }
@@ -542,7 +542,7 @@ slate_script_add_ttl(SlateBatch *batch, const char *key, int keylen)
 {
 	SlateBatch *to = slate_batch_for_key(batch, key, keylen);
 
-	append_array(to, 2);
+	begin_command(to, 2);
 	append_text(to, "PTTL");
 	append_bytes(to, key, keylen);
 }
@@ -552,7 +552,7 @@ slate_script_add_get_guard(SlateBatch *batch, const char *key, int keylen)
 {
 	SlateBatch *to = slate_batch_for_key(batch, key, keylen);
 
-	append_array(to, 2);
+	begin_command(to, 2);
 	append_text(to, "GET");
 	slate_keyname_append_guard(to, key, keylen);
 }
@@ -561,7 +561,7 @@ void
 slate_script_add_scan(SlateBatch *batch, const char *cursor,
 					  const char *glob, int globlen)
 {
-	append_array(batch, 6);
+	begin_command(batch, 6);
 	append_text(batch, "SCAN");
 	append_text(batch, cursor);
 	append_text(batch, "MATCH");
@@ -573,7 +573,7 @@ slate_script_add_scan(SlateBatch *batch, const char *cursor,
 void
 slate_script_add_scan_all(SlateBatch *batch, const char *cursor, int count)
 {
-	append_array(batch, 4);
+	begin_command(batch, 4);
 	append_text(batch, "SCAN");
 	append_text(batch, cursor);
 	append_text(batch, "COUNT");
@@ -584,7 +584,7 @@ void
 slate_script_add_members(SlateBatch *batch, SlateSlice index,
 						 const char *cursor)
 {
-	append_array(batch, 5);
+	begin_command(batch, 5);
 	append_text(batch, "ZSCAN");
 	append_slices(batch, &index, 1);
 	append_text(batch, cursor);
@@ -595,7 +595,7 @@ slate_script_add_members(SlateBatch *batch, SlateSlice index,
 void
 slate_script_add_remove(SlateBatch *batch, SlateSlice index, SlateSlice member)
 {
-	append_array(batch, 3);
+	begin_command(batch, 3);
 	append_text(batch, "ZREM");
 	append_slices(batch, &index, 1);
 	append_slices(batch, &member, 1);
@@ -795,7 +795,7 @@ slate_script_add_get_marks(SlateBatch *batch, const SlateStamp *stamp)
 	{
 		SlateBatch *to = slate_batch_for_node(batch, node);
 
-		append_array(to, 2);
+		begin_command(to, 2);
 		append_text(to, "HGETALL");
 		slate_keyname_append_own(to, name);
 	}
