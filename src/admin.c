@@ -540,16 +540,14 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 			  : words[trust]);
 }
 
-/* One line of INFO's answer. */
+/* NULL if there is none. */
 static char *
 info_field(const char *info, const char *name)
 {
-	const char *at = strstr(info, psprintf("\n%s:", name));
+	size_t		len;
+	const char *value = slate_link_info_value(info, name, &len);
 
-	if (at == NULL)
-		return NULL;
-	at += strlen(name) + 2;
-	return pnstrdup(at, strcspn(at, "\r\n"));
+	return value ? pnstrdup(value, len) : NULL;
 }
 
 static void

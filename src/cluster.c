@@ -269,24 +269,6 @@ slate_cluster_should_ask(int64 distrusted_at, int64 max_age)
  * ------------------------------------------------------------------------
  */
 
-/* The value of the line "name:value", which ends with \r\n; or NULL. */
-static const char *
-find_value(const char *line, const char *name, size_t *len)
-{
-	size_t		name_len = strlen(name);
-
-	while (strncmp(line, name, name_len) != 0 || line[name_len] != ':')
-	{
-		line = strchr(line, '\n');
-		if (line == NULL)
-			return NULL;
-		line++;
-	}
-	line += name_len + 1;
-	*len = strcspn(line, "\r\n");
-	return line;
-}
-
 /* CLUSTER INFO: lines. */
 static const char *
 take_info(const redisReply *reply)
@@ -297,12 +279,12 @@ take_info(const redisReply *reply)
 
 	if (reply->type != REDIS_REPLY_STRING)
 		return NONSENSE;
-	value = find_value(reply->str, "cluster_state", &len);
+	value = slate_link_info_value(reply->str, "cluster_state", &len);
 	if (value == NULL)
 		return NONSENSE;
 	answer.is_up = len == 2 && memcmp(value, "ok", 2) == 0;
 
-	value = find_value(reply->str, "cluster_current_epoch", &len);
+	value = slate_link_info_value(reply->str, "cluster_current_epoch", &len);
 	if (value == NULL ||
 		!slate_url_parse_number(value, len, PG_INT64_MAX, &epoch))
 		return NONSENSE;

@@ -361,20 +361,13 @@ take_time(const redisReply *reply, Handshake *handshake)
 	return true;
 }
 
-/* The value of a field of INFO, or NULL; it ends before CR or LF. */
+/* The value of a field of INFO; NULL if there is none, or it is no INFO. */
 static const char *
 find_field(const redisReply *reply, const char *field, size_t *len)
 {
-	const char *value;
-
 	/* hiredis ends each string with a null byte */
-	value = (reply->type == REDIS_REPLY_STRING) ? strstr(reply->str, field)
-		: NULL;
-	if (value == NULL)
-		return NULL;
-	value += strlen(field);
-	*len = strcspn(value, "\r\n");
-	return value;
+	return reply->type == REDIS_REPLY_STRING
+		? slate_link_info_value(reply->str, field, len) : NULL;
 }
 
 /* Learn from INFO server which start of a server this is. */
@@ -382,7 +375,7 @@ static bool
 take_run_id(const redisReply *reply, Handshake *handshake)
 {
 	size_t		len = 0;
-	const char *run_id = find_field(reply, "\nrun_id:", &len);
+	const char *run_id = find_field(reply, "run_id", &len);
 
 	if (len == 0)
 		return false;
@@ -401,7 +394,7 @@ static bool
 take_promotion(const redisReply *reply, Handshake *handshake)
 {
 	size_t		len = 0;
-	const char *offset = find_field(reply, "\nsecond_repl_offset:", &len);
+	const char *offset = find_field(reply, "second_repl_offset", &len);
 	uint64		identity;
 
 	if (reply->type != REDIS_REPLY_STRING)

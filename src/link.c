@@ -955,6 +955,23 @@ slate_link_is_error(const redisReply *reply, const char *code)
 		strncmp(reply->str, code, strlen(code)) == 0;
 }
 
+const char *
+slate_link_info_value(const char *line, const char *name, size_t *len)
+{
+	size_t		name_len = strlen(name);
+
+	while (strncmp(line, name, name_len) != 0 || line[name_len] != ':')
+	{
+		line = strchr(line, '\n');
+		if (line == NULL)
+			return NULL;
+		line++;
+	}
+	line += name_len + 1;
+	*len = strcspn(line, "\r\n");
+	return line;
+}
+
 void
 slate_link_words(char *words, size_t size, const redisReply *reply,
 				 const char *until)

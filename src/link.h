@@ -203,6 +203,13 @@ extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 extern bool slate_link_is_error(const redisReply *reply, const char *code);
 
 /*
+ * The value of a line "name:value" in an answer to INFO or the like, which ends
+ * with \r\n or there; NULL if there is none.
+ */
+extern const char *slate_link_info_value(const char *info, const char *name,
+										 size_t *len);
+
+/*
  * The words of an error reply, for a log: its first line, of which only
  * printable ASCII passes.  None but those before the first of the bytes of
  * until, if that is not NULL.
