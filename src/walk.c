@@ -164,8 +164,9 @@ slate_walk_begin(SlateWalk *walk, Oid relid)
 				 errdetail("The first argument is the table, as a regclass."),
 				 errhint("For instance 'invoices'.")));
 	check_may_see(relid);
-	relation = relation_open(relid, AccessShareLock);
-	check_may_see(relid);
+	relation = try_relation_open(relid, AccessShareLock);
+	check_may_see(relid);		/* or has it gone meanwhile? */
+	Assert(relation != NULL);
 	walk->rules = rules_of_table(relation);
 
 	walk->from = from_clause(relation);
