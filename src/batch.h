@@ -106,7 +106,7 @@ extern int	slate_batch_count_nodes(const SlateBatch *batch);
 /* A call with so many keys was added: is the exchange full? */
 extern void slate_batch_count_keys(SlateBatch *batch, int nkeys);
 
-/* Begin a call that drops what an index knows, at the end of what goes to a node. */
+/* Begin a call that drops what an index knows, behind what goes to a node. */
 extern SlateIndexDrop *slate_batch_add_index_drop(SlateBatch *batch);
 
 #endif							/* SLATE_BATCH_H */

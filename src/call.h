@@ -48,7 +48,10 @@ extern bool slate_call_is_in_time(const SlateCall *call, const char *bytes,
 extern bool slate_call_may_join(const SlateCall *a, const char *a_bytes,
 								const SlateCall *b, const char *b_bytes);
 
-/* Two such texts in front: the least deadline, and the last expiry, are right for all. */
+/*
+ * Of two such texts in front make the first one right for both: with the least
+ * deadline, and the last expiry.
+ */
 extern void slate_call_join_clocks(char *head, const char *other);
 
 #endif							/* SLATE_CALL_H */

@@ -47,8 +47,8 @@ typedef struct Registry
 
 static Registry *registry = NULL;
 
-Size
-slate_database_shmem_size(void)
+static Size
+shmem_size(void)
 {
 	return MAXALIGN(sizeof(Registry));
 }
@@ -56,7 +56,7 @@ slate_database_shmem_size(void)
 void
 slate_database_shmem_request(void)
 {
-	RequestAddinShmemSpace(slate_database_shmem_size());
+	RequestAddinShmemSpace(shmem_size());
 	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
 }
 
@@ -116,7 +116,7 @@ slate_database_shmem_startup(void)
 	bool		found;
 
 	registry = ShmemInitStruct("slate_cache databases",
-							   slate_database_shmem_size(), &found);
+							   shmem_size(), &found);
 	if (found)
 		return;
 	registry->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;

@@ -137,7 +137,6 @@ typedef struct SlateStart
 	TimeLineID	timeline;
 } SlateStart;
 
-extern Size slate_database_shmem_size(void);
 extern void slate_database_shmem_startup(void); /* holds AddinShmemInitLock */
 extern void slate_database_shmem_request(void);
 

@@ -45,7 +45,7 @@ extern void slate_exchange_take_reply(SlateOutcome *outcome,
 extern void slate_exchange_count_outcome(const SlateOutcome *outcome);
 
 /*
- * The same for pushes: adds up what became of them.  A batch of more than a
+ * Send a batch of pushes, and add up what became of them.  One of more than a
  * thousand or so keys takes several exchanges, each of which must be over
  * within timeout ms, the first one by the deadline; the first failure ends it.
  */

@@ -41,7 +41,7 @@ extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
  */
 extern bool slate_journal_has_worker(void);
 
-/* Are there more names in Redis than a commit should walk over, as far as is known? */
+/* Has Redis more names than a commit should walk over, as far as is known? */
 extern bool slate_journal_keyspace_is_large(void);
 
 /* A walk of this session's has met so many. */

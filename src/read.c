@@ -252,7 +252,8 @@ classify(LookupSet *set, Lookup *lookup)
 		case PENDING_NOTHING:
 			break;
 	}
-	if (lookup->bypass && !lookup->done)
+	/* of a row's key it will be known when it is loaded */
+	if (lookup->bypass && !lookup->bypass_rows && !lookup->done)
 		slate_stats_add(STAT_BYPASSES, 1);
 }
 
@@ -658,9 +659,9 @@ load_and_fill(LookupSet *set)
 		if (!loads[i].possible && lookup->bypass_rows)
 		{
 			lookup->covered = lookup->bypass = false;
-			slate_stats_add(STAT_BYPASSES, -1);
 			continue;
 		}
+		slate_stats_add(STAT_BYPASSES, lookup->bypass_rows ? 1 : 0);
 		lookup->done = true;
 		if (loads[i].json == NULL)
 			continue;
@@ -899,6 +900,8 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
 
 	classify(set, lookup);
+	slate_stats_add(STAT_BYPASSES,
+					lookup->bypass_rows && !lookup->done ? 1 : 0);
 	if (transaction_bypasses() || set->is_elsewhere)
 		lookup->bypass = true;
 	get_from_cache(set);

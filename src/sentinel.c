@@ -16,7 +16,7 @@
  *
  * A connection to each sentinel is made for each question, and closed.
  *
- * The entries begin as hearsay.c tells, which has their sequences, too.
+ * The entries begin as hearsay.c tells, and are written as sequence.h does.
  * There are no locks.
  *
  *-------------------------------------------------------------------------

@@ -32,11 +32,11 @@ typedef struct SlateUrl
  *		sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/db]
  *		cluster://[user[:password]@]host[:port][,host[:port]...][/0]
  *
- * Percent escapes are decoded in user, password and path; an
- * IPv6 address stands in brackets.  redis://:password@host gives a password
- * without a user.  On failure return false and set *error to a constant
- * message, worded as an errdetail sentence, which never repeats the url (it
- * may hold a password); *url is then undefined.
+ * Percent escapes are decoded in user, password and path; an IPv6 address stands
+ * in brackets.  redis://:password@host gives a password without a user.  On
+ * failure return false and set *error to a constant message, worded as an
+ * errdetail sentence, which never repeats the url (it may hold a password); *url
+ * is then undefined.
  */
 extern bool slate_url_parse(const char *text, SlateUrl *url,
 							const char **error);

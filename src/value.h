@@ -13,8 +13,8 @@
 /*
  * Turn bytes, with a zero behind them, into jsonb, or return NULL if they are
  * not JSON that jsonb can hold: wrong encoding, wrong syntax, \u0000, a number
- * out of numeric's range, nested more deeply than a stack allows.  Never throws for the bytes' sake;
- * anybody may have written them.
+ * out of numeric's range, nested more deeply than a stack allows.  Never throws
+ * for the bytes' sake; anybody may have written them.
  */
 extern Jsonb *slate_value_parse(const char *bytes, size_t len);
 

@@ -37,5 +37,6 @@ foreach my $who (sort keys %first)
     is($session->error, '', "$who: no error");
     cmp_ok($session->seconds, '>=', 1, "$who: waits for the worker");
     is(opened(), 0, "$who: and does not take Redis for one that hangs");
+    is($session->query('SELECT misses, read_failures FROM slate_cache.stats'), '0|1', "$who: what Redis was not asked for is no miss");
 }
 done_testing();
