@@ -346,7 +346,7 @@ slate_database_has_our_redis(SlateDatabase *database)
 {
 	uint64		server = pg_atomic_read_u64(&database->server);
 
-	return server == 0 || server == slate_redis_server_key();
+	return server == 0 || server == slate_service_key();
 }
 
 void

@@ -14,10 +14,7 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "common/hashfn.h"
 #include "handshake.h"
@@ -88,95 +85,6 @@ slate_handshake_clock(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-/* ----------
- * The password
- * ----------
- */
-
-/*
- * Read what a password file holds into buffer.  Returns the number of bytes,
- * or -1 with errno.  Anything but a plain file is refused: opening a pipe,
- * say, could hang.
- */
-static ssize_t
-read_plain_file(const char *path, char *buffer, size_t size)
-{
-	int			fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-	struct stat st;
-	size_t		used = 0;
-	ssize_t		got = -1;
-	int			save_errno;
-
-	if (fd < 0)
-		return -1;
-
-	errno = EINVAL;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-	{
-		do
-		{
-			got = read(fd, buffer + used, size - used);
-			if (got > 0)
-				used += got;
-		} while ((got > 0 && used < size) || (got < 0 && errno == EINTR));
-	}
-
-	save_errno = errno;
-	close(fd);
-	errno = save_errno;
-	return (got < 0) ? -1 : (ssize_t) used;
-}
-
-bool
-slate_handshake_password(const SlateUrl *url, const char *path,
-						 char *password, size_t size,
-						 char *reason, size_t reason_size)
-{
-	char		line[sizeof(url->password) + 2];	/* CR and LF */
-	ssize_t		got;
-	size_t		len;
-
-	if (path == NULL || path[0] == '\0')
-	{
-		strlcpy(password, url->password, size);
-		return true;
-	}
-
-	memset(line, 0, sizeof(line));
-	got = read_plain_file(path, line, sizeof(line) - 1);
-	if (got < 0)
-	{
-		snprintf(reason, reason_size,
-				 "could not read the password file \"%s\": %s", path,
-				 (errno == EINVAL) ? "not a regular file" : strerror(errno));
-		return false;
-	}
-
-	len = strcspn(line, "\n");
-	if (memchr(line, '\0', Min(len + 1, (size_t) got)) != NULL)
-		snprintf(reason, reason_size,
-				 "the first line of the password file \"%s\" holds a null byte",
-				 path);
-	else
-	{
-		if (len > 0 && line[len - 1] == '\r')
-			len--;
-		line[len] = '\0';
-		if (len > 0 && len < size)
-		{
-			strlcpy(password, line, size);
-			explicit_bzero(line, sizeof(line));
-			return true;
-		}
-		snprintf(reason, reason_size,
-				 "the first line of the password file \"%s\" is %s", path,
-				 (len == 0) ? "empty" : "longer than 255 bytes");
-	}
-
-	explicit_bzero(line, sizeof(line));
-	return false;
 }
 
 /* ----------

@@ -40,14 +40,6 @@ typedef struct SlateServerInfo
 extern int64 slate_handshake_clock(void);
 
 /*
- * The password to use: the first line of the file, if a path is given, or the
- * url's.  False: the reason is there.
- */
-extern bool slate_handshake_password(const SlateUrl *url, const char *path,
-									 char *password, size_t size,
-									 char *reason, size_t reason_size);
-
-/*
  * Introduce ourselves on a connection that was just made, send the preamble, and
  * ask the server what we want to know of it.  The objection (so many bytes) is ""
  * or says why it is not to be talked to, whatever the status is: it rejects us, an

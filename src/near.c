@@ -238,7 +238,7 @@ static bool
 is_open(SlateDatabase *database)
 {
 	return database != NULL && slate_database_is_settled(database) &&
-		pg_atomic_read_u64(&database->server) == slate_redis_server_key();
+		pg_atomic_read_u64(&database->server) == slate_service_key();
 }
 
 static uint64

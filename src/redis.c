@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * redis.c
- *	  Which server: its address, this backend's connection to it, and what a
- *	  failure was.
+ *	  This backend's connections: to the server, the master, or each master.
  *
  * Each backend has one connection, with a Cluster one to each of its masters,
  * made when it is first needed and kept.  (The postmaster makes none, so there is
@@ -10,9 +9,8 @@
  * can take long or need memory is in slate_redis_prepare(), before a commit;
  * slate_redis_run() only sends, receives and keeps the books.
  *
- * Throws: nothing, except out of LINK_WAIT_INTERRUPTIBLE waits, see link.c.
- * Such a throw leaves the link to be dropped at its next use, and a probe to
- * run out (see breaker.c); nothing leaks.
+ * Throws: nothing, except out of LINK_WAIT_INTERRUPTIBLE waits, see link.c, and
+ * what makes a preamble.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,13 +19,11 @@
 #include "breaker.h"
 #include "cluster.h"
 #include "common/hashfn.h"
-#include "handshake.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "redis.h"
 #include "sentinel.h"
 #include "storage/ipc.h"
-#include "url.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -50,43 +46,13 @@
 #define REFRESH_TIMEOUT 500
 
 /* Settings; see redis.h. */
-char	   *slate_redis_url = NULL;
-char	   *slate_redis_password_file = NULL;
 int			slate_redis_timeout = 250;
 int			slate_redis_connect_timeout = 250;
 int			slate_redis_idle_timeout = 60;
 
-/*
- * What became of slate_redis_url; valid while settings_loaded.  settings_stale
- * is set when it must be read again.
- */
-static SlateUrl server;
-static uint64 server_key;
-static bool settings_loaded = false;
-static bool settings_stale = false;
-
-/* The key of the url as it is, asked for before it was loaded; 0: not yet. */
-static uint64 unloaded_key = 0;
-
-/*
- * A server that we talk to: the url's address, what the sentinels said, or a
- * master of the Cluster.
- */
-typedef struct Peer
-{
-	SlateAddress address;		/* where the connection goes, or last went */
-	SlateLink	link;			/* the connection, if any; see link.h */
-	bool		loss_is_told;	/* if there is none: is what became of the
-								 * last what error_text tells? */
-	bool		has_failed;		/* since it was last found to be well */
-
-	SlateServerInfo info;		/* while the connection is open */
-} Peer;
-
-/* Without a Cluster there is one.  node is the one that we are busy with. */
-static Peer nodes[SLATE_MAX_NODES];
+/* Without a Cluster there is one. */
+static SlatePeer nodes[SLATE_MAX_NODES];
 static int	nnodes = 1;
-static Peer *node = nodes;
 
 /* How many connections there have been. */
 static uint64 connection_number = 0;
@@ -118,68 +84,32 @@ static int64 answers_max_age = ANSWERS_MAX_AGE;
 /* What to send on each new connection. */
 static SlatePreambleFn preamble_fn = NULL;
 
-/* What slate_redis_error() and slate_redis_server_name() return. */
-static char error_text[1024];
-static size_t error_prefix;		/* so much of it is the server's name */
-static char name_text[512];
-
 /* What slate_redis_refusal() returns. */
 static char refusal_text[SLATE_REASON_SIZE];
 
-static void set_error(const char *format,...) pg_attribute_printf(1, 2);
-
-/* Note the reason of a failure, under the server's name. */
 static void
-set_error(const char *format,...)
-{
-	va_list		args;
-
-	snprintf(error_text, sizeof(error_text), "%s: ",
-			 slate_redis_server_name());
-	error_prefix = strlen(error_text);
-
-	va_start(args, format);
-	vsnprintf(error_text + error_prefix, sizeof(error_text) - error_prefix,
-			  format, args);
-	va_end(args);
-}
-
-/*
- * Let the breaker know of the failure that set_error() was told.  timeout: which
- * one has passed, in ms; 0: none.
- */
-static void
-note_failure(int timeout)
-{
-	node->has_failed = true;
-	slate_breaker_open(timeout, slate_redis_server_name(),
-					   error_text + error_prefix);
-}
-
-static void
-note_success(void)
+close_breaker(void)
 {
 	if (slate_breaker_is_open())
 		slate_breaker_close(slate_redis_server_name());
 }
 
-/* The node is well.  The breaker is for all: are the others? */
+/* A node is well.  The breaker is for all: are the others? */
 static void
-note_node_success(void)
+note_success(void)
 {
-	node->has_failed = false;
 	for (int i = 0; i < nnodes; i++)
 	{
 		if (nodes[i].has_failed)
 			return;
 	}
-	note_success();
+	close_breaker();
 }
 
 const char *
 slate_redis_error(void)
 {
-	return error_text;
+	return slate_peer_error();
 }
 
 const char *
@@ -210,68 +140,19 @@ distrust(void)
 	distrusted_at = slate_link_now();
 }
 
-/*
- * Say what the link says, and let the breaker know.  timeout is the one that
- * may have passed.
- */
+/* The same, if that is what has come of trying. */
 static SlateRedisStatus
-link_failed(SlateLinkStatus status, int timeout)
+judge(const SlatePeer *node, SlateRedisStatus status)
 {
-	set_error("%s", node->link.error);
-	node->loss_is_told = true;
-	if (status == LINK_TOO_LARGE)
-		return REDIS_TOO_LARGE; /* it is well: we have asked for too much */
-	distrust();
-
-	switch (status)
-	{
-		case LINK_TIMEOUT:
-			note_failure(timeout);
-			return REDIS_TIMEOUT;
-
-		case LINK_NOMEM:
-			/* says nothing about the server */
-			return REDIS_UNREACHABLE;
-
-		default:
-			note_failure(0);
-			return REDIS_UNREACHABLE;
-	}
+	if (status != REDIS_DONE && status != REDIS_TOO_LARGE && node->has_failed)
+		distrust();
+	return status;
 }
 
 /* ----------
  * Settings
  * ----------
  */
-
-void
-slate_redis_reconfigure(void)
-{
-	settings_stale = true;
-	unloaded_key = 0;
-}
-
-/* Parse the url into *url; if it is not valid, *error says why. */
-static bool
-read_url(SlateUrl *url, const char **error)
-{
-	if (slate_redis_url == NULL)
-	{
-		*error = "It is not set.";
-		return false;
-	}
-	return slate_url_parse(slate_redis_url, url, error);
-}
-
-/* A hash of what a url asks for. */
-static uint64
-hash_service(const SlateUrl *url)
-{
-	uint64		hash = hash_bytes_extended((const unsigned char *) url,
-										   offsetof(SlateUrl, user), 0);
-
-	return Max(hash, 1);
-}
 
 static void
 close_all(void)
@@ -280,112 +161,66 @@ close_all(void)
 		slate_link_close(&nodes[i].link);
 }
 
-/* Back to one node, of which nothing is known. */
+/* Back to one node, of which no more is known than the url tells. */
 static void
 forget_nodes(void)
 {
+	const SlateUrl *url = slate_service();
+	bool		is_there = url->sentinels.count == 0 && url->cluster.count == 0;
+
+	close_all();
 	nnodes = 1;
-	node = nodes;
-	node->has_failed = false;
+	slate_peer_move(&nodes[0], is_there ? &url->address : NULL, 0);
 	memset(&topology, 0, sizeof(topology));
 	topology_number++;
 }
 
-/* Make another url the one in use. */
+/* Begin with another url. */
 static void
-take_url(const SlateUrl *fresh)
+begin_anew(void)
 {
-	memcpy(&server, fresh, sizeof(server));
-	server_key = hash_service(&server);
+	const SlateUrl *url = slate_service();
+
 	forget_nodes();
-	nodes[0].address = server.address;
 	master_changes = 0;
 	distrusted_at = 0;
-	if (server.sentinels.count > 0)
-		slate_sentinel_choose(&server.sentinels);
-	if (server.cluster.count > 0)
-		slate_cluster_choose(&server.cluster);
-	slate_breaker_choose(hash_bytes_extended((const unsigned char *) &server,
-											 sizeof(server), 0));
+	if (url->sentinels.count > 0)
+		slate_sentinel_choose(&url->sentinels);
+	if (url->cluster.count > 0)
+		slate_cluster_choose(&url->cluster);
+	slate_breaker_choose(hash_bytes_extended((const unsigned char *) url,
+											 sizeof(*url), 0));
 }
 
 /* Make the settings' present values those in use. */
 static bool
 load_settings(void)
 {
-	SlateUrl	fresh;
 	const char *error;
+	bool		is_another;
 
-	if (settings_loaded && !settings_stale)
+	if (!slate_service_is_new())
 		return true;
-
 	close_all();
-	if (!read_url(&fresh, &error))
+	if (!slate_service_take_up(&is_another, &error))
 	{
-		snprintf(error_text, sizeof(error_text),
-				 "slate_cache.url is not valid: %s", error);
+		slate_peer_set_bare_error("slate_cache.url is not valid: %s", error);
 		return false;
 	}
-
-	if (!settings_loaded || memcmp(&fresh, &server, sizeof(server)) != 0)
-		take_url(&fresh);
-	settings_loaded = true;
-	settings_stale = false;
+	if (is_another)
+		begin_anew();
 	return true;
-}
-
-/* The node that we are busy with, or the first seed. */
-static void
-write_cluster_name(const SlateUrl *url)
-{
-	char		address[sizeof(node->address.host) + 16];
-
-	slate_link_write_address(address, sizeof(address),
-							 topology.count > 0 ? &node->address
-							 : &url->cluster.address[0]);
-	if (topology.count > 0)
-		snprintf(name_text, sizeof(name_text), "cluster of %d, %s",
-				 topology.count, address);
-	else
-		snprintf(name_text, sizeof(name_text), "cluster of %s", address);
 }
 
 const char *
 slate_redis_server_name(void)
 {
-	char		address[sizeof(node->address.host) + 16];
-	SlateUrl	fresh;
-	const SlateUrl *url = settings_loaded ? &server : &fresh;
-	const char *error;
+	static char to_come[SLATE_SERVICE_NAME_SIZE];
 
-	if (!settings_loaded && !read_url(&fresh, &error))
-		return "(no valid url)";
-	slate_link_write_address(address, sizeof(address),
-							 settings_loaded ? &node->address : &fresh.address);
-
-	if (url->cluster.count > 0)
-		write_cluster_name(url);
-	else if (url->sentinels.count == 0)
-		snprintf(name_text, sizeof(name_text), "%s db %d", address,
-				 url->database);
-	else
-		snprintf(name_text, sizeof(name_text), "sentinel master %s%s%s db %d",
-				 url->sentinels.master, address[0] != '\0' ? " at " : "",
-				 address, url->database);
-	return name_text;
-}
-
-uint64
-slate_redis_server_key(void)
-{
-	SlateUrl	url;
-	const char *error;
-
-	if (settings_loaded && !settings_stale)
-		return server_key;
-	if (unloaded_key == 0 && read_url(&url, &error))
-		unloaded_key = hash_service(&url);
-	return unloaded_key;
+	if (nodes[0].name[0] != '\0')
+		return nodes[0].name;
+	slate_service_write_name(to_come, NULL, 0);
+	return to_come;
 }
 
 void
@@ -394,113 +229,17 @@ slate_redis_set_preamble(SlatePreambleFn fn)
 	preamble_fn = fn;
 }
 
-/* ----------
- * Connecting
- * ----------
- */
-
-/* On failure the reason is noted. */
-static bool
-get_password(char *password, size_t size)
-{
-	char		reason[512];
-
-	if (slate_handshake_password(&server, slate_redis_password_file, password,
-								 size, reason, sizeof(reason)))
-		return true;
-	set_error("%s", reason);
-	return false;
-}
-
-/* What has come of a handshake? */
 static SlateRedisStatus
-settle_handshake(SlateLinkStatus status, const char *objection)
-{
-	/* first of all: a server that rejects us may hang up right afterwards */
-	if (objection[0] != '\0')
-	{
-		slate_link_close(&node->link);
-		distrust();
-		set_error("%s", objection);
-		note_failure(0);
-		return REDIS_REJECTED;
-	}
-	if (status == LINK_NOMEM)
-	{
-		set_error("out of memory");
-		return REDIS_UNREACHABLE;
-	}
-	if (status != LINK_OK)
-		return link_failed(status, slate_redis_connect_timeout);
-	node->has_failed = false;
-	return REDIS_DONE;
-}
-
-/* Introduce ourselves on a connection that was just made. */
-static SlateRedisStatus
-introduce(const SlatePreamble *preamble, int64 deadline, SlateWait wait)
-{
-	static char password[sizeof(server.password)];	/* a throw leaks nothing */
-	char		objection[SLATE_OBJECTION_SIZE];
-	SlateLinkStatus status;
-
-	if (!get_password(password, sizeof(password)))
-	{
-		note_failure(0);
-		return REDIS_REJECTED;
-	}
-	status = slate_handshake(&node->link, &server, password, preamble,
-							 &node->info, objection, deadline, wait);
-	explicit_bzero(password, sizeof(password));
-	return settle_handshake(status, objection);
-}
-
-static SlateRedisStatus
-shake_hands(const SlatePreamble *preamble, int64 deadline, SlateWait wait)
-{
-	SlateRedisStatus status = introduce(preamble, deadline, wait);
-
-	if (status != REDIS_DONE)
-		slate_link_close(&node->link);
-	connection_number++;
-	node->loss_is_told = (status != REDIS_DONE);
-	return status;
-}
-
-/* Ask again what a server has told, if that has become old. */
-static SlateRedisStatus
-refresh_answers(int64 deadline, SlateWait wait)
-{
-	char		objection[SLATE_OBJECTION_SIZE];
-	SlateLinkStatus status;
-
-	if (slate_handshake_clock() - node->info.clock_told_at < answers_max_age)
-		return REDIS_DONE;
-	status = slate_handshake_ask(&node->link, &node->info, objection, deadline,
-								 wait);
-	return settle_handshake(status, objection);
-}
-
-/*
- * Connect and shake hands.  Without a launcher who looks the name up we must,
- * and that knows no deadline; if it took longer than it should have, it counts
- * as a timeout, whatever came of it.
- */
-static SlateRedisStatus
-connect_to_server(int64 deadline, SlateWait wait)
+connect_to(int which, int64 deadline, SlateWait wait)
 {
 	SlatePreamble preamble = {0};
-	SlateLinkStatus status;
 
 	/* may throw, and an open link would be taken for one with a handshake */
 	if (preamble_fn)
-		preamble_fn(node - nodes, &preamble);
-	status = slate_names_open(&node->link, &node->address, deadline, wait);
-	if (status == LINK_UNREACHABLE && slate_link_now() >= deadline)
-		status = LINK_TIMEOUT;
-	if (status != LINK_OK)
-		return link_failed(status, slate_redis_connect_timeout);
-	return shake_hands(&preamble, deadline, wait);
+		preamble_fn(which, &preamble);
+	connection_number++;
+	return slate_peer_connect(&nodes[which], &preamble,
+							  slate_redis_connect_timeout, deadline, wait);
 }
 
 /* ----------
@@ -512,16 +251,17 @@ connect_to_server(int64 deadline, SlateWait wait)
 static SlateLinkStatus
 ask_sentinels(bool another, int64 deadline, SlateWait wait)
 {
-	static char password[sizeof(server.password)];	/* a throw leaks nothing */
+	static char password[SLATE_PASSWORD_SIZE];	/* a throw leaks nothing */
 	SlateLinkStatus status;
 
-	if (!get_password(password, sizeof(password)))
+	if (!slate_peer_password(&nodes[0], password))
 		return LINK_UNREACHABLE;
-	status = slate_sentinel_ask(server.user, password, another, deadline,
-								wait);
+	status = slate_sentinel_ask(slate_service()->user, password, another,
+								deadline, wait);
 	explicit_bzero(password, sizeof(password));
 	if (status != LINK_OK)
-		set_error("no sentinel could be asked: %s", slate_sentinel_error());
+		slate_peer_set_error(&nodes[0], "no sentinel could be asked: %s",
+							 slate_sentinel_error());
 	return status;
 }
 
@@ -531,12 +271,13 @@ master_is_unknown(SlateLinkStatus status)
 {
 	if (status == LINK_TIMEOUT)
 	{
-		note_failure(slate_redis_connect_timeout);
+		slate_peer_fail(&nodes[0], slate_redis_connect_timeout);
 		return REDIS_TIMEOUT;
 	}
 	if (status == LINK_OK)
-		set_error("what the sentinels have said could not be read");
-	note_failure(0);
+		slate_peer_set_error(&nodes[0],
+							 "what the sentinels have said could not be read");
+	slate_peer_fail(&nodes[0], 0);
 	return REDIS_UNREACHABLE;
 }
 
@@ -562,8 +303,7 @@ find_master(int64 deadline, SlateWait wait)
 
 	if (master.changes != master_changes)
 	{
-		slate_link_close(&node->link);
-		node->address = master.address;
+		slate_peer_move(&nodes[0], &master.address, 0);
 		master_changes = master.changes;
 	}
 	return REDIS_DONE;
@@ -573,7 +313,7 @@ find_master(int64 deadline, SlateWait wait)
 static bool
 master_has_changed(void)
 {
-	return server.sentinels.count > 0 &&
+	return slate_service()->sentinels.count > 0 &&
 		slate_sentinel_changes() != master_changes;
 }
 
@@ -586,15 +326,17 @@ master_has_changed(void)
 static SlateLinkStatus
 ask_cluster(bool another, int64 deadline, SlateWait wait)
 {
-	static char password[sizeof(server.password)];	/* a throw leaks nothing */
+	static char password[SLATE_PASSWORD_SIZE];	/* a throw leaks nothing */
 	SlateLinkStatus status;
 
-	if (!get_password(password, sizeof(password)))
+	if (!slate_peer_password(&nodes[0], password))
 		return LINK_UNREACHABLE;
-	status = slate_cluster_ask(server.user, password, another, deadline, wait);
+	status = slate_cluster_ask(slate_service()->user, password, another,
+							   deadline, wait);
 	explicit_bzero(password, sizeof(password));
 	if (status != LINK_OK)
-		set_error("no node could be asked: %s", slate_cluster_error());
+		slate_peer_set_error(&nodes[0], "no node could be asked: %s",
+							 slate_cluster_error());
 	return status;
 }
 
@@ -602,7 +344,8 @@ ask_cluster(bool another, int64 deadline, SlateWait wait)
 static SlateRedisStatus
 cluster_is_unknown(SlateLinkStatus status)
 {
-	note_failure(status == LINK_TIMEOUT ? slate_redis_connect_timeout : 0);
+	slate_peer_fail(&nodes[0], status == LINK_TIMEOUT
+					? slate_redis_connect_timeout : 0);
 	return status == LINK_TIMEOUT ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
 }
 
@@ -612,13 +355,9 @@ take_topology(void)
 {
 	close_all();
 	nnodes = topology.count;
-	node = nodes;
 	topology_number++;
 	for (int i = 0; i < nnodes; i++)
-	{
-		nodes[i].address = topology.node[i].address;
-		nodes[i].has_failed = false;
-	}
+		slate_peer_move(&nodes[i], &topology.node[i].address, nnodes);
 }
 
 /*
@@ -642,10 +381,10 @@ find_topology(int64 deadline, SlateWait wait)
 		take_topology();
 		return REDIS_DONE;
 	}
-	close_all();
 	forget_nodes();
 	if (status == LINK_OK)
-		set_error("what the nodes have said could not be read");
+		slate_peer_set_error(&nodes[0],
+							 "what the nodes have said could not be read");
 	return cluster_is_unknown(status);
 }
 
@@ -653,19 +392,8 @@ find_topology(int64 deadline, SlateWait wait)
 static bool
 topology_has_changed(void)
 {
-	return server.cluster.count > 0 &&
+	return slate_service()->cluster.count > 0 &&
 		slate_cluster_changes() != topology.changes;
-}
-
-bool
-slate_redis_is_cluster(void)
-{
-	SlateUrl	url;
-	const char *error;
-
-	if (settings_loaded && !settings_stale)
-		return server.cluster.count > 0;
-	return read_url(&url, &error) && url.cluster.count > 0;
 }
 
 int
@@ -715,7 +443,7 @@ slate_redis_has_topology(uint64 number)
 {
 	if (number == slate_redis_topology())
 		return true;
-	set_error("other masters serve the slots");
+	slate_peer_set_error(&nodes[0], "other masters serve the slots");
 	return false;
 }
 
@@ -734,7 +462,7 @@ refresh_sentinels(int64 deadline)
 
 	/* what was learnt of one server says nothing about another */
 	if (slate_sentinel_changes() != seen)
-		note_success();
+		close_breaker();
 	seen = slate_sentinel_changes();
 }
 
@@ -746,7 +474,7 @@ refresh_cluster(int64 deadline)
 	if (slate_cluster_should_ask(0, MASTER_REFRESH))
 		(void) ask_cluster(true, deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (slate_cluster_changes() != seen)
-		note_success();
+		close_breaker();
 	seen = slate_cluster_changes();
 }
 
@@ -758,9 +486,9 @@ slate_redis_refresh(void)
 
 	if (!load_settings())
 		return;
-	if (server.sentinels.count > 0)
+	if (slate_service()->sentinels.count > 0)
 		refresh_sentinels(deadline);
-	if (server.cluster.count > 0)
+	if (slate_service()->cluster.count > 0)
 		refresh_cluster(deadline);
 }
 
@@ -794,31 +522,32 @@ resting(void)
 	slate_breaker_reason(reason);
 	slate_breaker_look(&failures, &rests_for);
 	if (rests_for > 0)
-		set_error("not asked for another %d ms, failures in a row: %d; the last: %s",
-				  (int) rests_for, failures, reason);
+		slate_peer_set_error(&nodes[0], "not asked for another %d ms, failures in a row: %d; the last: %s",
+							 (int) rests_for, failures, reason);
 	else
-		set_error("not asked until the worker has tried, failures in a row: %d; the last: %s",
-				  failures, reason);
+		slate_peer_set_error(&nodes[0], "not asked until the worker has tried, failures in a row: %d; the last: %s",
+							 failures, reason);
 	return REDIS_RESTING;
 }
 
 void
 slate_redis_want_names(void)
 {
+	const SlateUrl *url = slate_service();
 	SlateMaster master;
 
 	if (!load_settings())
 		return;
-	for (int i = 0; i < server.cluster.count; i++)
-		slate_names_want(&server.cluster.address[i]);
+	for (int i = 0; i < url->cluster.count; i++)
+		slate_names_want(&url->cluster.address[i]);
 	for (int i = 0; i < topology.count; i++)
 		slate_names_want(&topology.node[i].address);
-	for (int i = 0; i < server.sentinels.count; i++)
-		slate_names_want(&server.sentinels.address[i]);
-	if (server.sentinels.count > 0 && slate_sentinel_known(&master))
+	for (int i = 0; i < url->sentinels.count; i++)
+		slate_names_want(&url->sentinels.address[i]);
+	if (url->sentinels.count > 0 && slate_sentinel_known(&master))
 		slate_names_want(&master.address);
-	if (server.cluster.count == 0 && server.sentinels.count == 0)
-		slate_names_want(&server.address);
+	if (url->cluster.count == 0 && url->sentinels.count == 0)
+		slate_names_want(&url->address);
 }
 
 /* ----------
@@ -918,9 +647,9 @@ look_at_connections(int64 now)
 static SlateRedisStatus
 find_servers(int64 deadline, SlateWait wait)
 {
-	if (server.sentinels.count > 0)
+	if (slate_service()->sentinels.count > 0)
 		return find_master(deadline, wait);
-	if (server.cluster.count > 0)
+	if (slate_service()->cluster.count > 0)
 		return find_topology(deadline, wait);
 	return REDIS_DONE;
 }
@@ -933,14 +662,14 @@ connect_all(int64 deadline, SlateWait wait)
 
 	for (int i = 0; i < nnodes && status == REDIS_DONE; i++)
 	{
-		node = &nodes[i];
-		if (slate_link_is_open(&node->link))
-			status = refresh_answers(deadline, wait);
+		if (slate_link_is_open(&nodes[i].link))
+			status = slate_peer_refresh(&nodes[i], answers_max_age,
+										slate_redis_connect_timeout,
+										deadline, wait);
 		else
-			status = connect_to_server(deadline, wait);
+			status = connect_to(i, deadline, wait);
+		(void) judge(&nodes[i], status);
 	}
-	if (status == REDIS_DONE)
-		node = nodes;
 	return status;
 }
 
@@ -955,7 +684,7 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 
 	if (now >= deadline)
 	{
-		set_error("there was no time left to ask");
+		slate_peer_set_error(&nodes[0], "there was no time left to ask");
 		return REDIS_TIMEOUT;
 	}
 	deadline = Min(deadline, now + slate_redis_connect_timeout);
@@ -1020,13 +749,13 @@ watch_reply(int index, const redisReply *reply, void *arg)
 		watch->reply_fn(index, reply, watch->arg);
 }
 
-/* Drop the connections, for the reason that was set. */
+/* Drop the connections, for a reason that was met at a node. */
 static void
-lose_all(void)
+lose_all(const SlatePeer *node, const char *reason)
 {
-	close_all();
+	slate_peer_set_error(node, "%s", reason);
 	for (int i = 0; i < nnodes; i++)
-		nodes[i].loss_is_told = true;
+		slate_peer_lose(&nodes[i]);
 }
 
 /*
@@ -1039,52 +768,35 @@ slate_redis_run(int which, const char *bytes, size_t len, int nreplies,
 				SlateExpected *expected, SlateReplyFn reply_fn, void *arg,
 				int64 deadline, SlateWait wait)
 {
+	SlatePeer  *node = &nodes[which];
 	Watch		watch = {.reply_fn = reply_fn,.arg = arg};
-	SlateLinkStatus status;
-
-	node = &nodes[which];
-	if (!slate_link_is_open(&node->link) &&
-		!slate_link_is_ahead(&node->link, bytes, len))
-	{
-		if (!node->loss_is_told)
-			set_error("there is no connection");
-		return REDIS_UNREACHABLE;
-	}
-	if (slate_link_now() >= deadline)
-	{
-		set_error("there was no time left to ask");
-		return REDIS_TIMEOUT;
-	}
+	SlateRedisStatus status;
 
 	busy_until = deadline;
-	status = slate_link_exchange(&node->link, bytes, len, nreplies,
-								 expected, watch_reply, &watch, deadline,
-								 wait);
-	if (status != LINK_OK)
-		return link_failed(status, slate_redis_timeout);
+	status = slate_peer_exchange(node, bytes, len, nreplies, expected,
+								 watch_reply, &watch, slate_redis_timeout,
+								 deadline, wait);
+	if (status != REDIS_DONE)
+		return judge(node, status);
 
 	if (master_has_changed())
 	{
-		set_error("another server has become the master");
-		lose_all();
+		lose_all(node, "another server has become the master");
 		return REDIS_UNREACHABLE;
 	}
 	if (topology_has_changed() || watch.moved)
 	{
-		set_error("other masters serve the slots");
-		lose_all();
+		lose_all(node, "other masters serve the slots");
 		distrust();
 		return watch.moved ? REDIS_DONE : REDIS_UNREACHABLE;
 	}
 	if (watch.read_only)
 	{
-		set_error("the server is read-only");
-		lose_all();
+		lose_all(node, "the server is read-only");
 		distrust();
 		return REDIS_DONE;
 	}
-	note_node_success();
-	node = nodes;
+	note_success();
 	return REDIS_DONE;
 }
 
@@ -1112,10 +824,10 @@ slate_redis_identity(void)
 
 	if (!all_are_open())
 		return 0;
-	if (topology.count == 0 && server.database == 0)
+	if (topology.count == 0 && slate_service()->database == 0)
 		return nodes[0].info.identity;
 	if (topology.count == 0)
-		whole = (uint64) server.database;
+		whole = (uint64) slate_service()->database;
 	for (int i = 0; i < nnodes; i++)
 		whole = hash_combine64(whole, nodes[i].info.identity);
 	return Max(whole, 1);
@@ -1123,12 +835,12 @@ slate_redis_identity(void)
 
 /* Of an open connection, in ms. */
 static int64
-clock_of(const Peer *one)
+clock_of(const SlatePeer *node)
 {
 	int64		now = slate_handshake_clock();
 
 	/* clocks drift apart; see redis.h for the allowance */
-	return (now + one->info.clock_offset - (now - one->info.clock_told_at) / 1000) / 1000;
+	return (now + node->info.clock_offset - (now - node->info.clock_told_at) / 1000) / 1000;
 }
 
 int64

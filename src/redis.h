@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * redis.h
- *	  Which server: its address, this backend's connection to it, and what a
- *	  failure was.
+ *	  This backend's connections: to the server, the master, or each master.
  *
  * Runs batches of commands that are already encoded.  Nothing here throws,
  * except where the caller asks for interruptible waits (see link.h), and, for want
@@ -17,36 +16,12 @@
 #ifndef SLATE_REDIS_H
 #define SLATE_REDIS_H
 
-#include "handshake.h"
-#include "link.h"
+#include "peer.h"
 
-typedef enum SlateRedisStatus
-{
-	REDIS_DONE,					/* all replies came (error replies included) */
-	REDIS_TIMEOUT,				/* no answer within the deadline */
-	REDIS_UNREACHABLE,			/* connection refused, broken, or not RESP */
-	REDIS_TOO_LARGE,			/* a reply was larger than one may be; the
-								 * connection is gone, and nobody's fault */
-	REDIS_REJECTED,				/* the handshake got an error reply: a wrong
-								 * password, no such database, ...; or the
-								 * server is no master; or the handshake could
-								 * not be begun: a password file that cannot
-								 * be read */
-	REDIS_RESTING				/* not tried: the breaker is open */
-} SlateRedisStatus;
-
-/*
- * Settings of this room, set by the module's GUCs.  slate_redis_reconfigure()
- * must be called after the url or the password file has changed: it only makes
- * a note, so that it may be called from an assign hook; the next
- * slate_redis_prepare() closes the connection and reads the settings anew.
- */
-extern char *slate_redis_url;	/* slate_cache.url, valid by its check hook */
-extern char *slate_redis_password_file; /* "" for none */
+/* Settings, set by the module's GUCs; service.h has the others. */
 extern int	slate_redis_timeout;	/* ms, a whole exchange */
 extern int	slate_redis_connect_timeout;	/* ms */
 extern int	slate_redis_idle_timeout;	/* s; 0: never */
-extern void slate_redis_reconfigure(void);
 
 /*
  * Have a connection that nobody uses for slate_cache.idle_timeout closed: for
@@ -88,10 +63,9 @@ extern void slate_redis_refresh(void);
  * that makes a name the node's, "{7}"; "" without a Cluster.
  * slate_redis_topology() is another number, in this process, whenever the
  * numbers of nodes may mean others; 0 where there is no Cluster, or none is
- * known.  That is what batches go by; slate_redis_is_cluster() is about the url
- * that is set, which the next slate_redis_prepare() takes up.
+ * known.  That is what batches go by; slate_service_is_cluster() is about the
+ * url that is set, which the next slate_redis_prepare() takes up.
  */
-extern bool slate_redis_is_cluster(void);
 extern int	slate_redis_nodes(void);
 extern int	slate_redis_node_of(const char *key, int keylen);
 extern const char *slate_redis_tag(int which);
@@ -191,20 +165,10 @@ extern const char *slate_redis_refusal(void);
 extern void slate_redis_forget_refusal(void);
 
 /*
- * "unix:/path db 0", "host:6379 db 0", "tls:host:6379 db 0", "[::1]:6379 db 0",
- * "sentinel master mymaster at host:6379 db 0", or "cluster of 3, host:6379",
- * without credentials: the server of the last slate_redis_prepare(), or, before
- * the first, the one it will try.
+ * See slate_service_write_name(): the server of the last slate_redis_prepare(),
+ * or, before the first, the one it will try.
  */
 extern const char *slate_redis_server_name(void);
-
-/*
- * A hash of what the url asks for, never 0 if that is valid: processes with
- * the same key use the same service.  It depends neither on credentials nor on
- * which server is the master at the moment; and it is that of the url that is
- * set, even if no slate_redis_prepare() has taken it up yet.
- */
-extern uint64 slate_redis_server_key(void);
 
 /*
  * For workers.  From now on, until this process ends, it asks each second what

@@ -172,7 +172,7 @@ slate_script_prepare(int64 deadline, SlateWait wait)
 void
 slate_script_find_nodes(SlateWait wait)
 {
-	if (slate_redis_topology() == 0 && slate_redis_is_cluster())
+	if (slate_redis_topology() == 0 && slate_service_is_cluster())
 		(void) slate_script_prepare(slate_link_now() + slate_redis_timeout,
 									wait);
 }

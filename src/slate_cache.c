@@ -99,7 +99,7 @@ static void
 assign_connection(const char *newval pg_attribute_unused(),
 				  void *extra pg_attribute_unused())
 {
-	slate_redis_reconfigure();
+	slate_service_reconfigure();
 }
 
 static void
@@ -125,13 +125,13 @@ define_connection_settings(void)
 	DefineCustomStringVariable("slate_cache.url",
 							   "Where Redis is.",
 							   "redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS, unix:///path[?db=n], sentinel://host[:port],.../master[/db] or cluster://host[:port],....",
-							   &slate_redis_url, "redis://localhost:6379/0",
+							   &slate_service_url, "redis://localhost:6379/0",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   check_url, assign_connection, NULL);
 	DefineCustomStringVariable("slate_cache.password_file",
 							   "File whose first line is the Redis password.",
 							   "It overrides a password in slate_cache.url.",
-							   &slate_redis_password_file, "",
+							   &slate_service_password_file, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   NULL, assign_connection, NULL);
 	DefineCustomIntVariable("slate_cache.timeout",

@@ -331,7 +331,7 @@ slate_traffic_add_key(SlateSlice key, uint64 version)
 static bool
 shares_redis(SlateDatabase *database)
 {
-	return pg_atomic_read_u64(&database->server) == slate_redis_server_key();
+	return pg_atomic_read_u64(&database->server) == slate_service_key();
 }
 
 /* Those who come from now on need not fence us off. */

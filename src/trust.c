@@ -308,7 +308,7 @@ meet_again(SlateDatabase *database, int64 *deadline, SlateWait wait)
 	static uint64 awaited = 0;
 	int64		start;
 
-	slate_redis_reconfigure();
+	slate_service_reconfigure();
 	(void) slate_script_prepare(*deadline, wait);
 	if (slate_redis_identity() == 0 || slate_redis_identity() == awaited)
 		return pg_atomic_read_u32(&database->trust);
@@ -365,7 +365,7 @@ slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 	int64		clock;
 
 	/* who sends what is left to the worker knows of one node */
-	if (database == NULL || slate_redis_is_cluster() ||
+	if (database == NULL || slate_service_is_cluster() ||
 		slate_redis_topology() != 0)
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
@@ -499,7 +499,7 @@ slate_trust_reads(int64 *deadline)
 	if (is_unguarded(database, trust) || holds(database, trust))
 		return true;
 	if (trust == TRUST_HELD)
-		slate_redis_reconfigure();	/* the next read connects anew */
+		slate_service_reconfigure();	/* the next read connects anew */
 	doubt(database, SLATE_LOOK_SERVER);
 	return false;
 }

@@ -177,7 +177,7 @@ watch(void)
 	if (now >= next_reconnect ||
 		pg_atomic_read_u32(&database->look) == SLATE_LOOK_SERVER)
 	{
-		slate_redis_reconfigure();
+		slate_service_reconfigure();
 		next_reconnect = now + RECONNECT_MS;
 	}
 	slate_progress_show(&database->progress, PHASE_LOOKING,
@@ -459,7 +459,7 @@ enter(void)
 					  slate_redis_server_name());
 	slate_sweep_count(&database->progress.keys);
 	pg_atomic_write_u32(&database->unavailable, 0);
-	slate_database_move(database, slate_redis_server_key());
+	slate_database_move(database, slate_service_key());
 	slate_redis_become_prober();
 
 	/* what was there before us */
@@ -484,7 +484,7 @@ reload(void)
 	if (is_outdated)
 		proc_exit(0);
 	ProcessConfigFile(PGC_SIGHUP);
-	server = slate_redis_server_key();
+	server = slate_service_key();
 	if (server == pg_atomic_read_u64(&database->server))
 		return;
 	pg_atomic_write_u32(&database->trust, TRUST_WAITING);
