@@ -632,7 +632,7 @@ LUA_COUNT
 /*
  * KEYS: keys.  ARGV: nonce, guard life, the epoch's key and the epoch.  A key
  * of another type than string holds nothing of ours; it is removed, as any
- * other bad value is.  Where a mark stands there is no token, nor in a Redis
+ * other bad value is.  Where a mark stands there is no token, nor (4) in a Redis
  * that has another epoch: the key's registration may be lost.
  */
 static const char lease_source[] =
@@ -665,7 +665,7 @@ LUA_MARKS
 "      redis.call('SET', g, string.rep('0', 30) .. '" LUA_SHARED "' .. nonce .. '" LUA_NOBODY "' .. string.rep('0', 13), 'PX', life)\n"
 "      token = nonce\n"
 "    end\n"
-"    answers[i] = token and {found, token} or {3, ''}\n"
+"    answers[i] = token and {found, token} or {strange and 4 or 3, ''}\n"
 "  end\n"
 "end\n"
 "return answers\n";

@@ -107,6 +107,7 @@ typedef struct LookupSet
 	int64		refused;
 	bool		failed;			/* an error reply where a value should be */
 	bool		unregistered;	/* a registration was refused */
+	bool		is_strange;		/* Redis has another epoch */
 	int			first_lease;	/* the command that asks for leases first */
 	Oid			seen;			/* the relation that was looked at last ... */
 	bool		sees_all;		/* ... and what the cache has of it is for us */
@@ -420,7 +421,7 @@ get_from_cache(LookupSet *set)
 }
 
 static void
-take_lease(Lookup *lookup, const redisReply *answer)
+take_lease(LookupSet *set, Lookup *lookup, const redisReply *answer)
 {
 	const redisReply *second;
 
@@ -429,6 +430,7 @@ take_lease(Lookup *lookup, const redisReply *answer)
 		answer->element[0]->type != REDIS_REPLY_INTEGER)
 		return;
 	second = answer->element[1];
+	set->is_strange |= answer->element[0]->integer == SLATE_LEASE_STRANGE;
 	lookup->wrong_type = answer->element[0]->integer == 2;
 	if (answer->element[0]->integer == 1)
 		take_bytes(lookup, second);
@@ -455,7 +457,7 @@ on_lease_reply(int index, const redisReply *reply, void *arg)
 		reply->elements > (size_t) (set->nwaiting - first))
 		return;
 	for (size_t i = 0; i < reply->elements; i++)
-		take_lease(set->waiting[first + i], reply->element[i]);
+		take_lease(set, set->waiting[first + i], reply->element[i]);
 }
 
 /* Remove what is no JSON from keys that will not be leased. */
@@ -504,17 +506,11 @@ add_registrations(SlateBatch *batch, const Lookup *lookup, int64 ttl)
 							 register_in_family, &state);
 }
 
-/*
- * LEASE the keys that are waiting.  What turns out to have a value after all
- * is done.  ttl is the one that free keys will be filled with.
- */
 static void
-lease_waiting(LookupSet *set, int64 ttl)
+ask_for_leases(LookupSet *set, int64 ttl)
 {
 	SlateBatch	batch;
 
-	if (set->nwaiting == 0)
-		return;
 	slate_batch_init(&batch);
 	for (int i = 0; i < set->nwaiting; i++)
 	{
@@ -527,6 +523,7 @@ lease_waiting(LookupSet *set, int64 ttl)
 	}
 	set->first_lease = batch.ncommands;
 	set->unregistered = false;
+	set->is_strange = false;
 	add_keys_waiting(&batch, set, set->nwaiting, slate_trust_add_leases);
 	(void) exchange(&batch, on_lease_reply, set);
 	for (int i = 0; i < set->nwaiting; i++)
@@ -538,6 +535,32 @@ lease_waiting(LookupSet *set, int64 ttl)
 		/* of no use then */
 		if (set->unregistered)
 			lookup->leased = false;
+	}
+}
+
+/*
+ * LEASE the keys that are waiting.  What turns out to have a value after all
+ * is done.  ttl is the one that free keys will be filled with.  After a FLUSHALL
+ * the worker comes first, and then it is worth asking once more.
+ */
+static void
+lease_waiting(LookupSet *set, int64 ttl)
+{
+	int			nleft = 0;
+
+	if (set->nwaiting == 0)
+		return;
+	ask_for_leases(set, ttl);
+	if (set->is_strange && slate_trust_should_lease_again())
+	{
+		for (int i = 0; i < set->nwaiting; i++)
+		{
+			if (!set->waiting[i]->done)
+				set->waiting[nleft++] = set->waiting[i];
+		}
+		set->nwaiting = nleft;
+		if (nleft > 0)
+			ask_for_leases(set, ttl);
 	}
 	slate_pause(PAUSE_AFTER_LEASE);
 }

@@ -202,8 +202,11 @@ extern void slate_script_add_drop_long(SlateBatch *batch, const char *cursor,
  * counts.  The reply is an array with one pair a key: (1, value) when there is
  * a value after all, (0, token), or (2, token) when something of another type
  * than string was there and has been removed; (3, "") when there is no lease
- * to be had.  In a Cluster there is a reply for each key, an array of one.
+ * to be had, and (4, "") when that is because Redis has another epoch.  In a
+ * Cluster there is a reply for each key, an array of one.
  */
+#define SLATE_LEASE_STRANGE 4
+
 extern void slate_script_add_leases(SlateBatch *batch,
 									const SlateStamp *stamp,
 									const SlateSlice *keys, int nkeys);

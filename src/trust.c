@@ -263,7 +263,8 @@ doubt(SlateDatabase *database, uint32 why)
  * Redis.
  */
 static void
-await_other_epoch(SlateDatabase *database, uint64 epoch, int64 *deadline)
+await_other_epoch(SlateDatabase *database, uint64 epoch, int64 *deadline,
+				  SlateWait wait)
 {
 	static uint64 awaited = 0;
 	int64		start = slate_link_now();
@@ -276,7 +277,7 @@ await_other_epoch(SlateDatabase *database, uint64 epoch, int64 *deadline)
 	while (slate_link_now() < end &&
 		   (pg_atomic_read_u64(&database->epoch) == epoch ||
 			pg_atomic_read_u32(&database->trust) != TRUST_HELD))
-		nap(LINK_WAIT_UNINTERRUPTED);
+		nap(wait);
 	*deadline += slate_link_now() - start;
 }
 
@@ -293,7 +294,7 @@ note_epoch(SlateDatabase *database, SlateStamp *stamp, int64 *deadline)
 	if (slate_direct_is_watching(stamp) ||
 		confirm(database, stamp->epoch, *deadline))
 		return;
-	await_other_epoch(database, epoch, deadline);
+	await_other_epoch(database, epoch, deadline, LINK_WAIT_UNINTERRUPTED);
 	slate_epoch_write(stamp->epoch, pg_atomic_read_u64(&database->epoch));
 }
 
@@ -453,6 +454,9 @@ slate_trust_fence(int64 deadline, SlateWait wait)
 	return done;
 }
 
+/* The epoch that leases were asked for with last; 0: none. */
+static uint64 leased_epoch = 0;
+
 void
 slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 {
@@ -462,15 +466,35 @@ slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 	SlateTrust	trust = database ? pg_atomic_read_u32(&database->trust)
 		: TRUST_UNKNOWN;
 
+	leased_epoch = 0;
+
 	/* what is being emptied may be lost in the middle of it, unnoticed */
 	if (database && !is_unguarded(database, trust))
 	{
 		stamp.epoch_key = slate_epoch_key();
 		strlcpy(stamp.epoch, "-", sizeof(stamp.epoch));
 		if (trust == TRUST_HELD)
-			slate_epoch_write(stamp.epoch, pg_atomic_read_u64(&database->epoch));
+		{
+			leased_epoch = pg_atomic_read_u64(&database->epoch);
+			slate_epoch_write(stamp.epoch, leased_epoch);
+		}
 	}
 	slate_script_add_leases(batch, &stamp, keys, nkeys);
+}
+
+bool
+slate_trust_should_lease_again(void)
+{
+	SlateDatabase *database = vouching();
+	int64		deadline = slate_link_now() + slate_redis_timeout;
+
+	if (database == NULL || leased_epoch == 0)
+		return false;
+	if (pg_atomic_read_u64(&database->epoch) == leased_epoch)
+		await_other_epoch(database, leased_epoch, &deadline,
+						  LINK_WAIT_INTERRUPTIBLE);
+	return pg_atomic_read_u64(&database->epoch) != leased_epoch &&
+		pg_atomic_read_u32(&database->trust) == TRUST_HELD;
 }
 
 bool

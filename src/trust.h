@@ -77,8 +77,13 @@ extern bool slate_trust_is_elsewhere(void);
 /* May what Redis has be taken for an answer?  Can be canceled. */
 extern bool slate_trust_reads(int64 *deadline);
 
-/* Ask for leases there, see slate_script_add_leases(). */
+/*
+ * Ask for leases there, see slate_script_add_leases().  If the answer is that
+ * Redis has another epoch: is that mended, so that asking once more is worth it?
+ * That waits, and can be canceled.
+ */
 extern void slate_trust_add_leases(SlateBatch *batch,
 								   const SlateSlice *keys, int nkeys);
+extern bool slate_trust_should_lease_again(void);
 
 #endif							/* SLATE_TRUST_H */

@@ -83,11 +83,18 @@ find_missing(SlateWalk *walk, SlateSlice *keys, int nkeys, WarmKey *found)
 	return nfound;
 }
 
+typedef struct Leases
+{
+	WarmKey    *keys;
+	bool		is_strange;		/* Redis has another epoch */
+} Leases;
+
 /* A value that has come meanwhile, or a key of another type: no lease. */
 static void
 on_lease_reply(int index, const redisReply *reply, void *arg)
 {
-	WarmKey    *key = &((WarmKey *) arg)[index];
+	Leases	   *leases = arg;
+	WarmKey    *key = &leases->keys[index];
 	const redisReply *pair;
 
 	key->leased = false;
@@ -96,6 +103,8 @@ on_lease_reply(int index, const redisReply *reply, void *arg)
 		reply->element[0]->elements != 2)
 		return;
 	pair = reply->element[0];
+	leases->is_strange |= pair->element[0]->type == REDIS_REPLY_INTEGER &&
+		pair->element[0]->integer == SLATE_LEASE_STRANGE;
 	key->leased = pair->element[0]->type == REDIS_REPLY_INTEGER &&
 		pair->element[0]->integer != 1 &&
 		pair->element[1]->type == REDIS_REPLY_STRING &&
@@ -104,16 +113,26 @@ on_lease_reply(int index, const redisReply *reply, void *arg)
 		memcpy(key->token, pair->element[1]->str, SLATE_TOKEN_LEN + 1);
 }
 
-/* One call each: each reply may be a value. */
-static void
-lease(WarmKey *keys, int nkeys)
+/* One call each: each reply may be a value.  False if Redis has another epoch. */
+static bool
+ask_for_leases(WarmKey *keys, int nkeys)
 {
+	Leases		leases = {keys, false};
 	SlateBatch	batch;
 
 	slate_batch_init(&batch);
 	for (int i = 0; i < nkeys; i++)
 		slate_trust_add_leases(&batch, &keys[i].key, 1);
-	slate_walk_exchange(&batch, on_lease_reply, keys);
+	slate_walk_exchange(&batch, on_lease_reply, &leases);
+	slate_batch_free(&batch);
+	return !leases.is_strange;
+}
+
+static void
+lease(WarmKey *keys, int nkeys)
+{
+	if (!ask_for_leases(keys, nkeys) && slate_trust_should_lease_again())
+		(void) ask_for_leases(keys, nkeys);
 	slate_pause(PAUSE_AFTER_LEASE);
 }
 

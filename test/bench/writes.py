@@ -12,12 +12,13 @@ BASE = 'no trigger'
 ASYNC, COMMIT, STRICT = 'slate_cache async', 'slate_cache commit', 'slate_cache strict'
 NO_JOURNAL = 'slate_cache commit, no journal'
 BESIDE = 'no trigger, ideal SETs beside'
+EMPTY = 'a trigger in C that does nothing'
 MEMCACHE, PYTHON, NOTIFY, WAL2JSON, APP, NODE = (
     'pgmemcache trigger', 'PL/Python trigger', 'LISTEN/NOTIFY and a consumer',
     'wal2json and a consumer', 'app in C: UPDATE, then SET', 'app in JavaScript, likewise')
 
 # Their tables; the key of a row is table:id.
-TABLES = {BASE: 'w_base', BESIDE: 'w_beside', ASYNC: 'w_async', COMMIT: 'w_commit',
+TABLES = {BASE: 'w_base', BESIDE: 'w_beside', EMPTY: 'w_empty', ASYNC: 'w_async', COMMIT: 'w_commit',
           STRICT: 'w_strict', NO_JOURNAL: 'w_unjournaled', MEMCACHE: 'w_memcache',
           PYTHON: 'w_python', NOTIFY: 'w_notify', WAL2JSON: 'w_wal2json', APP: 'w_app', NODE: 'w_node'}
 OPTIONS = {ASYNC: '-c slate_cache.mode=async', STRICT: '-c slate_cache.mode=strict',
@@ -28,7 +29,7 @@ SLATE = (ASYNC, COMMIT, STRICT, NO_JOURNAL)
 NODE_APP = os.environ.get('SLATE_BENCH_NODE')
 
 # For the other kind of socket those alone whose number it changes.
-LEFT_OUT_OF_TCP = (NO_JOURNAL, NOTIFY, WAL2JSON)
+LEFT_OUT_OF_TCP = (EMPTY, NO_JOURNAL, NOTIFY, WAL2JSON)
 
 
 class Follower:
@@ -129,13 +130,18 @@ class Series:
             psql("SELECT slate_cache_attach('%s', row_keys => ARRAY['%s:{id}'], ttl => '1 hour')"
                  % (table, table))
         else:
-            makers = {MEMCACHE: self.make_memcache, PYTHON: self.make_python,
+            makers = {EMPTY: self.make_empty, MEMCACHE: self.make_memcache, PYTHON: self.make_python,
                       NOTIFY: self.make_notify, WAL2JSON: self.make_wal2json, NODE: self.find_node}
             try:
                 makers.get(name, lambda table: None)(table)
             except RuntimeError as error:
                 self.missing.append('%s (%s)' % (name, str(error).splitlines()[0]))
                 self.names.remove(name)
+
+    def make_empty(self, table):
+        psql("CREATE OR REPLACE FUNCTION read_one_column() RETURNS trigger LANGUAGE c AS '%s/bench/trigger'"
+             % servers.STAGE)
+        self.trigger(table, 'read_one_column')
 
     def make_memcache(self, table):
         psql('CREATE EXTENSION IF NOT EXISTS pgmemcache')
@@ -227,7 +233,7 @@ $$""" % where)
         """How many of 300 rows have a copy.  It must be right; slate_cache may have none."""
         there = {}
         for name in self.names:
-            if name in (BASE, BESIDE):
+            if name in (BASE, BESIDE, EMPTY):
                 continue
             rows = psql('SELECT id, n FROM %s WHERE n > 0 ORDER BY random() LIMIT 300'
                         % TABLES[name]).splitlines()
@@ -300,6 +306,7 @@ def run(kind, clients_wanted, rounds, seconds, plots, wanted, machine):
 # The comparisons that the targets are about.
 COMPARED = ((COMMIT, NO_JOURNAL, 'journal on against off'),
             (ASYNC, BESIDE, 'async against the base with ideal SETs beside'),
+            (ASYNC, EMPTY, 'async against a trigger that does nothing'),
             (COMMIT, MEMCACHE, 'commit against pgmemcache'),
             (COMMIT, PYTHON, 'commit against PL/Python'),
             (COMMIT, NOTIFY, 'commit against LISTEN/NOTIFY'),
