@@ -103,6 +103,20 @@ link_failed(SlatePeer *peer, SlateLinkStatus status, int timeout)
 	}
 }
 
+/*
+ * A connection that was there is gone: perhaps somebody has closed just this one
+ * (CLIENT KILL, a proxy), which is no reason for all to stay away.  Who connects
+ * next finds out.
+ */
+static SlateRedisStatus
+cut_off(SlatePeer *peer)
+{
+	slate_peer_set_error(peer, "%s", peer->link.error);
+	peer->loss_is_told = true;
+	peer->has_failed = true;
+	return REDIS_UNREACHABLE;
+}
+
 void
 slate_peer_lose(SlatePeer *peer)
 {
@@ -232,6 +246,8 @@ slate_peer_exchange(SlatePeer *peer, const char *bytes, size_t len,
 	}
 	status = slate_link_exchange(&peer->link, bytes, len, nreplies, expected,
 								 reply_fn, arg, deadline, wait);
+	if (status == LINK_BROKEN && !slate_breaker_is_open())
+		return cut_off(peer);
 	if (status != LINK_OK)
 		return link_failed(peer, status, timeout);
 	peer->has_failed = false;

@@ -27,9 +27,6 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-/* A connection that was used so short a time ago is not looked at, in ms. */
-#define RECENT_USE_MS 10
-
 /*
  * When to ask for the server's clock, identity and role again, in us: a backend,
  * and a worker, each time it looks around.
@@ -625,14 +622,10 @@ slate_redis_watch_idle(void)
 static void
 look_at_connections(int64 now)
 {
-	bool		is_recent = now - used_at < RECENT_USE_MS;
-
 	used_at = now;
 	if (shut_down_idle)
 		close_all();
 	shut_down_idle = false;
-	if (is_recent)
-		return;
 
 	/* who closes an idle connection may not be the master for much longer */
 	for (int i = 0; i < nnodes; i++)
