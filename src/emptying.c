@@ -57,10 +57,11 @@ namespace_globs(void)
 	return globs;
 }
 
-/* Keys that were set by hand, under no rule. */
+/* Keys that were set by hand, under no rule, in this database. */
 static bool
 drop_loose_keys(SlateDatabase *database)
 {
+	SlateSlice	loose = slate_keyname_loose_family();
 	SlateBatch	batch;
 	SlateStamp	stamp;
 
@@ -68,8 +69,8 @@ drop_loose_keys(SlateDatabase *database)
 		return slate_resettle(database);
 	slate_batch_init(&batch);
 	slate_stamp_make(&stamp);
-	slate_script_add_drop_family(&batch, &stamp, SLATE_LOOSE_FAMILY,
-								 strlen(SLATE_LOOSE_FAMILY), "*", 1, false);
+	slate_script_add_drop_family(&batch, &stamp, loose.start, loose.len, "*", 1,
+								 false);
 	return slate_deliver_batch(database, &batch, NULL);
 }
 

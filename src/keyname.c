@@ -10,8 +10,12 @@
  */
 #include "compat.h"
 
+#include <ctype.h>
+
+#include "access/xlog.h"
 #include "encode.h"
 #include "keyname.h"
+#include "miscadmin.h"
 
 static bool
 starts_with(const char *name, int len, const char *prefix)
@@ -56,6 +60,33 @@ slate_keyname_append_index(SlateBatch *batch, const char *family, int familylen)
 	appendStringInfoChar(&key, '}');
 	append_bytes(batch, key.data, key.len);
 	pfree(key.data);
+}
+
+SlateSlice
+slate_keyname_loose_family(void)
+{
+	static char family[48];
+
+	if (family[0] == '\0')
+		snprintf(family, sizeof(family), "*%016llx-%u",
+				 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+	return (SlateSlice) {family, strlen(family)};
+}
+
+bool
+slate_keyname_is_loose(SlateSlice family)
+{
+	int			len = strlen("*0123456789abcdef-");
+
+	if (family.len <= len || family.start[0] != '*' ||
+		family.start[len - 1] != '-')
+		return false;
+	for (int i = 1; i < family.len; i++)
+	{
+		if (i != len - 1 && !isxdigit((unsigned char) family.start[i]))
+			return false;
+	}
+	return true;
 }
 
 /* The hash tag of a key, if it has one; see slate_cluster_slot(). */

@@ -29,6 +29,14 @@ extern void slate_keyname_append_index(SlateBatch *batch,
 extern void slate_keyname_append_own(SlateBatch *batch, const char *name);
 
 /*
+ * The family of the keys that no rule knows: this database's own, since who
+ * empties his namespace drops it, and others may use the same Redis.  Is a
+ * family such a one, whosever?
+ */
+extern SlateSlice slate_keyname_loose_family(void);
+extern bool slate_keyname_is_loose(SlateSlice family);
+
+/*
  * Of a Cluster's master: a glob for the indexes that it has, and what the name of
  * one says: the tag of the node that it belongs to, and the family.
  */

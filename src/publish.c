@@ -233,6 +233,7 @@ encode_floor(SlateOpList *list, SlateBatch *batch)
 static void
 encode_loose_globs(SlateOpList *list, SlateBatch *batch)
 {
+	SlateSlice	loose = slate_keyname_loose_family();
 	int			nloose = 0;
 
 	for (int i = 0; i < list->nglobs; i++)
@@ -245,8 +246,7 @@ encode_loose_globs(SlateOpList *list, SlateBatch *batch)
 
 		if (is_given(glob))
 			slate_script_add_drop_family(batch, &publish.stamp,
-										 SLATE_LOOSE_FAMILY,
-										 strlen(SLATE_LOOSE_FAMILY),
+										 loose.start, loose.len,
 										 glob->glob, glob->len, false);
 	}
 }

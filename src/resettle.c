@@ -169,13 +169,15 @@ settle_index(SlateDatabase *database, int node, const SlateSlice *name)
 {
 	const char *own = slate_redis_tag(node);
 	Members		members = {.node = node,.index = *name};
+	SlateSlice	loose = slate_keyname_loose_family();
 	SlateSlice	tag;
 	SlateSlice	family;
 
 	if (!slate_keyname_is_index(*name, &tag, &family))
 		return true;
-	members.is_loose = family.len == strlen(SLATE_LOOSE_FAMILY) &&
-		memcmp(family.start, SLATE_LOOSE_FAMILY, family.len) == 0;
+	members.is_loose = slate_slice_compare(&family, &loose) == 0;
+	if (!members.is_loose && slate_keyname_is_loose(family))
+		return true;			/* another database's, whose worker sees to it */
 	if (!members.is_loose && (tag.len != strlen(own) ||
 							  memcmp(tag.start, own, tag.len) != 0))
 		return true;

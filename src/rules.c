@@ -741,7 +741,11 @@ slate_rules_families(const char *key, int keylen, SlateFamilyFn fn, void *arg)
 
 	if (visit_families(key, keylen, false, fn, arg) == 0 &&
 		!slate_rules_match(key, keylen, &match))
-		fn(SLATE_LOOSE_FAMILY, strlen(SLATE_LOOSE_FAMILY), arg);
+	{
+		SlateSlice	loose = slate_keyname_loose_family();
+
+		fn(loose.start, loose.len, arg);
+	}
 }
 
 typedef struct DropState

@@ -79,7 +79,7 @@ extern int64 slate_rules_ttl(const char *key, int keylen);
  * Patterns of all rules that cover a key: their families need its name, unless
  * it holds what a row or list rule loads.  By its text alone such a rule may
  * seem to know any key: "a:{id}" also has "a:42:lines".  A key of no family that
- * no rule seems to know belongs to SLATE_LOOSE_FAMILY.
+ * no rule seems to know belongs to slate_keyname_loose_family().
  */
 typedef void (*SlateFamilyFn) (const char *family, int familylen, void *arg);
 extern void slate_rules_families(const char *key, int keylen,

@@ -15,9 +15,6 @@
 #include "batch.h"
 #include "keyname.h"
 
-/* The family of keys that were set by hand and belong to no other. */
-#define SLATE_LOOSE_FAMILY "*"
-
 /* Comes before all else in this room; slate_script_prepare() does it, too. */
 extern void slate_script_init(void);
 

@@ -21,6 +21,7 @@
 #   $redis->field('shop:item:1', 'name');      # a text in a JSON object; '': no key
 #   $redis->calls('evalsha');                  # how often it was called
 #   $redis->all_keys;                          # all, sorted, one a line
+#   $redis->loose_index;                       # the name of the index of keys under no rule
 #   $redis->start(wait => 0);                    # it may still be loading
 #   SlateRedis::wait_until(sub { ... }, 'what');  # polls, croaks
 #   SlateRedis::proposed_user();               # for ACL SETUSER slate, as README
@@ -211,6 +212,14 @@ sub wait_until
         sleep 0.02;
     }
     return;
+}
+
+# The index of the keys that no rule knows, of the one database that has some.
+sub loose_index
+{
+    my ($self) = @_;
+    my @names = split /\n/, $self->cli('KEYS', 'slate_cache:index:{\\**}');
+    return @names == 1 ? $names[0] : croak 'there are ' . @names . ' indexes of loose keys';
 }
 
 sub proposed_user

@@ -62,7 +62,7 @@ foreach my $prefix (sort keys %most)
     is($session->query("SELECT count(*) FROM slate_cache_mget(ARRAY(SELECT $name FROM generate_series(1, 5000) i)) WITH ORDINALITY m(key, value, i) WHERE value = to_jsonb(i)"),
         5000, "$prefix and each is there");
 }
-is($redis->cli('ZCARD', 'slate_cache:index:{*}'), 5000, 'and registered');
+is($redis->cli('ZCARD', $redis->loose_index), 5000, 'and registered');
 is($redis->cli('ZCARD', 'slate_cache:index:{many:all:}'), 5000, 'in its family');
 is($redis->cli('ZCARD', 'slate_cache:index:{many:own:17:}'), 1, 'or families');
 $session->query("SELECT slate_cache_invalidate('loose:*1:x')");
