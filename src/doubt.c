@@ -10,7 +10,9 @@
  * it. A few entries hold transactions that Redis may not have heard of; the
  * worker of their database takes them away.  An entry is written by its slot's
  * backend while its xid is 0, and then belongs to that worker until it is 0
- * again.  If all are taken (the worker is away, or slow) the database notes
+ * again.  Workers of other databases look at it, too, and at what comes there
+ * next; so who takes one away has seen its database between two looks at its xid,
+ * which never comes twice.  If all are taken (the worker is away, or slow) the database notes
  * the least and the greatest transaction that found no entry, and all between
  * them are in doubt.  So nothing here waits for anybody, and all of it may
  * happen after a commit.
@@ -413,6 +415,11 @@ collect_entry(SlateDatabase *database, Entry *entry)
 	pg_read_barrier();
 	if (entry->database != pg_atomic_read_u32(&database->oid))
 		return;
+
+	/* another database's worker may have taken it away, and ours come since */
+	pg_read_barrier();
+	if (pg_atomic_read_u64(&entry->xid) != xid)
+		return;
 	LWLockAcquire(slate_database_lock(), LW_EXCLUSIVE);
 	if (entry->kind == DOUBT_ALL && is_under_way(xid))
 		add_undecided(database, xid, entry->generations);
@@ -617,8 +624,10 @@ is_busy(SlateDatabase *database, uint32 generations)
 {
 	for (int i = 0; i < MaxBackends; i++)
 	{
-		if ((pg_atomic_read_u32(&slots[i].busy) & generations) &&
-			pg_atomic_read_u32(&slots[i].database) ==
+		if ((pg_atomic_read_u32(&slots[i].busy) & generations) == 0)
+			continue;
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&slots[i].database) ==
 			pg_atomic_read_u32(&database->oid))
 			return true;
 	}

@@ -32,6 +32,12 @@
 #define UNKNOWN_REST_MS 1000
 #define UNKNOWN_REST_TIMES 1
 
+/*
+ * Without a launcher, which comes back in seconds if at all, what is known is good
+ * for so long after it was due.
+ */
+#define ALONE_MS 60000
+
 /* Steps of waiting for a name, and how many between two calls for it. */
 #define AWAIT_STEP_MS 2
 #define STEPS_PER_CALL 16
@@ -49,7 +55,7 @@ typedef struct NameEntry
 	pg_atomic_uint32 sequence;
 	pg_atomic_uint32 hash;		/* of the address, to find it by; 0: free */
 	pg_atomic_uint64 wanted_at; /* clock of slate_link_now() */
-	pg_atomic_uint64 due_at;	/* likewise; for the launcher alone */
+	pg_atomic_uint64 due_at;	/* likewise; the launcher's to write */
 	Known		known;
 } NameEntry;
 
@@ -199,7 +205,7 @@ slate_names_want(const SlateAddress *address)
 	note_wanted(entry);
 }
 
-/* Has there been a look? */
+/* Has there been a look that counts? */
 static bool
 get(const SlateAddress *address, Known *known)
 {
@@ -207,6 +213,9 @@ get(const SlateAddress *address, Known *known)
 
 	if (entry == NULL ||
 		(known->list.count == 0 && known->failure[0] == '\0'))
+		return false;
+	if (names->looker == NULL &&
+		pg_atomic_read_u64(&entry->due_at) + ALONE_MS < slate_link_now())
 		return false;
 	note_wanted(entry);
 	return true;
@@ -251,10 +260,14 @@ slate_names_open(SlateLink *link, const SlateAddress *address, int64 deadline,
 				 SlateWait wait)
 {
 	Known		known;
+	bool		is_known;
 
-	if (names == NULL || !is_name(address) || names->looker == NULL)
+	if (names == NULL || !is_name(address))
 		return slate_link_open(link, address, NULL, deadline, wait);
-	if (!get(address, &known) && !await(address, &known, deadline, wait))
+	is_known = get(address, &known);
+	if (!is_known && names->looker == NULL)
+		return slate_link_open(link, address, NULL, deadline, wait);
+	if (!is_known && !await(address, &known, deadline, wait))
 		return fail(link, LINK_TIMEOUT, "there was no answer in time");
 	if (known.list.count == 0)
 		return fail(link, LINK_UNREACHABLE, known.failure);
@@ -311,6 +324,9 @@ slate_names_look_up(bool anew)
 			pg_atomic_read_u64(&entry->wanted_at) + WANTED_MS < now ||
 			(!anew && pg_atomic_read_u64(&entry->due_at) > now))
 			continue;
+
+		/* one may take long, and others of the server wait for us meanwhile */
+		CHECK_FOR_INTERRUPTS();
 		look_up(entry);
 	}
 }

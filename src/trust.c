@@ -405,6 +405,7 @@ slate_trust_is_marked(bool strange)
 
 	if (database && !strange)
 		note_confirmed(database);
+	pg_memory_barrier();
 	return database &&
 		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
 }

@@ -288,6 +288,7 @@ forget_extension(bool has_successor)
 	if (has_successor)
 		return;
 	slate_doubt_forget(database);
+	slate_doubt_forget_database(MyDatabaseId);
 	for (int i = 0; i < SLATE_GENERATIONS; i++)
 		pg_atomic_write_u64(&database->bytes[i], 0);
 	pg_atomic_write_u32(&database->full, SLATE_JOURNAL_ROOM);
@@ -718,7 +719,9 @@ slate_worker_main(Datum arg)
 	slate_trust_prepare_fence();
 	if (!enter())
 	{
-		answer_launcher();
+		/* who is only sent away for a moment is still wanted */
+		if (database == NULL || !is_told_to_leave())
+			answer_launcher();
 		proc_exit(0);
 	}
 	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",

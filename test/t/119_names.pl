@@ -57,6 +57,15 @@ cmp_ok(time - $started, '<', 10, 'the name server hangs: a new session commits')
 is($redis->cli('GET', 'shop:item:1'), '{"id":1,"name":"new"}', 'and its push arrives');
 is($node->safe_psql('postgres', q{SELECT slate_cache_peek('shop:item:1') ->> 'name'}),
     'new', 'and another reads it');
+
+# Nor without a launcher, who is away for some seconds.
+SlateNode::wait_for($node, q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE backend_type = 'slate_cache launcher'}, '0');
+$started = time;
+$node->safe_psql('postgres', q{UPDATE item SET name = 'newer' WHERE id = 1});
+cmp_ok(time - $started, '<', 10, 'the launcher is away, too: a new session commits');
+is($redis->cli('GET', 'shop:item:1'), '{"id":1,"name":"newer"}', 'and its push arrives');
+$node->safe_psql('postgres', q{UPDATE item SET name = 'new' WHERE id = 1});
 unlink $slow;
 
 # A new name after a reload is looked up at once.
