@@ -90,8 +90,8 @@ COMMENT ON FUNCTION slate_cache.on_ddl() IS
 
 CREATE EVENT TRIGGER slate_cache_altered ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TRIGGER', 'CREATE SCHEMA',
-                 -- these rename columns of any relation
-                 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
+                 -- these change the columns of others, whose row type a column may have
+                 'CREATE VIEW', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 COMMENT ON EVENT TRIGGER slate_cache_altered IS
 'refuses to rename or drop a column that a cache rule uses, a type that its key cannot have, and a second cache trigger; drops cached rows of the old shape, and what a restored table''s rules find';
@@ -107,7 +107,12 @@ COMMENT ON EVENT TRIGGER slate_cache_dropped IS
 -- A session that has not loaded the library would not notice a DROP.
 CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
     WHEN TAG IN ('DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA', 'DROP OWNED',
-                 'DROP EXTENSION', 'ALTER TABLE', 'CREATE TRIGGER')
+                 'DROP EXTENSION', 'ALTER TABLE', 'CREATE TRIGGER',
+                 -- these take tables along by CASCADE
+                 'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE',
+                 'DROP AGGREGATE', 'DROP LANGUAGE', 'DROP OPERATOR',
+                 'DROP OPERATOR CLASS', 'DROP OPERATOR FAMILY', 'DROP COLLATION',
+                 'DROP ACCESS METHOD', 'DROP SERVER')
     EXECUTE FUNCTION slate_cache.on_ddl();
 ALTER EVENT TRIGGER slate_cache_dropping ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropping IS

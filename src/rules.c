@@ -83,6 +83,14 @@ static Oid	changed[16];
 static Oid	capture_oid = InvalidOid;
 static uint32 capture_hash = 0;
 
+/*
+ * How many tables may have rules that are no longer current before those whose
+ * tables nobody asks for again, since they were dropped, are looked for.
+ */
+#define MAX_OUTDATED 16
+
+static int	noutdated = 0;
+
 /* ------------------------------------------------------------------------
  * Staying current
  * ------------------------------------------------------------------------
@@ -109,6 +117,14 @@ tables_changed(uint64 since, List **relids)
 	return !list_member_oid(*relids, InvalidOid);
 }
 
+static void
+outdate(RelationEntry *entry)
+{
+	if (entry->current && entry->relation)
+		noutdated++;
+	entry->current = false;
+}
+
 /* InvalidOid stands for all relations */
 static void
 on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
@@ -121,12 +137,12 @@ on_relcache_change(Datum arg pg_attribute_unused(), Oid relid)
 	{
 		entry = hash_search(relations, &relid, HASH_FIND, NULL);
 		if (entry)
-			entry->current = false;
+			outdate(entry);
 		return;
 	}
 	hash_seq_init(&scan, relations);
 	while ((entry = hash_seq_search(&scan)) != NULL)
-		entry->current = false;
+		outdate(entry);
 }
 
 /* A hash of 0 stands for all functions; until ours is known, any may be it. */
@@ -191,9 +207,45 @@ retire_relation(SlateRelation *relation)
 	retire(relation->context);
 }
 
+static void
+free_plans(const SlateRelation *relation)
+{
+	for (int i = 0; i < relation->nrules; i++)
+	{
+		if (relation->rules[i].plan)
+			SPI_freeplan(relation->rules[i].plan);
+		if (relation->rules[i].plan_many)
+			SPI_freeplan(relation->rules[i].plan_many);
+	}
+}
+
+/* Nobody is using it, and nobody may ask for its table again. */
+static void
+free_outdated(void)
+{
+	HASH_SEQ_STATUS scan;
+	RelationEntry *entry;
+
+	noutdated = 0;
+	hash_seq_init(&scan, relations);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		SlateRelation *relation = entry->relation;
+
+		if (entry->current || relation == NULL)
+			continue;
+		entry->relation = NULL;
+		free_plans(relation);
+		MemoryContextDelete(relation->context);
+	}
+}
+
+/* After a commit, too: frees, and neither allocates nor throws. */
 void
 slate_rules_end_of_transaction(void)
 {
+	if (noutdated > MAX_OUTDATED)
+		free_outdated();
 	while (retired_plans != NIL)
 	{
 		SPI_freeplan(llast(retired_plans));

@@ -245,15 +245,22 @@ define_cache_settings(void)
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
-/* Only where shared memory can still be had. */
+/*
+ * Shared memory can be had by preload alone.  Without it the setting is known
+ * all the same, so that postgresql.conf may keep it.
+ */
 static void
 define_shared_settings(void)
 {
+	bool		has_effect = process_shared_preload_libraries_in_progress;
+
 	DefineCustomIntVariable("slate_cache.near_memory",
 							"Shared memory for values that a hit then finds without asking Redis.",
-							"0 for none.",
+							has_effect ? "0 for none."
+							: "Without effect: slate_cache is not in shared_preload_libraries.",
 							&slate_near_memory, 0, 0, INT_MAX / 2 + 1,
-							PGC_POSTMASTER, GUC_UNIT_KB, check_near_memory,
+							has_effect ? PGC_POSTMASTER : PGC_SIGHUP,
+							GUC_UNIT_KB, check_near_memory,
 							NULL, NULL);
 }
 
@@ -464,8 +471,7 @@ _PG_init(void)
 	define_connection_settings();
 	define_tls_settings();
 	define_cache_settings();
-	if (process_shared_preload_libraries_in_progress)
-		define_shared_settings();
+	define_shared_settings();
 	slate_pause_define_settings();
 	MarkGUCPrefixReserved("slate_cache");
 

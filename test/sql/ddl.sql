@@ -233,3 +233,29 @@ UPDATE shop.goods SET note = 'unseen' WHERE id = '1';
 ALTER SCHEMA slate_regress_elsewhere RENAME TO slate_cache;
 UPDATE shop.goods SET note = 'seen' WHERE id = '1';
 \! $redis GET shop:item:1
+
+-- a view that gets another column, whose row type a column has
+CREATE VIEW shop.seen AS SELECT 1 AS a;
+CREATE TABLE shop.visits (id int PRIMARY KEY, seen shop.seen);
+SELECT slate_cache_attach('shop.visits', row_keys => ARRAY['shop:visit:{id}']);
+INSERT INTO shop.visits VALUES (1, ROW(5));
+\! $redis GET shop:visit:1
+CREATE OR REPLACE VIEW shop.seen AS SELECT 1 AS a, 2 AS b;
+\! $redis GET shop:visit:1
+SELECT slate_cache_get('shop:visit:1');
+DROP TABLE shop.visits;
+
+-- a session keeps the rules of few tables that are no more
+DO $$
+BEGIN
+    FOR i IN 1 .. 60 LOOP
+        CREATE TABLE stage (id int PRIMARY KEY);
+        PERFORM slate_cache_attach('stage', row_keys => ARRAY['shop:stage:{id}']);
+        INSERT INTO stage VALUES (i);
+        COMMIT;
+        PERFORM slate_cache_get('shop:stage:' || i);
+        DROP TABLE stage;
+        COMMIT;
+    END LOOP;
+END $$;
+SELECT count(*) < 30 FROM pg_backend_memory_contexts WHERE name = 'slate_cache relation';

@@ -11,7 +11,7 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $elsewhere = SlateRedis->new;
-my $node = SlateNode->start('main', redis => $redis, conf => { shared_preload_libraries => '' });
+my $node = SlateNode->start('main', redis => $redis, conf => { shared_preload_libraries => '', 'slate_cache.near_memory' => '8MB' });
 SlateNode::create_items($node, 5);
 
 my $session = SlateSession->new($node);
@@ -44,6 +44,26 @@ $node->safe_psql('postgres', "INSERT INTO item VALUES (7, 'old')");
 is($redis->field('shop:item:7', 'name'), 'old', 'so does INSERT');
 $node->safe_psql('postgres', 'DROP TABLE item');
 is($redis->all_keys('shop:item:*'), '', 'and DROP TABLE');
+
+# Tables that go with something else.
+$node->safe_psql('postgres', q{
+    CREATE TYPE shape AS (id int, name text);
+    CREATE TABLE typed OF shape (PRIMARY KEY (id));
+    SELECT slate_cache_attach('typed', row_keys => ARRAY['shop:typed:{id}']);
+    INSERT INTO typed VALUES (1, 'old');
+    CREATE FUNCTION half(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 / 2';
+    CREATE TABLE parts (id int, name text) PARTITION BY LIST (half(id));
+    CREATE TABLE parts_rest PARTITION OF parts DEFAULT;
+    SELECT slate_cache_attach('parts', row_keys => ARRAY['shop:part:{id}']);
+    INSERT INTO parts VALUES (1, 'old')});
+is($redis->cli('EXISTS', 'shop:typed:1', 'shop:part:1'), '2', 'a table of a type, and one that is partitioned by a function');
+$node->safe_psql('postgres', $_) foreach 'DROP TYPE shape CASCADE', 'DROP FUNCTION half CASCADE';
+is($redis->cli('EXISTS', 'shop:typed:1', 'shop:part:1'), '0', 'DROP TYPE and DROP FUNCTION take them, and their keys');
+
+# A setting that is without effect may stay.
+is($session->query('SHOW slate_cache.near_memory'), '8MB', 'near_memory is known');
+is($session->error, '', 'and nobody is warned of it');
+unlike(slurp_file($node->logfile), qr/invalid configuration parameter/, 'nor the log');
 
 # A plain user may set what no library has claimed yet; it must not count.
 SlateNode::create_items($node, 1);
