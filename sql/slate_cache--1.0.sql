@@ -463,7 +463,7 @@ CREATE FUNCTION slate_cache_repair() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_repair() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_repair() IS
-'has the worker replay the journal now, and waits until nothing but prepared transactions is in doubt; returns how many rows were replayed meanwhile.  Needs the worker';
+'has the worker replay the journal now, and waits until nothing but prepared transactions is in doubt; returns how many rows were replayed meanwhile, those of patterns that were left to the worker among them.  Needs the worker';
 
 CREATE FUNCTION slate_cache_flush() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;

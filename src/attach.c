@@ -593,6 +593,19 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 	return found;
 }
 
+/* Other relations may have its name. */
+static bool
+is_table(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE)
+		return true;
+	ereport(NOTICE,
+			(errmsg("skipping \"%s\": it is no table", get_rel_name(relid))));
+	return false;
+}
+
 Datum
 slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 {
@@ -604,9 +617,8 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 		Attachment	attachment = {.ttl = -1};
 		Oid			relid = RelnameGetRelid(slate_keys_tables[i].table);
 
-		if (!OidIsValid(relid))
-			continue;
-		if (!choose_defaults(relid, slate_keys_tables[i].table, &attachment))
+		if (!OidIsValid(relid) || !is_table(relid) ||
+			!choose_defaults(relid, slate_keys_tables[i].table, &attachment))
 			continue;
 		attachment.ttl = (int64) slate_keys_tables[i].ttl * 1000;
 		attachment.list_ttl = (int64) slate_keys_tables[i].list_ttl * 1000;
@@ -615,8 +627,8 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 	}
 	if (nattached == 0)
 		ereport(NOTICE,
-				(errmsg("none of the tables projects, files and assets was found"),
-				 errhint("They are looked for along search_path.")));
+				(errmsg("none of the tables projects, files and assets was attached"),
+				 errhint("They are looked for along search_path, with SLATE's columns.")));
 	PG_RETURN_INT32(nattached);
 }
 

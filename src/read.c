@@ -926,7 +926,10 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	slate_stats_add(STAT_BYPASSES,
 					lookup->bypass_rows && !lookup->done ? 1 : 0);
 	if (transaction_bypasses() || set->is_elsewhere)
+	{
+		slate_stats_add(STAT_BYPASSES, lookup->bypass || lookup->done ? 0 : 1);
 		lookup->bypass = true;
+	}
 	get_from_cache(set);
 	if (!lookup->done && !lookup->bypass && !RecoveryInProgress() &&
 		!slate_pending_has_any())

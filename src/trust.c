@@ -330,7 +330,7 @@ set_deadline(SlateStamp *stamp)
 	int64		clock = slate_redis_server_clock();
 
 	slate_stamp_set_deadline(stamp, clock == 0 ? 0
-							  : clock - (slate_link_now() - stamp->made_at));
+							 : clock - (slate_link_now() - stamp->made_at));
 }
 
 void
@@ -371,7 +371,7 @@ slate_trust_stamp_for_worker(SlateStamp *stamp, int64 since)
 		return NULL;
 	clock = (int64) pg_atomic_read_u64(&database->clock);
 	slate_stamp_set_deadline(stamp, clock == 0 ? 0
-							  : clock + since);
+							 : clock + since);
 	stamp->epoch_key = slate_epoch_key();
 	strlcpy(stamp->epoch, "-", sizeof(stamp->epoch));
 	if (pg_atomic_read_u32(&database->trust) == TRUST_HELD)
@@ -524,7 +524,9 @@ slate_trust_reads(int64 *deadline)
 	if (is_unguarded(database, trust) || holds(database, trust))
 		return true;
 	if (trust == TRUST_HELD)
-		slate_service_reconfigure();	/* the next read connects anew */
+		trust = meet_again(database, deadline, LINK_WAIT_INTERRUPTIBLE);
+	if (holds(database, trust))
+		return true;
 	doubt(database, SLATE_LOOK_SERVER);
 	return false;
 }

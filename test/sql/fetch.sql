@@ -115,5 +115,12 @@ SELECT sum(slate_cache_fetch('shop:loop:' || i % 3, 'SELECT $1::int', NULL, (i %
 SELECT slate_cache_fetch('shop:outer', $$SELECT slate_cache_fetch('shop:inner', 'SELECT 1')::int + 1$$);
 \! $redis MGET shop:outer shop:inner
 
+-- what bypasses the cache is counted, once
+SELECT slate_cache_stats_reset();
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT slate_cache_fetch('shop:bypassing', 'SELECT 1'), slate_cache_fetch('shop:item:1', 'SELECT 2');
+COMMIT;
+SELECT bypasses FROM slate_cache.stats;
+
 DROP OWNED BY slate_regress_reader;
 DROP ROLE slate_regress_reader;

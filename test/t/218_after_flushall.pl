@@ -1,4 +1,4 @@
-# Right after a FLUSHALL, which nobody has noticed yet: whoever reads or writes
+# Right after a FLUSHALL, or a restart of Redis, which nobody has noticed yet: whoever reads or writes
 # first has the worker see to it, and what he reads or writes is cached at once,
 # rather than when the worker would have looked.  An app's tests, say, begin so.
 use strict;
@@ -24,12 +24,12 @@ my $direct = SlateSession->new($node);
 
 sub is_cached_at_once
 {
-    my ($what, $key, $act) = @_;
+    my ($what, $key, $act, $lose) = @_;
     my $found = '0';
     for (my $try = 1; $try <= TRIES && $found ne '1'; $try++)
     {
         SlateNode::wait_for($node, q{SELECT bool_and(ok) FROM slate_cache.health WHERE "check" IN ('history', 'worker')});
-        $redis->cli($try % 2 ? 'FLUSHALL' : 'FLUSHDB');
+        $lose ? $lose->() : $redis->cli($try % 2 ? 'FLUSHALL' : 'FLUSHDB');
         $act->();
         $found = $redis->cli('EXISTS', $key);
     }
@@ -59,6 +59,18 @@ is($filled, '20', 'warm: and all the others');
 $direct->query("UPDATE item SET name = 'often $_' WHERE id = 4") foreach 1 .. 50;
 is_cached_at_once('a second change by who pushes directly', 'shop:item:4',
     sub { $direct->query("UPDATE item SET name = name || '.' WHERE id = 4") foreach 1, 2 });
+
+# Likewise where Redis has been restarted, and nobody has tried it meanwhile.
+sub restart_unseen
+{
+    my $worker = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'slate_cache worker'");
+    kill 'STOP', $worker;
+    $redis->restart;
+    kill 'CONT', $worker;
+    return;
+}
+is_cached_at_once('a read after a restart', 'shop:item:16', sub { $session->query("SELECT slate_cache_get('shop:item:16')") }, \&restart_unseen);
+is_cached_at_once('a change after a restart', 'shop:item:17', sub { $session->query("UPDATE item SET name = name || '.' WHERE id = 17") }, \&restart_unseen);
 
 # Without a worker who could do so nobody waits for long, or fails.
 my ($epoch) = split /\n/, $redis->cli('KEYS', 'slate_cache:epoch:*');
