@@ -151,6 +151,18 @@ remember(Sweep *sweep, const SlateSlice *key, const MatchedStamps *matched)
 										!matched->differ);
 }
 
+/*
+ * In a Cluster a node may have keys of slots that are others', when moving them
+ * was given up.  Nobody can read those there, nor remove them: the node would
+ * say MOVED, and so the walk would never end.  Should the slot become the node's
+ * the namespace is emptied.
+ */
+static bool
+is_at_home(const Sweep *sweep, const SlateSlice *key)
+{
+	return slate_redis_node_of(key->start, key->len) == sweep->node;
+}
+
 static void
 look_at(Sweep *sweep, const redisReply *name)
 {
@@ -166,7 +178,7 @@ look_at(Sweep *sweep, const redisReply *name)
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
 							   note_stamp, &matched);
-	if (!matched.any)
+	if (!matched.any || !is_at_home(sweep, &key))
 		return;
 	if (key.len <= SLATE_KEY_MAX)
 		remember(sweep, &key, &matched);

@@ -479,6 +479,15 @@ sub end_move
     return;
 }
 
+# The keys that have gone ahead stay where nobody finds them.
+sub give_up_move
+{
+    my ($self, $slot, $from, $to) = @_;
+    ask_for_ok($_, 'CLUSTER', 'SETSLOT', $slot, 'STABLE') foreach $from, $to;
+    $self->wait_until_ok;
+    return;
+}
+
 sub move_slot
 {
     my ($self, $slot, $from, $to) = @_;

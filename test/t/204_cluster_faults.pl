@@ -306,6 +306,30 @@ sub check_ask
     return;
 }
 
+# A move that was given up leaves a key at a node that has not its slot.
+sub check_stray
+{
+    my $id = 9;
+    my $key = "shop:item:$id";
+    my ($slot, $from) = ($cluster->slot($key), $cluster->node_of($key));
+    my $to = other_master($from);
+    arrives($id);
+    $cluster->begin_move($slot, $from, $to);
+    $cluster->migrate_keys($slot, $from, $to, $key);
+    $cluster->give_up_move($slot, $from, $to);
+    is($to->cli('CLUSTER', 'COUNTKEYSINSLOT', $slot), '1', 'stray: a key is where nobody finds it');
+    my $value = change('stray', $id);
+    is(get($id), $value, 'stray: get has what was committed');
+    is(run("SET slate_cache.timeout = '10s'; SELECT slate_cache_flush(); RESET slate_cache.timeout"), '', 'stray: flush ends');
+    arrives($id);
+    all_is_right('stray');
+    $from->cli('FLUSHALL');
+    all_is_right('stray, and a master has forgotten');
+    $to->cli('FLUSHALL');
+    all_is_right('stray no more');
+    return;
+}
+
 #
 # A replica takes over
 #
@@ -424,6 +448,7 @@ check_restart();
 check_hang();
 check_move();
 check_ask();
+check_stray();
 use_cluster_with_replicas();
 check_failover();
 check_hang_and_failover();
