@@ -28,6 +28,7 @@
  */
 #include "compat.h"
 
+#include "cluster.h"
 #include "keyname.h"
 #include "script.h"
 #include "sweep.h"
@@ -41,6 +42,9 @@
 
 /* Room for the rest of what is sent: heads, and a glob. */
 #define HEAD_BYTES (2 * SLATE_KEY_MAX + 4096)
+
+/* Slots that a node of a Cluster has keys of, though they are others'. */
+#define MAX_STRAY_SLOTS 64
 
 /*
  * When an exchange of a walk that may be interrupted has timed out, the next
@@ -64,6 +68,9 @@ typedef struct Sweep
 	int			long_glob;		/* what one that was found matches; -1: none */
 	bool		pass_over_long; /* those are not to be had */
 	int			node;			/* whose keys are walked over */
+	int			nstray;			/* of which slots of others it has some that
+								 * match */
+	int			stray[MAX_STRAY_SLOTS];
 	int			nfound;			/* names in names_found */
 	bool		overflow;		/* not all names fitted */
 	bool		failed;			/* SCAN got something that is not its answer */
@@ -151,16 +158,25 @@ remember(Sweep *sweep, const SlateSlice *key, const MatchedStamps *matched)
 										!matched->differ);
 }
 
-/*
- * In a Cluster a node may have keys of slots that are others', when moving them
- * was given up.  Nobody can read those there, nor remove them: the node would
- * say MOVED, and so the walk would never end.  Should the slot become the node's
- * the namespace is emptied.
- */
 static bool
 is_at_home(const Sweep *sweep, const SlateSlice *key)
 {
 	return slate_redis_node_of(key->start, key->len) == sweep->node;
+}
+
+static void
+note_stray(Sweep *sweep, const SlateSlice *key)
+{
+	int			slot = slate_cluster_slot(key->start, key->len);
+
+	for (int i = 0; i < Min(sweep->nstray, MAX_STRAY_SLOTS); i++)
+	{
+		if (sweep->stray[i] == slot)
+			return;
+	}
+	if (sweep->nstray < MAX_STRAY_SLOTS)
+		sweep->stray[sweep->nstray] = slot;
+	sweep->nstray++;
 }
 
 static void
@@ -178,9 +194,11 @@ look_at(Sweep *sweep, const redisReply *name)
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
 							   note_stamp, &matched);
-	if (!matched.any || !is_at_home(sweep, &key))
+	if (!matched.any)
 		return;
-	if (key.len <= SLATE_KEY_MAX)
+	if (!is_at_home(sweep, &key))
+		note_stray(sweep, &key);
+	else if (key.len <= SLATE_KEY_MAX)
 		remember(sweep, &key, &matched);
 	else if (!sweep->pass_over_long)
 		sweep->long_glob = matched.position;
@@ -275,7 +293,46 @@ outlives_guards(int64 since)
 	return slate_link_now() - since > (int64) slate_stamp_guard_life * 1000;
 }
 
-/* One node, from its beginning to its end; *finished: it has got through. */
+static void
+on_nodes_reply(int index pg_attribute_unused(), const redisReply *reply,
+			   void *arg)
+{
+	Sweep	   *sweep = arg;
+	SlateOutcome *outcome = &sweep->swept->outcome;
+	bool		on_its_way = sweep->nstray > MAX_STRAY_SLOTS;
+
+	for (int i = 0; i < Min(sweep->nstray, MAX_STRAY_SLOTS); i++)
+		on_its_way |= slate_script_may_import(reply, sweep->stray[i]);
+	if (on_its_way && outcome->refused++ == 0)
+		strlcpy(outcome->error, "a slot with such keys is on its way to another node",
+				sizeof(outcome->error));
+}
+
+/*
+ * In a Cluster a node may have keys of slots that are others'.  If such a slot is
+ * on its way there, clients find the key, and it cannot be removed before the
+ * slot has arrived.  If not, the move was given up: then nobody reads the key,
+ * nor can anybody remove it, and it is passed over.  Should the slot become the
+ * node's in the end, the namespace is emptied.
+ */
+static SlateRedisStatus
+ask_about_strays(Sweep *sweep, int64 deadline, SlateWait wait)
+{
+	if (sweep->nstray == 0)
+		return REDIS_DONE;
+	slate_batch_reset(&to_send);
+	slate_batch_aim(&to_send, sweep->node);
+	slate_script_add_cluster_nodes(&to_send);
+	return slate_exchange_run(&to_send, on_nodes_reply, sweep,
+							  Min(deadline, slate_link_now() + patience(wait)),
+							  wait);
+}
+
+/*
+ * One node, from its beginning to its end; *finished: it has got through.  What a
+ * Cluster's node refuses is of a slot that is on its way, and the others' turn
+ * comes nevertheless.
+ */
 static SlateRedisStatus
 sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 		   bool *finished)
@@ -304,7 +361,7 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 		if (status != REDIS_DONE)
 			return status;
 		if (sweep->failed || (sweep->overflow && sweep->count == 1) ||
-			swept->outcome.refused > 0)
+			(swept->outcome.refused > 0 && slate_redis_topology() == 0))
 			return REDIS_DONE;
 		if (sweep->overflow)
 		{
@@ -320,7 +377,7 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 			scan = again = true;
 	}
 	*finished = true;
-	return REDIS_DONE;
+	return ask_about_strays(sweep, deadline, wait);
 }
 
 SlateRedisStatus

@@ -494,7 +494,7 @@ sub check_urls
     works('in a file', $secret);
 
     # The README's user, with what a Cluster takes besides, and what health looks at.
-    my @rights = (SlateRedis::proposed_user(), '+cluster|info', '+cluster|slots', '+zrem', '+config|get');
+    my @rights = (SlateRedis::proposed_user(), '+cluster|info', '+cluster|slots', '+cluster|nodes', '+zrem', '+config|get');
     $_->cli('ACL', 'SETUSER', 'slate', @rights) foreach $secret->nodes;
     $_->cli('ACL', 'LOG', 'RESET') foreach $secret->nodes;
     use_url($secret->url(password => undef) =~ s{//}{//slate:secret@}r, 'slate_cache.password_file' => '');
