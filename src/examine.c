@@ -268,11 +268,9 @@ lose_trust(SlateDatabase *database, bool is_first, const char *reason)
 	return set_trust(database, TRUST_EMPTYING);
 }
 
-/* What this Redis has heard is delivered nevertheless: removals, all of it. */
 static SlateTrust
 stand_back(SlateDatabase *database, const char *reason)
 {
-	pg_atomic_write_u64(&database->identity, slate_redis_identity());
 	if (pg_atomic_read_u32(&database->trust) != TRUST_STANDING_BACK)
 		slate_events_note(EVENT_STANDING_BACK, MyDatabaseId, "%s: %s",
 						  slate_redis_server_name(), reason);

@@ -62,7 +62,6 @@ SlateHistory::wait_until_gone($old);
 $old->start;
 my $back = SlateSession->new($old);
 is($back->query("SELECT slate_cache_get('shop:item:2')->>'name'"), 'ahead', 'the old primary answers from its tables');
-my $waiting = $back->query('SELECT count(*) FROM slate_cache.journal');
 my ($of_old, $of_none, $own) = (0, 0, 0);
 foreach my $turn (1 .. 10)
 {
@@ -77,7 +76,6 @@ foreach my $turn (1 .. 10)
 }
 is($of_old, 0, 'nothing of the old primary gets into Redis');
 is($own, 10, 'which goes on reading its own tables');
-is($back->query('SELECT count(*) FROM slate_cache.journal'), $waiting, 'and has told what it had to tell');
 is($of_none, 0, 'the new one goes on writing through');
 is(epochs(), $epochs, 'the epoch is that of the new one');
 is(SlateNode::counter($replica, 'emptied'), $emptied, 'which has not emptied anything again');
