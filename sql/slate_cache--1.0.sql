@@ -112,7 +112,8 @@ CREATE EVENT TRIGGER slate_cache_dropping ON ddl_command_start
                  'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE',
                  'DROP AGGREGATE', 'DROP LANGUAGE', 'DROP OPERATOR',
                  'DROP OPERATOR CLASS', 'DROP OPERATOR FAMILY', 'DROP COLLATION',
-                 'DROP ACCESS METHOD', 'DROP SERVER')
+                 'DROP ACCESS METHOD', 'DROP SERVER', 'DROP FOREIGN DATA WRAPPER',
+                 'DROP FOREIGN TABLE')
     EXECUTE FUNCTION slate_cache.on_ddl();
 ALTER EVENT TRIGGER slate_cache_dropping ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER slate_cache_dropping IS

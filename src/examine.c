@@ -344,6 +344,7 @@ slate_examine_withdraw(SlateDatabase *database)
 	disown_history();
 	/* from here on only what this server has heard is delivered */
 	(void) set_trust(database, TRUST_EMPTYING);
+	pg_write_barrier();
 	pg_atomic_write_u64(&database->identity, slate_redis_identity());
 	pg_memory_barrier();
 	if (!pg_strong_random(&random, sizeof(random)))

@@ -36,12 +36,12 @@ static const char no_version[] = "000000000000000000000000000000";
 char *
 slate_stamp_put_digits(char *to, uint64 number, int width)
 {
-	char		digits[24];
-	int			ndigits = pg_ulltoa_n(number, digits);
-
-	Assert(ndigits <= width);
-	memset(to, '0', width - ndigits);
-	return put_bytes(to + width - ndigits, digits, ndigits);
+	for (int i = width - 1; i >= 0; i--)
+	{
+		to[i] = '0' + number % 10;
+		number /= 10;
+	}
+	return to + width;
 }
 
 char *

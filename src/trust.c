@@ -183,11 +183,18 @@ is_unguarded(SlateDatabase *database, SlateTrust trust)
 		nobody_looks(database);
 }
 
+/*
+ * Trust is lost before another identity is noted: so it is read afterwards, and
+ * not before.
+ */
 static bool
-holds(SlateDatabase *database, SlateTrust trust)
+holds(SlateDatabase *database)
 {
-	return trust == TRUST_HELD &&
-		pg_atomic_read_u64(&database->identity) == slate_redis_identity();
+	bool		is_ours = pg_atomic_read_u64(&database->identity) ==
+		slate_redis_identity();
+
+	pg_read_barrier();
+	return is_ours && pg_atomic_read_u32(&database->trust) == TRUST_HELD;
 }
 
 /*
@@ -317,7 +324,7 @@ meet_again(SlateDatabase *database, int64 *deadline, SlateWait wait)
 	doubt(database, SLATE_LOOK_SERVER);
 	start = slate_link_now();
 	while (slate_link_now() < start + AWAIT_EMPTYING_MS &&
-		   !holds(database, pg_atomic_read_u32(&database->trust)))
+		   !holds(database))
 		nap(wait);
 	*deadline += slate_link_now() - start;
 	return pg_atomic_read_u32(&database->trust);
@@ -345,12 +352,12 @@ slate_trust_stamp(SlateStamp *stamp, int64 *deadline)
 	if (is_unguarded(database, trust))
 		return;
 	stamp->epoch_key = slate_epoch_key();
-	if (trust == TRUST_HELD && !holds(database, trust))
+	if (trust == TRUST_HELD && !holds(database))
 	{
-		trust = meet_again(database, deadline, LINK_WAIT_UNINTERRUPTED);
+		(void) meet_again(database, deadline, LINK_WAIT_UNINTERRUPTED);
 		set_deadline(stamp);
 	}
-	if (holds(database, trust))
+	if (holds(database))
 		note_epoch(database, stamp, deadline);
 	else
 	{
@@ -388,7 +395,7 @@ slate_trust_meet(SlateStamp *stamp, int64 deadline)
 	if (database == NULL)
 		return false;
 	trust = await(database, &deadline, LINK_WAIT_INTERRUPTIBLE);
-	if (trust == TRUST_HELD && !holds(database, trust))
+	if (trust == TRUST_HELD && !holds(database))
 		trust = meet_again(database, &deadline, LINK_WAIT_INTERRUPTIBLE);
 	stamp->epoch_key = slate_epoch_key();
 	slate_epoch_write(stamp->epoch, pg_atomic_read_u64(&database->epoch));
@@ -521,11 +528,11 @@ slate_trust_reads(int64 *deadline)
 	if (database == NULL)
 		return true;
 	trust = await(database, deadline, LINK_WAIT_INTERRUPTIBLE);
-	if (is_unguarded(database, trust) || holds(database, trust))
+	if (is_unguarded(database, trust) || holds(database))
 		return true;
 	if (trust == TRUST_HELD)
-		trust = meet_again(database, deadline, LINK_WAIT_INTERRUPTIBLE);
-	if (holds(database, trust))
+		(void) meet_again(database, deadline, LINK_WAIT_INTERRUPTIBLE);
+	if (holds(database))
 		return true;
 	doubt(database, SLATE_LOOK_SERVER);
 	return false;

@@ -468,7 +468,7 @@ parse_any_url(const char *text, SlateUrl *url)
 bool
 slate_url_parse(const char *text, SlateUrl *url, const char **error)
 {
-	/* all of it: urls are compared with memcmp(), see redis.c */
+	/* all of it: urls are compared with memcmp(), see service.c */
 	memset(url, 0, sizeof(*url));
 	*error = parse_any_url(text, url);
 	return *error == NULL;
