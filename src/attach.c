@@ -58,13 +58,19 @@ typedef struct Attachment
  * ------------------------------------------------------------------------
  */
 
+static bool
+is_table(char relkind)
+{
+	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
+}
+
 static void
 check_relation_kind(Relation relation)
 {
 	const char *name = RelationGetRelationName(relation);
 	char		relkind = relation->rd_rel->relkind;
 
-	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+	if (!is_table(relkind))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", name),
@@ -593,13 +599,11 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 	return found;
 }
 
-/* Other relations may have its name. */
+/* Other relations may have a table's name. */
 static bool
-is_table(Oid relid)
+suits_defaults(Oid relid)
 {
-	char		relkind = get_rel_relkind(relid);
-
-	if (relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE)
+	if (is_table(get_rel_relkind(relid)))
 		return true;
 	ereport(NOTICE,
 			(errmsg("skipping \"%s\": it is no table", get_rel_name(relid))));
@@ -617,7 +621,7 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 		Attachment	attachment = {.ttl = -1};
 		Oid			relid = RelnameGetRelid(slate_keys_tables[i].table);
 
-		if (!OidIsValid(relid) || !is_table(relid) ||
+		if (!OidIsValid(relid) || !suits_defaults(relid) ||
 			!choose_defaults(relid, slate_keys_tables[i].table, &attachment))
 			continue;
 		attachment.ttl = (int64) slate_keys_tables[i].ttl * 1000;

@@ -187,6 +187,17 @@ slate_cluster_slot(const char *key, int keylen)
 	return crc16(key, keylen) % SLATE_NSLOTS;
 }
 
+/* The line of the node itself has "[slot-<-from]" for each. */
+bool
+slate_cluster_may_import(const redisReply *reply, int slot)
+{
+	char		importing[24];
+
+	snprintf(importing, sizeof(importing), "[%d-<-", slot);
+	return reply->type != REDIS_REPLY_STRING ||
+		strstr(reply->str, importing) != NULL;
+}
+
 /* ------------------------------------------------------------------------
  * What is known
  * ------------------------------------------------------------------------

@@ -55,6 +55,12 @@ typedef struct SlateTopology
 /* The slot of a key: of its hash tag, if it has one. */
 extern int	slate_cluster_slot(const char *key, int keylen);
 
+/*
+ * Of a node's answer to CLUSTER NODES: may it be importing that slot?  Yes, if it
+ * is no answer.
+ */
+extern bool slate_cluster_may_import(const redisReply *reply, int slot);
+
 extern Size slate_cluster_shmem_size(void);
 extern void slate_cluster_shmem_startup(void);	/* holds AddinShmemInitLock */
 

@@ -3,7 +3,6 @@
  * epoch.c
  *	  What Redis notes of this database: under which names, and how it is written.
  *
- *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
@@ -11,7 +10,6 @@
 #include "access/xlog.h"
 #include "epoch.h"
 #include "keyname.h"
-#include "miscadmin.h"
 
 /* Ten digits of timeline, in the epoch and in the WAL's position. */
 #define TIMELINE_LEN 10
@@ -21,8 +19,8 @@ owned_key(const char *what)
 {
 	static char key[96];
 
-	snprintf(key, sizeof(key), SLATE_INTERNAL_PREFIX "%s:%016llx-%u", what,
-			 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+	snprintf(key, sizeof(key), SLATE_INTERNAL_PREFIX "%s:%s", what,
+			 slate_keyname_owner());
 	return key;
 }
 

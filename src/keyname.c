@@ -62,14 +62,24 @@ slate_keyname_append_index(SlateBatch *batch, const char *family, int familylen)
 	pfree(key.data);
 }
 
+const char *
+slate_keyname_owner(void)
+{
+	static char owner[32];
+
+	if (owner[0] == '\0')
+		snprintf(owner, sizeof(owner), "%016llx-%u",
+				 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+	return owner;
+}
+
 SlateSlice
 slate_keyname_loose_family(void)
 {
-	static char family[48];
+	static char family[40];
 
 	if (family[0] == '\0')
-		snprintf(family, sizeof(family), "*%016llx-%u",
-				 (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
+		snprintf(family, sizeof(family), "*%s", slate_keyname_owner());
 	return (SlateSlice) {family, strlen(family)};
 }
 

@@ -28,6 +28,9 @@ extern void slate_keyname_append_index(SlateBatch *batch,
 									   const char *family, int familylen);
 extern void slate_keyname_append_own(SlateBatch *batch, const char *name);
 
+/* What tells this database from others that may use the same Redis. */
+extern const char *slate_keyname_owner(void);
+
 /*
  * The family of the keys that no rule knows: this database's own, since who
  * empties his namespace drops it, and others may use the same Redis.  Is a

@@ -7,7 +7,8 @@
  * takes many seconds, and a commit must not.  So one process, the launcher,
  * looks up every name that somebody wants, now and then, and notes the addresses
  * in shared memory.  Whoever finds none there asks for them, and waits until
- * his own deadline.  Without a launcher everybody looks for himself.
+ * his own deadline.  While there is no launcher what is known does for a minute;
+ * then, or without one at all, everybody looks for himself.
  *
  *-------------------------------------------------------------------------
  */

@@ -32,23 +32,16 @@ slate_peer_set_error(const SlatePeer *peer, const char *format,...)
 {
 	va_list		args;
 
-	snprintf(error_text, sizeof(error_text), "%s: ", peer->name);
-	error_prefix = strlen(error_text);
+	error_prefix = 0;
+	if (peer != NULL)
+	{
+		snprintf(error_text, sizeof(error_text), "%s: ", peer->name);
+		error_prefix = strlen(error_text);
+	}
 
 	va_start(args, format);
 	vsnprintf(error_text + error_prefix, sizeof(error_text) - error_prefix,
 			  format, args);
-	va_end(args);
-}
-
-void
-slate_peer_set_bare_error(const char *format,...)
-{
-	va_list		args;
-
-	error_prefix = 0;
-	va_start(args, format);
-	vsnprintf(error_text, sizeof(error_text), format, args);
 	va_end(args);
 }
 
@@ -76,13 +69,19 @@ slate_peer_password(const SlatePeer *peer, char *password)
 	return false;
 }
 
-/* Say what the link says.  timeout is the one that may have passed. */
-static SlateRedisStatus
-link_failed(SlatePeer *peer, SlateLinkStatus status, int timeout)
+/* Say what the link says. */
+static void
+tell_loss(SlatePeer *peer)
 {
 	slate_peer_set_error(peer, "%s", peer->link.error);
 	peer->loss_is_told = true;
+}
 
+/* timeout is the one that may have passed. */
+static SlateRedisStatus
+link_failed(SlatePeer *peer, SlateLinkStatus status, int timeout)
+{
+	tell_loss(peer);
 	switch (status)
 	{
 		case LINK_TOO_LARGE:
@@ -111,8 +110,7 @@ link_failed(SlatePeer *peer, SlateLinkStatus status, int timeout)
 static SlateRedisStatus
 cut_off(SlatePeer *peer)
 {
-	slate_peer_set_error(peer, "%s", peer->link.error);
-	peer->loss_is_told = true;
+	tell_loss(peer);
 	peer->has_failed = true;
 	return REDIS_UNREACHABLE;
 }
@@ -246,6 +244,8 @@ slate_peer_exchange(SlatePeer *peer, const char *bytes, size_t len,
 	}
 	status = slate_link_exchange(&peer->link, bytes, len, nreplies, expected,
 								 reply_fn, arg, deadline, wait);
+
+	/* what a probe has met is for all */
 	if (status == LINK_BROKEN && !slate_breaker_is_open())
 		return cut_off(peer);
 	if (status != LINK_OK)

@@ -83,16 +83,12 @@ extern void slate_peer_lose(SlatePeer *peer);
  */
 
 /*
- * Note a reason, under the peer's name.  Let the breaker know of the failure of
+ * Note a reason, under the peer's name, if there is a peer.  Let the breaker know of the failure of
  * which that is the reason.  timeout: which one has passed, in ms; 0: none.
  */
 extern void slate_peer_set_error(const SlatePeer *peer, const char *format,...)
 			pg_attribute_printf(2, 3);
 extern void slate_peer_fail(SlatePeer *peer, int timeout);
-
-/* The same without a name, where there is no peer. */
-extern void slate_peer_set_bare_error(const char *format,...)
-			pg_attribute_printf(1, 2);
 
 /* Valid until the next is set. */
 extern const char *slate_peer_error(void);

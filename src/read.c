@@ -903,6 +903,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	SlateBatch	fill;
 	SlateQuery	query = {0};
 	int64		ttl;
+	bool		is_counted;
 	char	   *json;
 	int			len = 0;
 
@@ -923,13 +924,11 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
 
 	classify(set, lookup);
-	slate_stats_add(STAT_BYPASSES,
-					lookup->bypass_rows && !lookup->done ? 1 : 0);
+	is_counted = lookup->bypass && !lookup->bypass_rows;
 	if (transaction_bypasses() || set->is_elsewhere)
-	{
-		slate_stats_add(STAT_BYPASSES, lookup->bypass || lookup->done ? 0 : 1);
 		lookup->bypass = true;
-	}
+	if (lookup->bypass && !lookup->done && !is_counted)
+		slate_stats_add(STAT_BYPASSES, 1);
 	get_from_cache(set);
 	if (!lookup->done && !lookup->bypass && !RecoveryInProgress() &&
 		!slate_pending_has_any())

@@ -201,7 +201,7 @@ load_settings(void)
 	close_all();
 	if (!slate_service_take_up(&is_another, &error))
 	{
-		slate_peer_set_bare_error("slate_cache.url is not valid: %s", error);
+		slate_peer_set_error(NULL, "slate_cache.url is not valid: %s", error);
 		return false;
 	}
 	if (is_another)

@@ -91,9 +91,11 @@ extern SlateRedisStatus slate_redis_prepare(int64 deadline, SlateWait wait);
 
 /*
  * Run a batch on the prepared connection to a node.  Never connects: without a
- * usable connection the status is REDIS_UNREACHABLE.  A timeout or a broken
- * connection opens the breaker; success closes it.  A deadline that is over
- * already is nobody's failure: REDIS_TIMEOUT, with nothing sent but ahead.
+ * usable connection the status is REDIS_UNREACHABLE.  A timeout opens the
+ * breaker, and so does an answer that is none; success closes it.  A connection
+ * that breaks does not, unless it is open: whoever connects next finds out.  A
+ * deadline that is over already is nobody's failure: REDIS_TIMEOUT, with nothing
+ * sent but ahead.
  *
  * With sentinels or a Cluster, REDIS_DONE also means that when all replies had
  * come, no process of ours had heard of another master.  After a READONLY among

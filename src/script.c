@@ -578,17 +578,6 @@ slate_script_add_cluster_nodes(SlateBatch *batch)
 	append_text(batch, "NODES");
 }
 
-/* The line of the node itself has "[slot-<-from]" for each. */
-bool
-slate_script_may_import(const redisReply *reply, int slot)
-{
-	char		importing[24];
-
-	snprintf(importing, sizeof(importing), "[%d-<-", slot);
-	return reply->type != REDIS_REPLY_STRING ||
-		strstr(reply->str, importing) != NULL;
-}
-
 void
 slate_script_add_scan_all(SlateBatch *batch, const char *cursor, int count)
 {

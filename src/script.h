@@ -186,12 +186,8 @@ extern void slate_script_add_drop_swept(SlateBatch *batch, StringInfo keys,
 extern void slate_script_add_forget(SlateBatch *batch, StringInfo keys,
 									int nkeys);
 
-/*
- * Ask a Cluster's node how it sees the Cluster.  Is the answer not such a one, or
- * does it say that the node is importing that slot?
- */
+/* Ask a Cluster's node how it sees the Cluster: slate_cluster_may_import(). */
 extern void slate_script_add_cluster_nodes(SlateBatch *batch);
-extern bool slate_script_may_import(const redisReply *reply, int slot);
 
 /*
  * Remove what the step of slate_script_add_scan_all() at this cursor finds that

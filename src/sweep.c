@@ -196,12 +196,15 @@ look_at(Sweep *sweep, const redisReply *name)
 							   note_stamp, &matched);
 	if (!matched.any)
 		return;
-	if (!is_at_home(sweep, &key))
-		note_stray(sweep, &key);
-	else if (key.len <= SLATE_KEY_MAX)
+	if (key.len > SLATE_KEY_MAX)
+	{
+		if (!sweep->pass_over_long)
+			sweep->long_glob = matched.position;
+	}
+	else if (is_at_home(sweep, &key))
 		remember(sweep, &key, &matched);
-	else if (!sweep->pass_over_long)
-		sweep->long_glob = matched.position;
+	else
+		note_stray(sweep, &key);
 }
 
 static void
@@ -302,7 +305,7 @@ on_nodes_reply(int index pg_attribute_unused(), const redisReply *reply,
 	bool		on_its_way = sweep->nstray > MAX_STRAY_SLOTS;
 
 	for (int i = 0; i < Min(sweep->nstray, MAX_STRAY_SLOTS); i++)
-		on_its_way |= slate_script_may_import(reply, sweep->stray[i]);
+		on_its_way |= slate_cluster_may_import(reply, sweep->stray[i]);
 	if (on_its_way && outcome->refused++ == 0)
 		strlcpy(outcome->error, "a slot with such keys is on its way to another node",
 				sizeof(outcome->error));
@@ -318,8 +321,6 @@ on_nodes_reply(int index pg_attribute_unused(), const redisReply *reply,
 static SlateRedisStatus
 ask_about_strays(Sweep *sweep, int64 deadline, SlateWait wait)
 {
-	if (sweep->nstray == 0)
-		return REDIS_DONE;
 	slate_batch_reset(&to_send);
 	slate_batch_aim(&to_send, sweep->node);
 	slate_script_add_cluster_nodes(&to_send);
@@ -376,8 +377,15 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 		if (!scan && !again && outlives_guards(start))
 			scan = again = true;
 	}
+	if (sweep->nstray > 0)
+	{
+		SlateRedisStatus status = ask_about_strays(sweep, deadline, wait);
+
+		if (status != REDIS_DONE)
+			return status;
+	}
 	*finished = true;
-	return ask_about_strays(sweep, deadline, wait);
+	return REDIS_DONE;
 }
 
 SlateRedisStatus

@@ -74,7 +74,7 @@ extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
  */
 extern bool slate_trust_is_elsewhere(void);
 
-/* May what Redis has be taken for an answer?  May connect anew; can be canceled. */
+/* May what Redis has be taken for an answer?  May connect anew, and be canceled. */
 extern bool slate_trust_reads(int64 *deadline);
 
 /*

@@ -60,6 +60,25 @@ is($redis->cli('EXISTS', 'shop:typed:1', 'shop:part:1'), '2', 'a table of a type
 $node->safe_psql('postgres', $_) foreach 'DROP TYPE shape CASCADE', 'DROP FUNCTION half CASCADE';
 is($redis->cli('EXISTS', 'shop:typed:1', 'shop:part:1'), '0', 'DROP TYPE and DROP FUNCTION take them, and their keys');
 
+my $file = PostgreSQL::Test::Utils::tempdir() . '/rows.csv';
+append_to_file($file, "2,foreign\n");
+foreach my $drop ('FOREIGN TABLE abroad', 'SERVER far CASCADE', 'FOREIGN DATA WRAPPER files CASCADE')
+{
+    $node->safe_psql('postgres', qq{
+        CREATE EXTENSION file_fdw;
+        CREATE FOREIGN DATA WRAPPER files HANDLER file_fdw_handler;
+        CREATE SERVER far FOREIGN DATA WRAPPER files;
+        CREATE TABLE mixed (id int, name text) PARTITION BY LIST (id);
+        CREATE FOREIGN TABLE abroad PARTITION OF mixed FOR VALUES IN (2)
+            SERVER far OPTIONS (filename '$file', format 'csv');
+        SELECT slate_cache_attach('mixed', row_keys => ARRAY['shop:mixed:{id}']);
+        SELECT slate_cache_get('shop:mixed:2')});
+    is($redis->cli('EXISTS', 'shop:mixed:2'), '1', "$drop: a row of a foreign partition is cached");
+    $node->safe_psql('postgres', "DROP $drop");
+    is($redis->cli('EXISTS', 'shop:mixed:2'), '0', "DROP $drop takes it, and its key");
+    $node->safe_psql('postgres', 'DROP TABLE mixed; DROP EXTENSION file_fdw CASCADE');
+}
+
 # A setting that is without effect may stay.
 is($session->query('SHOW slate_cache.near_memory'), '8MB', 'near_memory is known');
 is($session->error, '', 'and nobody is warned of it');
