@@ -41,6 +41,9 @@
 /* More doubt than this is a sign of an outage. */
 #define OLD_DOUBT_MS 60000
 
+/* Workers ask the sentinels twice a second. */
+#define SILENCE_MS 5000
+
 PG_FUNCTION_INFO_V1(slate_cache_stats);
 PG_FUNCTION_INFO_V1(slate_cache_stats_reset);
 PG_FUNCTION_INFO_V1(slate_cache_health);
@@ -421,6 +424,7 @@ static bool
 check_redis(ReturnSetInfo *result)
 {
 	StringInfoData answer;
+	int64		silence;
 	int			node = 0;
 
 	initStringInfo(&answer);
@@ -433,10 +437,14 @@ check_redis(ReturnSetInfo *result)
 			return false;
 		}
 	} while (strcmp(answer.data, "PONG") == 0 && ++node < slate_redis_nodes());
-	put_check(result, "redis", strcmp(answer.data, "PONG") == 0,
-			  psprintf("%s %s %s", slate_redis_server_name(),
+	silence = slate_redis_sentinels_silence();
+	put_check(result, "redis",
+			  strcmp(answer.data, "PONG") == 0 && silence < SILENCE_MS,
+			  psprintf("%s %s %s%s", slate_redis_server_name(),
 					   node > 1 ? "and the others answer" : "answers",
-					   answer.data));
+					   answer.data, silence < SILENCE_MS ? "" :
+					   psprintf("; no sentinel has answered for " INT64_FORMAT " s: a failover would not be noticed",
+								silence / 1000)));
 	return true;
 }
 
@@ -470,6 +478,15 @@ count_row(const SlateJournalRow *row, void *arg)
 		return;
 	if (backlog->nrows++ == 0 || row->since < backlog->since)
 		backlog->since = row->since;
+}
+
+/* Why rows wait that the worker has tried to tell. */
+static const char *
+why_they_wait(SlateDatabase *database)
+{
+	return pg_atomic_read_u32(&database->trust) == TRUST_STANDING_BACK
+		? ", kept while this server stands back"
+		: ", which does not take them";
 }
 
 static void
@@ -510,7 +527,8 @@ check_journal(ReturnSetInfo *result, SlateDatabase *database)
 											   GetCurrentTimestamp(),
 											   OLD_DOUBT_MS)),
 				  psprintf("rows that wait for Redis: " INT64_FORMAT "%s%s%s; " UINT64_FORMAT " kB on disk",
-						   backlog.nrows, is_failing ? ", which does not take them" : "",
+						   backlog.nrows,
+						   is_failing ? why_they_wait(database) : "",
 						   refusal[0] ? ": " : "", refusal, bytes / 1024));
 }
 

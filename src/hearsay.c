@@ -120,6 +120,12 @@ slate_hearsay_tell(SlateHearsay *entry, uint64 last)
 	pg_atomic_write_u64(&entry->told_at, slate_link_now());
 }
 
+int64
+slate_hearsay_age(SlateHearsay *entry)
+{
+	return slate_link_now() - (int64) pg_atomic_read_u64(&entry->told_at);
+}
+
 bool
 slate_hearsay_read(SlateHearsay *entry, void *to, const void *place,
 				   Size size, uint64 *changes)

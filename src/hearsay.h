@@ -71,6 +71,9 @@ extern bool slate_hearsay_should_ask(SlateHearsay *entry, int64 distrusted_at,
 extern void slate_hearsay_ask(SlateHearsay *entry);
 extern void slate_hearsay_tell(SlateHearsay *entry, uint64 last);
 
+/* How long ago that was, in ms. */
+extern int64 slate_hearsay_age(SlateHearsay *entry);
+
 /*
  * A copy, in one piece, of what an entry has at a place, and how often that had
  * changed by then.  False if nothing is known, or a writer was in the way: then

@@ -314,6 +314,12 @@ master_has_changed(void)
 		slate_sentinel_changes() != master_changes;
 }
 
+int64
+slate_redis_sentinels_silence(void)
+{
+	return slate_service()->sentinels.count > 0 ? slate_sentinel_silence() : 0;
+}
+
 /* ----------
  * The Cluster
  * ----------

@@ -173,6 +173,12 @@ extern void slate_redis_forget_refusal(void);
 extern const char *slate_redis_server_name(void);
 
 /*
+ * For how many ms no sentinel has answered anybody; 0 without sentinels.  After a
+ * slate_redis_prepare().
+ */
+extern int64 slate_redis_sentinels_silence(void);
+
+/*
  * For workers.  From now on, until this process ends, it asks each second what
  * the server is, see slate_redis_identity(), and is the one that tries
  * again for all that use its url: it calls slate_redis_next_try(), waits for

@@ -171,6 +171,12 @@ slate_sentinel_should_ask(int64 distrusted_at, int64 max_age)
 									max_age);
 }
 
+int64
+slate_sentinel_silence(void)
+{
+	return slate_hearsay_age(&knowledge->hearsay);
+}
+
 /* ------------------------------------------------------------------------
  * Asking one sentinel
  * ------------------------------------------------------------------------

@@ -60,6 +60,9 @@ extern uint64 slate_sentinel_changes(void);
  */
 extern bool slate_sentinel_should_ask(int64 distrusted_at, int64 max_age);
 
+/* For how many ms no sentinel has answered anybody. */
+extern int64 slate_sentinel_silence(void);
+
 /*
  * Ask the sentinels in turn, beginning with the one that answered last, or, if
  * that is to be doubted (another), the one after it.  One whose knowledge is

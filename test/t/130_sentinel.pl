@@ -100,6 +100,9 @@ $third->kill9;
 $master->cli('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
 SlateRedis::wait_until(sub { delivered($master) }, 'a change arrives');
 pass('all sentinels are dead: the master that was known will do');
+SlateRedis::wait_until(sub { redis_detail() =~ /answers PONG; no sentinel has answered for \d+ s: a failover would not be noticed$/ },
+    'the view health tells that nobody would tell');
+is($session->query("SELECT ok FROM slate_cache.health WHERE \"check\" = 'redis'"), 'f', 'and counts it as a fault');
 $node->restart;
 $session = SlateSession->new($node);
 ok(!delivered($master), 'none was ever known: a change is not delivered');

@@ -83,6 +83,10 @@ is($back->error, '', 'the old primary has no errors');
 cmp_ok($back->query('SELECT count(*) FROM slate_cache.health WHERE NOT ok AND "check" = \'history\''), '==', 1,
     'its view health tells');
 like($back->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'history'"), qr/timeline/, 'why');
+SlateRedis::wait_until(sub { $back->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'journal'") =~ /kept while/ },
+    'what it cannot tell waits in its journal');
+like($back->query("SELECT detail FROM slate_cache.health WHERE \"check\" = 'journal'"),
+    qr/^rows that wait for Redis: [1-9]\d*, kept while this server stands back/, 'and its journal, that it is kept');
 is($back->query("SELECT kind, datname FROM slate_cache.events WHERE kind = 'standing back'"), 'standing back|postgres',
     'so does an event');
 SlateRedis::wait_until(sub { $back->query('SELECT phase FROM slate_cache.progress') eq 'standing back' },
