@@ -387,7 +387,7 @@ slate_ddl_object_access(ObjectAccessType access, Oid class_id,
 		relid = object_id;
 	if (OidIsValid(relid))
 		slate_ddl_drop_all(relid);
-	if (!compat_event_triggers_fire() && is_alteration(access, sub_id))
+	if (is_alteration(access, sub_id) && !compat_event_triggers_fire())
 		on_altered(class_id, object_id, slate_ddl_drop_all);
 }
 

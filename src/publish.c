@@ -51,6 +51,7 @@
 /* What is left to send, from prepare to forget; in TopTransactionContext. */
 static struct
 {
+	bool		begun;			/* there is something to leave and to forget */
 	bool		ready;
 	const char *failure;		/* why nothing can be sent; NULL: it can */
 	SlateBatch	batch;
@@ -446,6 +447,7 @@ note_sweeps(SlateOpList *list)
 void
 slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 {
+	publish.begun = true;
 	slate_redis_hold(true);
 	note_sweeps(list);
 	publish.nkeys = list->nops + list->nglobs;
@@ -477,6 +479,7 @@ slate_publish_hand_over(SlateOpList *list)
 {
 	SlateStamp	stamp;
 
+	publish.begun = true;
 	note_sweeps(list);
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 		begin_strict(list, &stamp, true);
@@ -767,6 +770,8 @@ slate_publish_send(void)
 {
 	SlateOutcomeKind kind = LEAVE_FAILED;
 
+	if (!publish.begun)
+		return;
 	if (publish.ready)
 	{
 		slate_pause(PAUSE_BEFORE_PUBLISH);
@@ -791,6 +796,8 @@ slate_publish_send(void)
 void
 slate_publish_forget(void)
 {
+	if (!publish.begun)
+		return;
 	(void) slate_journal_leave(LEAVE_DELIVERED, false);
 	slate_strict_release();
 	slate_traffic_leave();

@@ -275,6 +275,10 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 {
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
+
+	/* most calls, by far */
+	if (access == OAT_FUNCTION_EXECUTE || access == OAT_NAMESPACE_SEARCH)
+		return;
 	slate_ddl_object_access(access, class_id, object_id, sub_id);
 
 	/* the worker goes when that is committed */
