@@ -56,8 +56,8 @@ typedef struct SlateTopology
 extern int	slate_cluster_slot(const char *key, int keylen);
 
 /*
- * Of a node's answer to CLUSTER NODES: may it be importing that slot?  Yes, if it
- * is no answer.
+ * Of a node's answer to CLUSTER NODES: may it be importing that slot?  Yes, if
+ * it is no answer.
  */
 extern bool slate_cluster_may_import(const redisReply *reply, int slot);
 

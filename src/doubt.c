@@ -14,8 +14,8 @@
  * next; so who takes one away has seen its database between two looks at its xid,
  * which never comes twice.  If all are taken (the worker is away, or slow) the
  * database notes the least and the greatest transaction that found no entry, and
- * all between them are in doubt.  So nothing here waits for anybody, and all of it may
- * happen after a commit.
+ * all between them are in doubt.  So nothing here waits for anybody, and all of
+ * it may happen after a commit.
  *
  * GENERATIONS
  *

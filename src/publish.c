@@ -51,7 +51,6 @@
 /* What is left to send, from prepare to forget; in TopTransactionContext. */
 static struct
 {
-	bool		begun;			/* there is something to leave and to forget */
 	bool		ready;
 	const char *failure;		/* why nothing can be sent; NULL: it can */
 	SlateBatch	batch;
@@ -61,7 +60,7 @@ static struct
 	bool		is_direct;		/* nobody else is on the way with its keys */
 	SlateDirect direct;			/* if it has commands, the batch has none yet */
 	SlatePush  *pushes;			/* what that was made of */
-	const SlateOpList *list;
+	const SlateOpList *list;	/* NULL: there is nothing to leave, or to forget */
 	int			nglobs;
 	SlateSlice *globs;
 	SlateGlobSet *globset;		/* of those */
@@ -447,11 +446,10 @@ note_sweeps(SlateOpList *list)
 void
 slate_publish_prepare(SlateOpList *list, Size max_bytes, bool at_once)
 {
-	publish.begun = true;
+	publish.list = list;
 	slate_redis_hold(true);
 	note_sweeps(list);
 	publish.nkeys = list->nops + list->nglobs;
-	publish.list = list;
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 	{
 		int64		deadline;
@@ -479,7 +477,7 @@ slate_publish_hand_over(SlateOpList *list)
 {
 	SlateStamp	stamp;
 
-	publish.begun = true;
+	publish.list = list;
 	note_sweeps(list);
 	if (slate_publish_mode == SLATE_MODE_STRICT)
 		begin_strict(list, &stamp, true);
@@ -770,7 +768,7 @@ slate_publish_send(void)
 {
 	SlateOutcomeKind kind = LEAVE_FAILED;
 
-	if (!publish.begun)
+	if (publish.list == NULL)
 		return;
 	if (publish.ready)
 	{
@@ -796,7 +794,7 @@ slate_publish_send(void)
 void
 slate_publish_forget(void)
 {
-	if (!publish.begun)
+	if (publish.list == NULL)
 		return;
 	(void) slate_journal_leave(LEAVE_DELIVERED, false);
 	slate_strict_release();
