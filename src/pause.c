@@ -29,6 +29,7 @@ static const struct config_enum_entry pause_points[] = {
 	{"after_journal", PAUSE_AFTER_JOURNAL, false},
 	{"before_ack", PAUSE_BEFORE_ACK, false},
 	{"before_ready", PAUSE_BEFORE_READY, false},
+	{"has_met", PAUSE_HAS_MET, false},
 	{NULL, 0, false}
 };
 

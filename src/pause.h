@@ -23,7 +23,8 @@ typedef enum SlatePausePoint
 	PAUSE_BEFORE_FILL = 4,		/* a reader has loaded and not filled */
 	PAUSE_AFTER_JOURNAL = 5,	/* the journal is written, nothing encoded */
 	PAUSE_BEFORE_ACK = 6,		/* published, not acknowledged */
-	PAUSE_BEFORE_READY = 7		/* room in the ring, nothing written there */
+	PAUSE_BEFORE_READY = 7,		/* room in the ring, nothing written there */
+	PAUSE_HAS_MET = 8			/* who goes by script has found a direct push */
 } SlatePausePoint;
 
 #ifdef SLATE_CACHE_TESTING

@@ -17,10 +17,13 @@
  * - who has come since has found him, and goes by script: later than he, if
  *	 Redis does it later, and otherwise he has been fenced off.
  *
- * To fence is to change what the direct push has WATCHed: if it is not done by
- * then, it never will be, and whoever sent it is told so and goes by script,
- * too.  That takes a round trip.  So where it was needed, the cell's version is
- * set ahead, and for a while all go by script there.
+ * Who has found somebody waits until that one has left, which takes what is left
+ * of a round trip.  If it takes longer he fences: he changes what the direct push
+ * has WATCHed, so if it is not done by then, it never will be, and whoever sent it
+ * is told so and goes by script, too.  All others who are on the way directly at
+ * that moment have to, as well; that is why to wait comes first.  Either way takes
+ * time.  So the cell's version is set ahead, and for a while all go by script
+ * there.
  *
  * A direct push whose answer never came may be done at any later time, with
  * nobody in the cell.  So before he leaves, its sender counts it as broken off;
@@ -57,6 +60,7 @@
 #include "access/xlog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "pause.h"
 #include "storage/shmem.h"
 #include "traffic.h"
 #include "trust.h"
@@ -80,10 +84,18 @@
 #define GLOB (UINT64CONST(1) << 40)
 #define COUNT_OF(there, what) (((there) / (what)) & 0xfffff)
 
-/* In Traffic.cells, beside a cell's number: as what it counts us. */
+/*
+ * In Traffic.cells, beside a cell's number: as what it counts us, and whether we
+ * have found somebody there who may be on the way directly.
+ */
 #define AS_GLOB (UINT32_C(1) << 31)
 #define AS_DIRECT (UINT32_C(1) << 30)
-#define CELL_OF(entry) ((entry) & ~(AS_GLOB | AS_DIRECT))
+#define HAS_MET (UINT32_C(1) << 29)
+#define CELL_OF(entry) ((entry) & ~(AS_GLOB | AS_DIRECT | HAS_MET))
+
+/* How often, and for how many us, to wait for those. */
+#define MAX_NAPS 50
+#define NAP_US 100
 
 /* Cells that one can be in by name; with more, one is everywhere. */
 #define MAX_CELLS 1024
@@ -100,7 +112,8 @@ typedef struct Traffic
 	bool		everywhere;		/* and therefore in no more cells */
 	bool		direct;			/* may go directly, as far as is known */
 	bool		distinct;		/* no key comes twice; all or none is direct */
-	bool		must_fence;		/* somebody is on the way directly */
+	bool		has_met;		/* in one of the cells, those */
+	bool		must_fence;		/* what was broken off may still come */
 	bool		has_marks;
 	bool		in_flight;		/* sent directly, not answered */
 	uint64		broken;			/* the database's count, when we entered */
@@ -201,10 +214,21 @@ remember(uint32 entry)
 {
 	for (int i = 0; i < mine.ncells; i++)
 	{
-		if ((mine.cells[i] & ~AS_DIRECT) == (entry & ~AS_DIRECT))
+		if ((mine.cells[i] & ~(AS_DIRECT | HAS_MET)) == (entry & ~AS_DIRECT))
 			return false;
 	}
 	mine.cells[mine.ncells++] = entry;
+	return true;
+}
+
+/* In the cell that we have just entered: was somebody there directly? */
+static bool
+note_met(uint64 there)
+{
+	if (COUNT_OF(there, DIRECT) == 0)
+		return false;
+	mine.cells[mine.ncells - 1] |= HAS_MET;
+	mine.has_met = true;
 	return true;
 }
 
@@ -219,14 +243,8 @@ counts_as(uint32 entry)
 static void
 enter_for_glob(uint32 cell, uint64 version)
 {
-	uint64		there;
-
 	if (remember(cell | AS_GLOB))
-	{
-		there = pg_atomic_fetch_add_u64(&cells[cell].there, GLOB);
-		if (COUNT_OF(there, DIRECT) > 0)
-			mine.must_fence = true;
-	}
+		(void) note_met(pg_atomic_fetch_add_u64(&cells[cell].there, GLOB));
 	raise_version(cell, version);
 }
 
@@ -301,10 +319,8 @@ enter_key(uint32 cell, uint64 version)
 		return mine.distinct;
 	}
 	there = pg_atomic_fetch_add_u64(&cells[cell].there, counts_as(entry));
-	crowded = COUNT_OF(there, DIRECT) > 0;
+	crowded = note_met(there);
 	is_free = there == 0 && !is_crowded_for(cell, version);
-	if (crowded)
-		mine.must_fence = true;
 	raise_version(cell, version + (crowded ? CROWDED_FOR : 0));
 	return is_free;
 }
@@ -347,8 +363,21 @@ go_by_script(void)
 			continue;
 		pg_atomic_fetch_add_u64(&cells[CELL_OF(entry)].there,
 								SCRIPT - DIRECT);
-		mine.cells[i] = CELL_OF(entry);
+		mine.cells[i] = entry & ~AS_DIRECT;
 	}
+}
+
+/* Was anything broken off that nobody has fenced off since? */
+static bool
+look_for_broken(SlateDatabase *database)
+{
+	if (database == NULL)
+		return false;
+	mine.broken = pg_atomic_read_u64(&database->broken);
+	if (mine.broken == pg_atomic_read_u64(&database->fenced))
+		return false;
+	mine.must_fence = true;
+	return true;
 }
 
 bool
@@ -361,15 +390,8 @@ slate_traffic_close(bool direct, uint64 version)
 	direct &= mine.direct && !mine.everywhere &&
 		enter_beginning(CELL_OF_EVERYTHING, version);
 	database = slate_database_find(MyDatabaseId);
-	if (database != NULL)
-	{
-		mine.broken = pg_atomic_read_u64(&database->broken);
-		if (mine.broken != pg_atomic_read_u64(&database->fenced))
-		{
-			direct = false;
-			mine.must_fence = true;
-		}
-	}
+	if (look_for_broken(database))
+		direct = false;
 	direct &= database != NULL && slate_database_is_settled(database) &&
 		shares_redis(database);
 	if (!direct)
@@ -388,17 +410,64 @@ slate_traffic_is_entered(void)
  * ------------------------------------------------------------------------
  */
 
+/*
+ * Have all left whom we have found on the way directly?  Who has come since has
+ * found us.  We ourselves go by script, and are counted so.
+ */
+static bool
+have_left(void)
+{
+	for (int i = 0; i < mine.ncells; i++)
+	{
+		Cell	   *cell = &cells[CELL_OF(mine.cells[i])];
+
+		if ((mine.cells[i] & HAS_MET) == 0)
+			continue;
+		if (COUNT_OF(pg_atomic_read_u64(&cell->there), DIRECT) > 0)
+			return false;
+		mine.cells[i] &= ~HAS_MET;
+	}
+	return true;
+}
+
+/*
+ * Wait for them, and see how they have ended.  After a commit no latch can be
+ * waited for, and who is to wake us would have to know of us.
+ */
+static void
+let_others_leave(SlateDatabase *database, int64 deadline)
+{
+	bool		gone = false;
+
+	slate_pause(PAUSE_HAS_MET);
+	for (int i = 0; i < MAX_NAPS && slate_link_now() < deadline; i++)
+	{
+		gone = have_left();
+		if (gone)
+			break;
+		pg_usleep(NAP_US);
+	}
+
+	/* who leaves has counted before what he has broken off */
+	pg_read_barrier();
+	(void) look_for_broken(database);
+	if (!gone)
+		mine.must_fence = true;
+	mine.has_met = false;
+}
+
 bool
 slate_traffic_fence(int64 deadline, SlateWait wait)
 {
-	SlateDatabase *database;
+	SlateDatabase *database = slate_database_find(MyDatabaseId);
 
+	if (mine.has_met)
+		let_others_leave(database, deadline);
 	if (!mine.must_fence)
 		return true;
 	if (!slate_trust_fence(deadline, wait))
 		return false;
 	mine.must_fence = false;
-	database = slate_database_find(MyDatabaseId);
 
 	/* another server's watchers have not been told */
 	if (database != NULL && shares_redis(database) &&

@@ -60,7 +60,7 @@ Reader = namedtuple('Reader', 'phase token value')
  MARKING, MARKED, RELEASING, BREAK, SET_AHEAD, LEAVE, DONE) = range(20)
 
 # Whoever does not go directly after all says so at any time, or never.
-TURNING = (RAISE, FENCING, SENDING)
+TURNING = (RAISE, COMPARE, FENCING, SENDING)
 
 NOT, CLEAN, DIRTY = range(3)                    # WATCH
 NOWHERE, DIRECTLY, BY_SCRIPT, AS_GLOB = range(4)
@@ -393,6 +393,9 @@ class Direct:
         elif a.phase == COUNT:
             yield 'reads what was broken off', self.to(s, i, COMPARE, broken=s.broken)
         elif a.phase == COMPARE:
+            if a.must and a.counted != DIRECTLY and not (s.began if op == 'glob' else s.direct):
+                new = self.to(s, i, COUNT, must=False)
+                yield 'has waited until they had left', self.go(new, i) if 'anew' in self.without else new
             if a.must or a.broken != s.mended and 'broken' not in self.without:
                 new = self.to(s, i, FENCING, must=False, direct=False)
                 if 'fence' in self.without:
@@ -686,7 +689,8 @@ MUTANTS = {
     'notice': 'row',            # who enters sees who is there
     'order': 'row',             # he is seen before he looks
     'script': 'strict',         # whoever goes by script enters, too
-    'fence': 'row',             # who has found one who goes directly fences
+    'fence': 'row',             # who has found one who goes directly waits or fences
+    'anew': 'late',             # who has waited looks for what was broken off meanwhile
     'watch': 'row',             # EXEC does nothing once the epoch was touched
     'earlier': 'not yet',       # WATCH was answered before he entered
     'version': 'row',           # who is older than who was there goes by script

@@ -91,6 +91,50 @@ ok($way->is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 11}), 'but
 $way->fill;
 ok($way->is_direct($fast, q{UPDATE item SET name = 'alone' WHERE id = 10}), 'then it is not any more');
 
+#
+# The older ends soon: who has found it waits, and nobody is fenced off
+#
+my $holder = SlateSession->new($node);
+$fast->query(q{SET slate_cache.pause_at = 'has_met'});
+sub meet
+{
+    my ($older, $newer) = @_;
+    $way->commit_slowly($older);
+    $holder->query('SELECT pg_advisory_lock(7351, 8)');
+    $fast->send($newer);
+    SlateRedis::wait_until(
+        sub { $watcher->query(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 8 AND NOT granted}) eq '1' },
+        'it has met the older one');
+    return $redis->calls('persist');
+}
+sub go_on { $holder->query('SELECT pg_advisory_unlock(7351, 8)'); $fast->finish; return; }
+
+my $fences = meet(q{UPDATE item SET name = 'older' WHERE id = 7}, q{UPDATE item SET name = 'newer' WHERE id = 7});
+is($way->push_arrives('put, put, in time'), 1, 'put, put, in time: the older is done');
+is(name(7), 'older', 'put, put, in time: and is there');
+go_on();
+is(name(7), 'newer', 'put, put, in time: then the newer');
+is($redis->calls('persist'), $fences, 'put, put, in time: without a fence');
+
+$fences = meet(q{UPDATE note SET body = 'older' WHERE id = 5}, q{SELECT slate_cache_invalidate('shop:note:tag:*')});
+is($way->push_arrives('put, pattern, in time'), 1, 'put, pattern, in time: the put is done');
+go_on();
+is($redis->all_keys('shop:note:tag:*'), '', 'put, pattern, in time: then the pattern');
+is($redis->calls('persist'), $fences, 'put, pattern, in time: without a fence');
+
+$slow->query('SET slate_cache.timeout = 1000');
+$fences = meet(q{UPDATE item SET name = 'older' WHERE id = 8}, q{UPDATE item SET name = 'newer' WHERE id = 8});
+$slow->finish;
+go_on();
+cmp_ok($redis->calls('persist'), '>', $fences, 'put, put, broken off: who has waited fences');
+is(name(8), 'newer', 'put, put, broken off: the newer is there');
+$proxy->release;
+SlateJournal::wait_until_told($node);
+like(name(8), qr/^(newer|)$/, 'put, put, broken off: what comes then is not done');
+$slow->query('RESET slate_cache.timeout');
+$fast->query('RESET slate_cache.pause_at');
+$way->fill;
+
 $way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 12});
 ok($way->is_direct($fast, q{UPDATE item SET name = 'other' WHERE id = 13}), 'another key: nobody is in the way');
 is($way->push_arrives('another key'), 1, 'another key: not of each other');
