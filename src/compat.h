@@ -54,6 +54,13 @@
 	object_aclcheck(NamespaceRelationId, schema, roleid, mode)
 #endif
 
+/* 16: who is a member may be kept from SET ROLE */
+#if PG_VERSION_NUM < 160000
+#define compat_may_become(member, role) is_member_of_role(member, role)
+#else
+#define compat_may_become(member, role) member_can_set_role(member, role)
+#endif
+
 /* 16: a new file of a relation has another name */
 #if PG_VERSION_NUM < 160000
 #define compat_first_file_subid(relation) ((relation)->rd_firstRelfilenodeSubid)

@@ -457,7 +457,7 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 
 	resetStringInfo(json);
 	slate_rowjson_render(rule->relation->desc, tuple, rule->value_attnum,
-						 json);
+						 false, json);
 	if (rule->kind == RULE_ROW)
 	{
 		(*place)->json = pnstrdup(json->data, json->len);

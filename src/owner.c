@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * owner.c
- *	  Code that somebody has defined for a type, run as him.
+ *	  Casts to json that somebody has defined for a type, run as him.
  *
  * Rendering a row as JSON calls the casts to json of its columns' types, and a
  * cast may be anybody's: of whoever has defined the type, and he may define the
@@ -14,18 +14,27 @@
  * cast runs as its function's owner, whoever has the table, with the same
  * restrictions as an index's functions in ANALYZE.
  *
+ * Which function it is, and whose, is looked up for each call, and that one is
+ * called.  Nothing that waits comes in between: while one column is rendered,
+ * a type's owner may give another column's a cast.
+ *
  * It cannot write, either: deferred constraints have been checked by then.  And
  * what it does besides (a cursor left open, SET CONSTRAINTS) is undone, so that
  * nothing of it is left in the transaction of whoever only reads.  A superuser's
- * is trusted, and runs as it would in a query; but at a commit render.c undoes
- * what that has done, too.
+ * is trusted, and runs as it would in a query, but for search_path, which whoever
+ * reads must not choose for it: what it makes is there for all.  At a commit
+ * render.c undoes what that has done, too.
+ *
+ * The values of a query are its caller's choice, not the table's.  So there a
+ * cast runs as its owner only if the caller may act as him anyway, as a superuser
+ * may; otherwise it would lend him the owner's rights, and it runs as the caller,
+ * as in the query itself.
  *
  *-------------------------------------------------------------------------
  */
 #include "compat.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "attempt.h"
 #include "catalog/pg_cast.h"
@@ -34,9 +43,9 @@
 #include "miscadmin.h"
 #include "owner.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
+
+static uint64 ncalls = 0;
 
 /* InvalidOid if it is gone; so is the cast then. */
 static Oid
@@ -53,103 +62,29 @@ owner_of_function(Oid function)
 	return owner;
 }
 
-static void
-note_owner(SlateCode *code, Oid owner)
+/* InvalidOid if there is none by a function. */
+static Oid
+find_cast(Oid type)
 {
-	code->several |= code->kind == CODE_OF_OWNER && code->owner != owner;
-	code->kind = CODE_OF_OWNER;
-	code->owner = owner;
-}
+	HeapTuple	tuple = SearchSysCache2(CASTSOURCETARGET,
+										ObjectIdGetDatum(type),
+										ObjectIdGetDatum(JSONOID));
+	Oid			function = InvalidOid;
 
-static void
-note_function(SlateCode *code, Oid function)
-{
-	Oid			owner = owner_of_function(function);
-
-	if (!OidIsValid(owner))
-		return;
-	if (superuser_arg(owner))
-		code->kind = Max(code->kind, CODE_OF_SUPERUSER);
-	else
-		note_owner(code, owner);
-}
-
-static void
-note_row_type(SlateCode *code, Oid type)
-{
-	TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
-	SlateCode	inner = slate_owner_code(desc, InvalidAttrNumber);
-
-	FreeTupleDesc(desc);
-	if (inner.kind == CODE_OF_OWNER)
-		note_owner(code, inner.owner);
-	code->several |= inner.several;
-	code->kind = Max(code->kind, inner.kind);
-}
-
-static void
-note_cast(SlateCode *code, Oid type)
-{
-	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET,
-									   ObjectIdGetDatum(type),
-									   ObjectIdGetDatum(JSONOID));
-	Oid			function;
-
-	if (!HeapTupleIsValid(cast))
-		return;
-	function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
-	ReleaseSysCache(cast);
-	if (OidIsValid(function))
-		note_function(code, function);
-}
-
-/*
- * What may be called for a column's type, as json_categorize_type() looks for it:
- * domains have no casts of their own.
- */
-static void
-note_type(SlateCode *code, Oid declared)
-{
-	Oid			type;
-	Oid			element;
-
-	if (declared < FirstNormalObjectId)
-		return;
-	type = getBaseType(declared);
-	element = get_element_type(type);
-	if (OidIsValid(element))
-		note_type(code, element);
-	else if (type >= FirstNormalObjectId && type_is_rowtype(type))
-		note_row_type(code, type);
-	else if (type >= FirstNormalObjectId)
-		note_cast(code, type);
-}
-
-SlateCode
-slate_owner_code(TupleDesc desc, AttrNumber attnum)
-{
-	SlateCode	code = {CODE_OF_SERVER};
-
-	check_stack_depth();
-	for (int i = 0; i < desc->natts; i++)
+	if (HeapTupleIsValid(tuple))
 	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-
-		if ((attnum == InvalidAttrNumber || attnum == i + 1) &&
-			!attribute->attisdropped)
-			note_type(&code, attribute->atttypid);
+		function = ((Form_pg_cast) GETSTRUCT(tuple))->castfunc;
+		ReleaseSysCache(tuple);
 	}
-	return code;
+	return function;
 }
 
-compat_noreturn static void
-refuse_several(void)
+static void
+pin_search_path(void)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("casts to json of several roles would take part"),
-			 errdetail("None of them is a superuser, and none may run as another."),
-			 errhint("Have one role own the functions of all.")));
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
 }
 
 /*
@@ -162,41 +97,74 @@ become(Oid owner)
 	Oid			user;
 	int			context;
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	pin_search_path();
 	XactReadOnly = true;
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
 }
 
-typedef struct RunState
+typedef struct CallState
 {
+	Oid			function;
 	Oid			owner;
-	SlateOwnerFn fn;
-	void	   *arg;
-} RunState;
+	Datum		value;
+	text	   *json;
+} CallState;
+
+static void
+call(CallState *state)
+{
+	ncalls++;
+	state->json = DatumGetTextPP(OidFunctionCall1(state->function,
+												  state->value));
+}
 
 /* SlateAttemptFn */
 static bool
-run_as_owner(void *arg)
+call_as_owner(void *arg)
 {
-	RunState   *state = arg;
+	CallState  *state = arg;
 
 	become(state->owner);
-	state->fn(state->arg);
+	call(state);
 	return false;
 }
 
-void
-slate_owner_run(const SlateCode *code, SlateOwnerFn fn, void *arg)
+static void
+call_as_superuser(CallState *state)
 {
-	RunState	state = {code->owner, fn, arg};
+	int			nestlevel = NewGUCNestLevel();
+
+	pin_search_path();
+	call(state);
+	AtEOXact_GUC(true, nestlevel);
+}
+
+text *
+slate_owner_cast(Oid type, Datum value, bool is_callers)
+{
+	CallState	state = {.function = find_cast(type),.value = value};
 	ErrorData  *error;
 
-	if (code->several)
-		refuse_several();
-	error = slate_attempt(run_as_owner, &state);
+	if (OidIsValid(state.function))
+		state.owner = owner_of_function(state.function);
+	if (!OidIsValid(state.owner))
+		return NULL;
+	if (superuser_arg(state.owner))
+	{
+		call_as_superuser(&state);
+		return state.json;
+	}
+	if (is_callers && !compat_may_become(GetUserId(), state.owner))
+		state.owner = GetUserId();
+	error = slate_attempt(call_as_owner, &state);
 	if (error)
 		ReThrowError(error);
+	return state.json;
+}
+
+uint64
+slate_owner_calls(void)
+{
+	return ncalls;
 }

@@ -86,19 +86,17 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 					 errmsg("a query of one column must return one row at most"),
 					 errdetail("It returned " UINT64_FORMAT " rows.", nrows),
 					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
-		slate_rowjson_render(table->tupdesc, table->vals[0], 1, &json);
+		slate_rowjson_render(table->tupdesc, table->vals[0], 1, true, &json);
 	}
 	else
 	{
-		TupleDesc	desc = BlessTupleDesc(CreateTupleDescCopy(table->tupdesc));
-
 		appendStringInfoChar(&json, '[');
 		for (uint64 i = 0; i < nrows; i++)
 		{
 			if (i > 0)
 				appendStringInfoChar(&json, ',');
-			slate_rowjson_render(desc, table->vals[i], InvalidAttrNumber,
-								 &json);
+			slate_rowjson_render(table->tupdesc, table->vals[i],
+								 InvalidAttrNumber, true, &json);
 		}
 		appendStringInfoChar(&json, ']');
 	}

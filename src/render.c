@@ -76,7 +76,7 @@ render_op(SlateOp *op, bool with_care, MemoryContext scratch)
 		slate_row_render(relation->format, relation->desc, image->tuple, &json);
 	if (!done && with_care)
 		slate_rowjson_render(relation->desc, image->tuple,
-							 op->value_attnum, &json);
+							 op->value_attnum, false, &json);
 	MemoryContextSwitchTo(old);
 	if (!done && !with_care)
 		return false;
@@ -203,30 +203,6 @@ needs_settings(const SlateOpList *list)
 	return false;
 }
 
-/*
- * Does somebody's function take part, a cast to json?  Of a table that has changed
- * types may be gone, and nothing is rendered.
- */
-static bool
-runs_code(const SlateOpList *list)
-{
-	const SlateRelation *checked = NULL;
-
-	for (int i = 0; i < list->nops; i++)
-	{
-		const SlateOp *op = &list->ops[i];
-
-		if (op->kind != OP_PUT_ROW || op->image->relation == checked)
-			continue;
-		checked = op->image->relation;
-		if (image_fits(checked) &&
-			slate_owner_code(checked->desc,
-							 InvalidAttrNumber).kind != CODE_OF_SERVER)
-			return true;
-	}
-	return false;
-}
-
 static void
 drop_all_images(SlateOpList *list)
 {
@@ -253,7 +229,7 @@ static bool
 render_with_care(void *arg)
 {
 	CareState  *state = arg;
-	bool		undo = runs_code(state->list);
+	uint64		ncalls = slate_owner_calls();
 	int			nestlevel = 0;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -263,7 +239,7 @@ render_with_care(void *arg)
 	if (nestlevel > 0)
 		slate_rowjson_end_settings(nestlevel);
 	PopActiveSnapshot();
-	return !undo;
+	return slate_owner_calls() == ncalls;
 }
 
 void

@@ -12,7 +12,7 @@
  *
  * What is appended is the same to the byte, which test/t/191_rows.pl compares.
  * Where it is not evidently so (arrays, ranges, composites, domains, types of
- * extensions) the row is left to row_to_json().
+ * extensions) the row is left to rowjson.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
 /* Larger rows are not worth it. */
@@ -219,6 +220,19 @@ append_fn(Oid type)
 		default:
 			return NULL;
 	}
+}
+
+bool
+slate_row_append_value(Oid type, Datum value, StringInfo out)
+{
+	AppendFn	append = append_fn(type);
+
+	if (append == NULL)
+		return false;
+	if (get_typlen(type) == -1)
+		value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
+	append(value, type, out);
+	return true;
 }
 
 /* ------------------------------------------------------------------------

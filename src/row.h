@@ -12,11 +12,17 @@
 #include "access/tupdesc.h"
 #include "lib/stringinfo.h"
 
+/*
+ * Append a value of such a type, decompressed or not, as it is in JSON.  False, and
+ * nothing is appended, if the type is another one.
+ */
+extern bool slate_row_append_value(Oid type, Datum value, StringInfo out);
+
 typedef struct SlateRowFormat SlateRowFormat;
 
 /*
  * How rows of this shape are rendered, in the current memory context; NULL if
- * they have a column of a type that is left to row_to_json().
+ * they have a column of a type that is left to rowjson.c.
  */
 extern SlateRowFormat *slate_row_format(TupleDesc desc);
 

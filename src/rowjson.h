@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rowjson.h
- *	  A row as JSON, by the server's own functions.
+ *	  A row as JSON, of any types.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,11 +14,13 @@
 
 /*
  * Append a row's JSON under a rule, as it is stored in Redis: the row as an
- * object in the order of its columns, or the one column's value.  What that
- * calls of others runs as them, see owner.c; ERROR (42501) if they are several.
+ * object in the order of its columns, or the one column's value.  Casts to json
+ * of others run as them, see owner.c; is_callers as there.  Leaves garbage in the
+ * current memory context.
  */
 extern void slate_rowjson_render(TupleDesc desc, HeapTuple tuple,
-								 AttrNumber value_attnum, StringInfo out);
+								 AttrNumber value_attnum, bool is_callers,
+								 StringInfo out);
 
 /*
  * Texts must not depend on the session: between these two, DateStyle,

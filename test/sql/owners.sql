@@ -74,7 +74,7 @@ UPDATE orders SET mood = 'bad';
 TABLE child;
 SELECT slate_cache_get('shop:order:2');
 
--- a cast of a superuser's runs as before
+-- a cast of a superuser's runs as before, but for search_path
 CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN
     RETURN to_json(format('%s %s', current_user = session_user, current_setting('search_path')));
@@ -141,12 +141,55 @@ SELECT slate_cache_get('shop:ticket:1');
 SELECT slate_cache_fetch('shop:query', 'SELECT id, state FROM eve.tickets');
 SELECT slate_cache_fetch('shop:query:one', 'SELECT state FROM eve.tickets');
 
--- there is nobody as whom the code of two could run
+-- of two, each runs as itself
 CREATE TABLE both_of_them (id int PRIMARY KEY, mood mood, state mal.state);
 SELECT slate_cache_attach('both_of_them', row_keys => ARRAY['shop:both:{id}']);
 INSERT INTO both_of_them VALUES (1, 'fine', 'on');
-\! $redis EXISTS shop:both:1
-SELECT slate_cache_get('shop:both:1');
+\! $redis GET shop:both:1
+
+-- the values of a query are its caller's choice: a cast lends him none of its
+-- owner's rights, but to whom he gives them
+SET ROLE slate_regress_eve;
+INSERT INTO secret VALUES ('hidden');
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN to_json((SELECT format('%s knows: %s', current_user, secret) FROM eve.secret));
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN to_json(format('%s may not', current_user));
+END $$;
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION slate_cache_fetch TO slate_regress_mal;
+SET ROLE slate_regress_mal;
+SELECT slate_cache_fetch('shop:lent', $$SELECT 'fine'::eve.mood AS mood, 1 AS n$$);
+SELECT slate_cache_fetch('shop:lent:one', $$SELECT ARRAY['fine'::eve.mood]$$);
+SELECT slate_cache_fetch('shop:lent:record', $$SELECT ROW('fine'::eve.mood, 2) AS r, 1 AS n$$);
+RESET ROLE;
+SELECT slate_cache_fetch('shop:own', $$SELECT 'fine'::eve.mood AS mood, 1 AS n$$);
+SELECT slate_cache_fetch('shop:own:record', $$SELECT ARRAY[ROW('fine'::eve.mood, 2)] AS r, 1 AS n$$);
+GRANT slate_regress_eve TO slate_regress_mal;
+SET ROLE slate_regress_mal;
+SELECT slate_cache_fetch('shop:member', $$SELECT 'fine'::eve.mood AS mood, 1 AS n$$);
+RESET ROLE;
+REVOKE slate_regress_eve FROM slate_regress_mal;
+
+-- nor does who only reads choose what a superuser's cast calls: what he loads is there
+-- for all
+CREATE TYPE weather AS ENUM ('fair');
+CREATE FUNCTION weather_json(weather) RETURNS json LANGUAGE sql AS 'SELECT to_json(upper($1::text))';
+CREATE CAST (weather AS json) WITH FUNCTION weather_json(weather);
+CREATE TABLE days (id int PRIMARY KEY, weather weather);
+SELECT slate_cache_attach('days', row_keys => ARRAY['shop:day:{id}']);
+INSERT INTO days VALUES (1, 'fair');
+SELECT slate_cache_del('shop:day:1');
+GRANT SELECT ON days TO slate_regress_mal;
+GRANT EXECUTE ON FUNCTION slate_cache_get TO slate_regress_mal;
+SET ROLE slate_regress_mal;
+CREATE FUNCTION mal.upper(text) RETURNS text LANGUAGE sql AS $$SELECT 'poisoned'$$;
+SET search_path = mal, pg_catalog;
+SELECT public.slate_cache_get('shop:day:1');
+RESET ROLE;
+SET search_path = eve, public;
+\! $redis GET shop:day:1
 
 -- what a reader's transaction may do does not depend on what he reads (from
 -- PostgreSQL 16 on a function cannot set that)
@@ -241,5 +284,7 @@ DROP SCHEMA gone CASCADE;
 DROP TABLE eve.odd;
 DROP OWNED BY slate_regress_eve CASCADE;
 DROP FUNCTION IF EXISTS eve.mood_json;
+DROP TYPE IF EXISTS eve.weather CASCADE;
+DROP TABLE IF EXISTS eve.days;
 DROP OWNED BY slate_regress_mal CASCADE;
 DROP ROLE slate_regress_eve, slate_regress_mal;

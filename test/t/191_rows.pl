@@ -1,5 +1,5 @@
-# What is written through is what row_to_json() gives, to the byte: for types that
-# slate_cache renders itself, for those it leaves to PostgreSQL, and for rows of both.
+# What is written through, and what is loaded, is what row_to_json() gives, to the byte: for
+# types that row.c renders, for all others, and for rows of both.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -26,6 +26,9 @@ sub check
     {
         my ($id, $json) = split /\t/, $row, 2;
         is($redis->cli('GET', "shop:$table:$id"), $json, "$what: row $id");
+        $redis->cli('DEL', "shop:$table:$id");
+        $session->query("SELECT slate_cache_get('shop:$table:$id')");
+        is($redis->cli('GET', "shop:$table:$id"), $json, "$what: row $id, loaded");
     }
     return;
 }
@@ -64,9 +67,25 @@ my @types = (
     [ 'int4range', q{'[1,5)'} ],
     [ 'mood', q{'so so'} ],
     [ 'positive', '7' ],
-    [ 'pair', q{ROW(1, 'x"')} ]);
+    [ 'pair', q{ROW(1, 'x"')}, 'ROW(NULL, NULL)' ],
+    [ 'int2vector', q{'1 2 3'} ], [ 'oidvector', q{''} ], [ 'regclass', q{'pg_class'} ], [ 'xid', q{'7'} ], [ 'bit(3)', q{B'101'} ],
+    [ 'money', q{'1.50'} ], [ 'tsvector', q{'a "b" c'} ], [ 'jsonb[]', q{ARRAY['{"a": 1}', '"x"']::jsonb[]} ], [ 'date[]', q{'{2026-11-30,infinity}'} ],
+    [ 'integer[]', q{'{{1,2},{3,NULL}}'}, q{'[5:6]={7,8}'}, q{'{{{1},{2}},{{3},{4}}}'} ],
+    [ 'bytea[]', q{ARRAY['\x00ff'::bytea]} ], [ 'interval[]', q{ARRAY['1 day'::interval]} ], [ 'text', q{repeat(md5('x'), 200)} ],
+    [ 'mood[]', q{'{well,NULL,so so}'}, q{'{}'}, q{'{{well},{"so so"}}'} ],
+    [ 'positives', q{'{1,2.5}'}, q{'{}'} ], [ 'positive[]', q{'{1,NULL}'} ],
+    [ 'pair[]', q{ARRAY[ROW(1, 'x'), NULL, ROW(2, E'"\t')]::pair[]} ],
+    [ 'nested', q{ROW('well', ROW(1, 'x'), ARRAY[ROW(2, 'y')]::pair[], '{1}', '[1.5,2)', NULL)},
+        q{ROW(NULL, NULL, NULL, NULL, NULL, ARRAY['x'])} ],
+    [ 'good_pair', q{ROW(3, 'domain over a composite')} ], [ 'spans', q{'[1.5,2)'} ], [ 'spans_multirange', q{'{[1.5,2),[3,4)}'} ],
+    [ 'moods', q{'[so so,well]'} ], [ 'hstore', q{'a=>1, b=>NULL'} ], [ 'hstore[]', q{ARRAY['a=>"x y"'::hstore]} ], [ 'citext', q{'Ci"text'} ],
+    [ 'narrow', 'ROW()' ]);
 $session->query(q{CREATE TYPE mood AS ENUM ('so so', 'well'); CREATE DOMAIN positive AS numeric CHECK (VALUE > 0);
-    CREATE TYPE pair AS (a int, b text)});
+    CREATE TYPE pair AS (a int, b text); CREATE DOMAIN positives AS numeric[]; CREATE TYPE spans AS RANGE (subtype = float8);
+    CREATE TYPE moods AS RANGE (subtype = mood); CREATE TYPE nested AS (m mood, p pair, ps pair[], d positives, s spans, t text[]);
+    CREATE DOMAIN good_pair AS pair CHECK ((VALUE).a > 0); CREATE TYPE narrow AS ();
+    CREATE EXTENSION hstore; CREATE EXTENSION citext});
+is($session->error, '', 'types are there');
 my $n = 0;
 foreach my $type (@types)
 {

@@ -79,7 +79,7 @@ is($fast->query(q{SELECT slate_cache_get('shop:item:20')->>'name'}), 'strict', '
 $node->safe_psql('postgres', q{
     CREATE TYPE mood AS ENUM ('older', 'newer', 'old');
     CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
-    BEGIN PERFORM slate_cache_peek('shop:config'); RETURN to_json($1::text); END $$;
+    BEGIN PERFORM public.slate_cache_peek('shop:config'); RETURN to_json($1::text); END $$;
     CREATE CAST (mood AS json) WITH FUNCTION mood_json(mood);
     CREATE TABLE person (id int PRIMARY KEY, name mood);
     SELECT slate_cache_attach('person', row_keys => ARRAY['shop:person:{id}']);
