@@ -149,7 +149,7 @@ RETURNS integer
 AS 'MODULE_PATHNAME' LANGUAGE C;
 REVOKE ALL ON FUNCTION slate_cache_attach_defaults() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_attach_defaults() IS
-'attaches SLATE''s rules to the tables projects, files and assets that search_path finds; returns how many';
+'attaches SLATE''s rules to the tables projects, files and assets that search_path finds, views and temporary tables left out; returns how many';
 
 CREATE FUNCTION slate_cache.read_rules(
     OUT rel regclass,
@@ -464,7 +464,7 @@ CREATE FUNCTION slate_cache_repair() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_repair() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_repair() IS
-'has the worker replay the journal now, and waits until nothing but prepared transactions is in doubt; returns how many rows were replayed meanwhile, those of patterns that were left to the worker among them.  Needs the worker';
+'has the worker replay the journal now, and waits until it knows Redis and nothing but prepared transactions is in doubt; returns how many rows were replayed meanwhile, those of patterns that were left to the worker among them.  Needs the worker';
 
 CREATE FUNCTION slate_cache_flush() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;

@@ -310,6 +310,17 @@ wait_for_worker(SlateDatabase *database, int64 *since)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/* Has the worker looked at Redis, and nothing to tell it? */
+static bool
+is_at_rest(SlateDatabase *database)
+{
+	SlateTrust	trust = pg_atomic_read_u32(&database->trust);
+
+	return pg_atomic_read_u32(&database->worker) != 0 &&
+		(trust == TRUST_HELD || trust == TRUST_STANDING_BACK) &&
+		slate_ring_is_empty(database) && !slate_doubt_exists(database);
+}
+
 Datum
 slate_cache_repair(PG_FUNCTION_ARGS)
 {
@@ -318,7 +329,7 @@ slate_cache_repair(PG_FUNCTION_ARGS)
 	int64		since = slate_link_now();
 
 	(void) fcinfo;
-	while (!slate_ring_is_empty(database) || slate_doubt_exists(database))
+	while (!is_at_rest(database))
 		wait_for_worker(database, &since);
 	PG_RETURN_INT64((int64) (slate_stats_get(STAT_REPLAYED) - before));
 }

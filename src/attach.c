@@ -516,6 +516,7 @@ slate_cache_attach(PG_FUNCTION_ARGS)
 {
 	Attachment	attachment;
 
+	PreventCommandDuringRecovery("slate_cache_attach()");
 	for (int kind = RULE_ROW; kind <= RULE_DELETE_DROP; kind++)
 		attachment.sources[kind] = sources_argument(fcinfo, 1 + kind);
 	attachment.ttl = ttl_argument(fcinfo, 5);
@@ -531,6 +532,7 @@ slate_cache_detach(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 
+	PreventCommandDuringRecovery("slate_cache_detach()");
 	if (!replace_triggers(open_own_table(relid, true), NULL))
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no cache rules",
@@ -603,10 +605,13 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 static bool
 suits_defaults(Oid relid)
 {
-	if (is_table(get_rel_relkind(relid)))
+	bool		is_ours = is_table(get_rel_relkind(relid));
+
+	if (is_ours && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
 		return true;
 	ereport(NOTICE,
-			(errmsg("skipping \"%s\": it is no table", get_rel_name(relid))));
+			(errmsg("skipping \"%s\": it is %s", get_rel_name(relid),
+					is_ours ? "a temporary table" : "no table")));
 	return false;
 }
 
@@ -616,6 +621,7 @@ slate_cache_attach_defaults(PG_FUNCTION_ARGS)
 	int			nattached = 0;
 
 	(void) fcinfo;
+	PreventCommandDuringRecovery("slate_cache_attach_defaults()");
 	for (int i = 0; i < SLATE_KEYS_TABLES; i++)
 	{
 		Attachment	attachment = {.ttl = -1};

@@ -67,7 +67,7 @@
 #define UNDECIDED_MS 200
 
 /* How long to wait after a failure, at first and at most. */
-#define MIN_RETRY_MS 100
+#define MIN_RETRY_MS 200
 #define MAX_RETRY_MS 5000
 
 /* How long to wait before the namespace is emptied again, at most. */
@@ -109,6 +109,9 @@ static bool is_outdated = false;
 
 /* The last refusal of Redis that was logged since all went well. */
 static char told_refusal[SLATE_REASON_SIZE];
+
+/* How long it waits after the next failure, and twice as long after that. */
+static long retry = MIN_RETRY_MS;
 
 static int64 next_rotation = 0;
 static int64 next_empty = 0;
@@ -488,6 +491,7 @@ reload(void)
 	server = slate_service_key();
 	if (server == pg_atomic_read_u64(&database->server))
 		return;
+	retry = MIN_RETRY_MS;
 	pg_atomic_write_u32(&database->trust, TRUST_WAITING);
 	pg_atomic_write_u64(&database->epoch, 0);
 	slate_database_move(database, server);
@@ -596,16 +600,20 @@ enter_waiting(void)
 
 /*
  * It has not worked, again: how long to wait?  An open breaker knows; otherwise
- * it was not the connection.
+ * it was not the connection, and each time it is longer.
  */
 static long
-choose_rest(long retry)
+choose_rest(void)
 {
 	long		rest = slate_redis_next_try();
-	long		attempt = slate_emptying_next_try() - slate_link_now();
 
 	if (rest <= 0)
-		rest = attempt > 0 ? attempt : retry;
+		rest = slate_emptying_next_try() - slate_link_now();
+	if (rest <= 0)
+	{
+		rest = retry;
+		retry = Min(2 * retry, MAX_RETRY_MS);
+	}
 	return Min(rest, MAX_RETRY_MS);
 }
 
@@ -654,7 +662,6 @@ watch_in_time(int64 now)
 static long
 go_round(void)
 {
-	static long retry = MIN_RETRY_MS;
 	int64		start = slate_link_now();
 	bool		can_work;
 	SlateReplay progress = REPLAY_IDLE;
@@ -680,8 +687,7 @@ go_round(void)
 	{
 		note_failure();
 		enter_waiting();
-		retry = Min(2 * retry, MAX_RETRY_MS);
-		take_a_rest(choose_rest(retry));
+		take_a_rest(choose_rest());
 		return 0;
 	}
 

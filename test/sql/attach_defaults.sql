@@ -70,3 +70,8 @@ SELECT DISTINCT rel::text FROM slate_cache.rules;
 -- a view is not a table
 CREATE VIEW projects AS SELECT * FROM app.projects;
 SELECT slate_cache_attach_defaults();
+
+-- nor is a temporary one for all
+CREATE TEMP TABLE files (id int PRIMARY KEY, project_id int, path text);
+SELECT slate_cache_attach_defaults();
+DROP TABLE pg_temp.files;

@@ -122,6 +122,12 @@ $node->safe_psql('postgres', 'BEGIN; CREATE EXTENSION slate_cache; ROLLBACK');
 workers_become('', 'one that is rolled back brings none that stays');
 $node->safe_psql('postgres', 'CREATE EXTENSION slate_cache');
 workers_become('postgres', 'CREATE EXTENSION again');
+foreach my $nth (1 .. 3)
+{
+    $node->safe_psql('postgres', $_) foreach 'DROP EXTENSION slate_cache', 'CREATE EXTENSION slate_cache', 'SELECT slate_cache_repair()';
+    is($node->safe_psql('postgres', q{SELECT string_agg("check" || ': ' || detail, '; ') FROM slate_cache.health
+        WHERE NOT ok AND "check" IN ('worker', 'history')}), '', "slate_cache_repair() waits until it is there, and knows Redis ($nth)");
+}
 $node->safe_psql('postgres', 'BEGIN; DROP EXTENSION slate_cache; ROLLBACK');
 workers_become('postgres', 'DROP EXTENSION rolled back: the worker is there');
 create_items('postgres');
