@@ -44,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 /* How often to look for new databases. */
 #define LOOK_MS 5000
@@ -263,6 +264,18 @@ note_start(SlateDatabase *entry, Oid oid, bool started)
 						  max_worker_processes);
 }
 
+/* Or has it been dropped since we looked at all of them? */
+static bool
+is_there(Oid database)
+{
+	bool		found;
+
+	StartTransactionCommand();
+	found = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+	CommitTransactionCommand();
+	return found;
+}
+
 /* Start it if it is time; false if there is no room for one more worker. */
 static bool
 tend(Known *database, int *nvisits)
@@ -285,6 +298,8 @@ tend(Known *database, int *nvisits)
 		return true;
 	if (now < database->started + database->delay ||
 		(entry && now < (int64) pg_atomic_read_u64(&entry->leave_until)))
+		return true;
+	if (!is_there(database->oid))
 		return true;
 	started = start_worker(database);
 	database->visited |= started;

@@ -27,7 +27,6 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 
 int			slate_rule_default_ttl = 3600;
 
@@ -523,8 +522,7 @@ check_equality(Oid relid, const SlateRule *rule, AttrNumber attnum)
 {
 	Oid			type = get_atttype(relid, attnum);
 
-	if (OidIsValid(lookup_type_cache(getBaseType(type),
-									 TYPECACHE_EQ_OPR)->eq_opr))
+	if (slate_types_has_equality(type))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),

@@ -380,6 +380,10 @@ slate_rules_get(Relation relation)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+
+	/* what came in meanwhile had nothing to count yet */
+	if (!entry->current && entry->relation)
+		noutdated++;
 	return entry->relation;
 }
 

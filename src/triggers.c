@@ -17,6 +17,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/heaptoast.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_depend.h"
@@ -29,8 +30,12 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+/*
+ * Long arguments are stored out of line.  Here is the scan's snapshot to fetch
+ * them with; who reads them, before a commit say, may have none.
+ */
 static SlateTrigger *
-trigger_from_tuple(HeapTuple tuple)
+trigger_from_tuple(Relation pg_trigger, HeapTuple tuple)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	SlateTrigger *trigger = palloc_object(SlateTrigger);
@@ -41,7 +46,9 @@ trigger_from_tuple(HeapTuple tuple)
 	trigger->fires = slate_rule_fires(form->tgenabled);
 	trigger->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	trigger->tid = tuple->t_self;
-	trigger->tuple = heap_copytuple(tuple);
+	trigger->tuple = HeapTupleHasExternal(tuple)
+		? toast_flatten_tuple(tuple, RelationGetDescr(pg_trigger))
+		: heap_copytuple(tuple);
 	return trigger;
 }
 
@@ -60,7 +67,7 @@ scan_triggers(Relation pg_trigger, Oid index, AttrNumber attnum, Oid value,
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == capture)
-			triggers = lappend(triggers, trigger_from_tuple(tuple));
+			triggers = lappend(triggers, trigger_from_tuple(pg_trigger, tuple));
 	}
 	systable_endscan(scan);
 	return triggers;

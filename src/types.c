@@ -7,7 +7,8 @@
  * What a text depends on may be deep inside: an array of rows of regclass has
  * one that search_path changes, and ALTER TYPE of what it holds changes it, too.
  *
- * Types are looked up in the catalog's caches: nothing is locked here.
+ * Types are looked up in the catalog's caches: nothing is locked here, but for
+ * slate_types_has_equality().
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +20,7 @@
 #include "types.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 /* ------------------------------------------------------------------------
  * Texts
@@ -161,6 +163,26 @@ slate_types_session_text(Oid type)
 
 	list_free(search.seen);
 	return found;
+}
+
+static bool
+has_no_equality(Oid type, Oid argument pg_attribute_unused())
+{
+	return !OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr);
+}
+
+/*
+ * Looked for in the type, too: what the type cache says of a row or an array may
+ * be older than the last change of what it holds.
+ */
+bool
+slate_types_has_equality(Oid type)
+{
+	TypeSearch	search = {.wanted = has_no_equality};
+	bool		found = OidIsValid(find_in_type(type, &search));
+
+	list_free(search.seen);
+	return !found;
 }
 
 static bool

@@ -20,6 +20,9 @@ extern bool slate_types_has_stable_text(Oid type);
  */
 extern Oid	slate_types_session_text(Oid type);
 
+/* Can values be compared with "="?  May lock row types, ACCESS SHARE. */
+extern bool slate_types_has_equality(Oid type);
+
 /* Has a table a column of this type, or of one that holds it? */
 extern bool slate_types_column_holds(Oid relid, Oid type);
 

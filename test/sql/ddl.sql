@@ -98,6 +98,12 @@ ALTER TYPE part RENAME ATTRIBUTE a TO b;
 \! $redis --scan --pattern 'shop:whole*' | LC_ALL=C sort
 SELECT slate_cache_get('shop:whole:(1,"{(1)}")');
 DROP TABLE wholes;
+-- ... also where this session knows the outer type as one that can be compared
+CREATE TYPE whole_part AS (part part);
+CREATE TABLE deep (key whole_part, note text);
+SELECT slate_cache_attach('deep', row_keys => ARRAY['shop:deep:{key}']);
+ALTER TYPE part ADD ATTRIBUTE p point;
+DROP TABLE deep;
 
 -- rolled back
 BEGIN;
