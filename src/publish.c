@@ -35,9 +35,10 @@
 
 /*
  * How long a commit looks for keys by pattern, if a worker can do it instead;
- * in what is left of a family, before it asks whether it can get through.
+ * in what is left of a family, before it asks whether it can get through.  Where
+ * commits may take longer, this may, too: a part of the timeout.
  */
-#define SWEEP_AT_ONCE_MS 20
+#define SWEEP_AT_ONCE_MS Max(20, slate_redis_timeout / 12)
 
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16
