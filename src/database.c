@@ -34,7 +34,7 @@
  * millisecond or two.
  */
 #define LARGE_NAMES 2000
-#define LARGE_MS Max(50, slate_redis_timeout / 5)
+#define LARGE_MS 50
 #define LARGE_FOR_MS 60000
 
 typedef struct Registry

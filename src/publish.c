@@ -33,12 +33,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/*
- * How long a commit looks for keys by pattern, if a worker can do it instead;
- * in what is left of a family, before it asks whether it can get through.  Where
- * commits may take longer, this may, too: a part of the timeout.
- */
-#define SWEEP_AT_ONCE_MS Max(20, slate_redis_timeout / 12)
 
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16
@@ -79,6 +73,9 @@ static char refusal[192];
 
 int			slate_publish_mode = SLATE_MODE_COMMIT;
 bool		slate_publish_sweep = true;
+
+/* In what is left of a family, before it asks whether it can get through, too. */
+int			slate_publish_sweep_at_once = 20;
 
 /* ------------------------------------------------------------------------
  * Encoding
@@ -570,7 +567,7 @@ finish_families(int64 deadline)
 
 		if (now >= end)
 			break;
-		if (has_worker && spent >= SWEEP_AT_ONCE_MS &&
+		if (has_worker && spent >= slate_publish_sweep_at_once &&
 			is_hopeless(total - left, left, spent, end - now))
 			break;
 		status = slate_exchange_go_on(&publish.batch, &outcome, deadline,
@@ -602,7 +599,7 @@ publish_sweep(int64 deadline)
 
 	if (has_worker && !publish.thorough)
 		stop_at = slate_journal_keyspace_is_large() ? now
-			: Min(end, now + SWEEP_AT_ONCE_MS);
+			: Min(end, now + slate_publish_sweep_at_once);
 	if (sweep_until(stop_at, deadline, &swept))
 		return LEAVE_DELIVERED;
 	if (swept.outcome.refused > 0)

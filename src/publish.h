@@ -23,6 +23,9 @@ extern int	slate_publish_mode;
 /* Setting: walk the keyspace for a glob's keys? */
 extern bool slate_publish_sweep;
 
+/* For so long, in ms, if a worker can do it instead; a setting of testing builds. */
+extern int	slate_publish_sweep_at_once;
+
 /*
  * At PRE_COMMIT: connect, take the version, write the journal, in mode strict
  * mark, render, encode.  The list stays in use until slate_publish_forget().

@@ -477,6 +477,13 @@ _PG_init(void)
 	define_cache_settings();
 	define_shared_settings();
 	slate_pause_define_settings();
+#ifdef SLATE_CACHE_TESTING
+	DefineCustomIntVariable("slate_cache.sweep_at_once",
+							"For how long a commit looks for keys by pattern itself.",
+							NULL,
+							&slate_publish_sweep_at_once, 20, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+#endif
 	MarkGUCPrefixReserved("slate_cache");
 
 	slate_rules_init();

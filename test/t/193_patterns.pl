@@ -10,8 +10,9 @@ use SlateSession;
 use Test::More;
 
 my $redis = SlateRedis->new;
-my $node = SlateNode->start('main', redis => $redis,
-    conf => { 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
+# 20 ms are not for sure enough for that on a busy machine.
+my $node = SlateNode->start('main', redis => $redis, testing => 1,
+    conf => { 'slate_cache.sweep_at_once' => '10s', 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
 $node->safe_psql('postgres', q{CREATE TABLE sale (customer int);
     SELECT slate_cache_attach('sale', drop_keys => ARRAY['shop:search:{customer}:*'])});
 my $session = SlateSession->new($node);
