@@ -11,8 +11,8 @@ BEGIN
     IF pg_catalog.getdatabaseencoding() NOT IN ('UTF8', 'SQL_ASCII') THEN
         RAISE EXCEPTION 'slate_cache needs a database whose encoding is UTF8'
             USING ERRCODE = 'feature_not_supported',
-                  DETAIL = 'Keys and values in Redis are UTF-8; this database is '
-                           || pg_catalog.getdatabaseencoding() || '.';
+                  DETAIL = pg_catalog.format('Keys and values in Redis are UTF-8; this database is %s.',
+                                             pg_catalog.getdatabaseencoding());
     END IF;
 END $$;
 

@@ -284,24 +284,46 @@ give_up(SlateDatabase *database, int failures)
 			 errhint("The worker does it when Redis is back; slate_cache.journal shows what waits.")));
 }
 
+/* Since when nothing has gone on, and how far all had come then. */
+typedef struct Waiting
+{
+	int64		since;
+	uint64		progress;
+} Waiting;
+
+/*
+ * One failure counts until the worker has got through a round, and to empty a large
+ * Redis is one; so what it has come through counts, too.
+ */
+static bool
+goes_on(SlateDatabase *database, Waiting *waiting, int failures)
+{
+	uint64		progress = pg_atomic_read_u64(&database->progress.keys) +
+	pg_atomic_read_u64(&database->progress.blocks_done);
+	bool		has_moved = progress != waiting->progress;
+
+	waiting->progress = progress;
+	return has_moved || (failures == 0 &&
+						 pg_atomic_read_u32(&database->failing) == 0);
+}
+
 /*
  * Look again in a moment; ERROR if Redis has not answered for long, or there has
  * been no worker: the server starts launchers anew within five seconds.
  */
 static void
-wait_for_worker(SlateDatabase *database, int64 *since)
+wait_for_worker(SlateDatabase *database, Waiting *waiting)
 {
 	bool		has_worker = pg_atomic_read_u32(&database->worker) != 0;
 	int			failures;
 	int64		rests_for;
 
 	slate_breaker_look(&failures, &rests_for);
-	if (has_worker && failures == 0 &&
-		pg_atomic_read_u32(&database->failing) == 0)
-		*since = slate_link_now();
-	if (!has_worker && slate_link_now() - *since > NO_WORKER_MS)
+	if (has_worker && goes_on(database, waiting, failures))
+		waiting->since = slate_link_now();
+	if (!has_worker && slate_link_now() - waiting->since > NO_WORKER_MS)
 		report_no_worker(database);
-	if (has_worker && slate_link_now() - *since > GIVE_UP_MS)
+	if (has_worker && slate_link_now() - waiting->since > GIVE_UP_MS)
 		give_up(database, failures);
 	slate_database_wake(database);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -326,11 +348,11 @@ slate_cache_repair(PG_FUNCTION_ARGS)
 {
 	SlateDatabase *database = database_with_worker();
 	uint64		before = slate_stats_get(STAT_REPLAYED);
-	int64		since = slate_link_now();
+	Waiting		waiting = {.since = slate_link_now()};
 
 	(void) fcinfo;
 	while (!is_at_rest(database))
-		wait_for_worker(database, &since);
+		wait_for_worker(database, &waiting);
 	PG_RETURN_INT64((int64) (slate_stats_get(STAT_REPLAYED) - before));
 }
 
@@ -338,7 +360,7 @@ Datum
 slate_cache_flush(PG_FUNCTION_ARGS)
 {
 	SlateDatabase *database = database_with_worker();
-	int64		since = slate_link_now();
+	Waiting		waiting = {.since = slate_link_now()};
 	uint32		mine;
 
 	(void) fcinfo;
@@ -346,7 +368,7 @@ slate_cache_flush(PG_FUNCTION_ARGS)
 					  GetUserNameFromId(GetUserId(), false));
 	mine = pg_atomic_add_fetch_u32(&database->flush, 1);
 	while ((int32) (pg_atomic_read_u32(&database->flushed) - mine) < 0)
-		wait_for_worker(database, &since);
+		wait_for_worker(database, &waiting);
 	PG_RETURN_VOID();
 }
 

@@ -148,6 +148,14 @@ captured_table(Oid trigger_oid)
 		: InvalidOid;
 }
 
+static bool
+is_table(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
+}
+
 /*
  * A dump that is restored makes its triggers so: rules without
  * slate_cache_attach().  Redis may have something under their keys.
@@ -166,6 +174,12 @@ on_created_trigger(Oid trigger_oid)
 						get_rel_name(relid)),
 				 errdetail("Its rows are for one session, the cache is for all."),
 				 errhint("Give a permanent table cache rules.")));
+	if (!is_table(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", get_rel_name(relid)),
+				 errdetail("What changes its rows need not be noticed."),
+				 errhint("Give the tables that it reads cache rules.")));
 	check_one_trigger(relid);
 	slate_ddl_drop_all(relid);
 }

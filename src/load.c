@@ -22,14 +22,18 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/transam.h"
 #include "attempt.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "load.h"
+#include "owner.h"
 #include "rowjson.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -147,13 +151,26 @@ call_input(void *arg)
 	return true;
 }
 
-/* Call an input function that may not like its input. */
+/* May its input function call what its owner has defined, a domain's check? */
 static bool
-input_or_false(Oid input, Oid ioparam, char *text, Datum *value)
+may_call_code(Oid type)
 {
-	InputState	state = {.input = input,.ioparam = ioparam,.text = text};
-	ErrorData  *error = slate_attempt(call_input, &state);
+	return type >= FirstNormalObjectId && !type_is_enum(type);
+}
 
+/* Call an input function that may not like its input, of a column's type. */
+static bool
+input_or_false(const SlateRelation *relation, Oid type, char *text,
+			   Datum *value)
+{
+	InputState	state = {.text = text};
+	ErrorData  *error;
+
+	getTypeInputInfo(type, &state.input, &state.ioparam);
+	if (may_call_code(type))
+		error = slate_owner_attempt(relation->owner, call_input, &state);
+	else
+		error = slate_attempt(call_input, &state);
 	if (error == NULL)
 	{
 		*value = state.value;
@@ -175,10 +192,12 @@ value_of_text(const SlateRule *rule, int column, SlateSlice piece,
 	Oid			input;
 	Oid			ioparam;
 
-	getTypeInputInfo(type, &input, &ioparam);
 	if (is_plain_input(type, text))
+	{
+		getTypeInputInfo(type, &input, &ioparam);
 		*value = OidInputFunctionCall(input, text, ioparam, -1);
-	else if (!input_or_false(input, ioparam, text, value))
+	}
+	else if (!input_or_false(rule->relation, type, text, value))
 		return false;
 	return strcmp(text,
 				  OutputFunctionCall(&rule->relation->outputs[rule->attnums[column] - 1],
@@ -225,8 +244,9 @@ values_of_match(const SlateRule *rule, const SlateMatch *match, Datum *values)
  */
 
 /*
- * "row.column =".  A domain over an enum has none: the operator takes any enum,
- * and a domain is not taken for one.
+ * "row.column =".  A domain's column is taken for what it is made of: an operator
+ * of the same name may be anybody's that fits the domain better, and that of
+ * enums takes any of them, but no domain.
  */
 static void
 append_equality(StringInfo sql, const char *column, Oid declared)
@@ -243,8 +263,11 @@ append_equality(StringInfo sql, const char *column, Oid declared)
 				 errhint("Use a key column of another type.")));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
 	appendStringInfo(sql, "%s.%s", ROW_ALIAS, quote_identifier(column));
-	if (type != declared && type_is_enum(type))
-		appendStringInfo(sql, "::%s", format_type_be_qualified(type));
+	if (type != declared)
+		appendStringInfo(sql, "::%s",
+						 format_type_extended(type, -1,
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+											  FORMAT_TYPE_FORCE_QUALIFY));
 	appendStringInfo(sql, " OPERATOR(%s.%s) ",
 					 quote_identifier(get_namespace_name(form->oprnamespace)),
 					 NameStr(form->oprname));
@@ -318,14 +341,44 @@ append_order(StringInfo sql, Relation relation, const SlateRule *rule)
 	index_close(primary, AccessShareLock);
 }
 
-static SPIPlanPtr
-keep_plan(const char *sql, int nargs, Oid *types)
+/*
+ * To rename a schema takes no lock on its tables: so the name may be another
+ * relation's by now, a view's, say, which would run what its owner likes.
+ */
+static void
+check_names(SPIPlanPtr plan, Oid relid)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+	Query	   *query = linitial_node(Query, source->query_list);
+	RangeTblEntry *table = linitial_node(RangeTblEntry, query->rtable);
+
+	if (table->rtekind != RTE_RELATION || table->relid != relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s\" has just got another name",
+						get_rel_name(relid)),
+				 errdetail("What it was called is another relation now."),
+				 errhint("Try again.")));
+}
+
+SPIPlanPtr
+slate_load_prepare(const char *sql, int nargs, Oid *types, Oid relid)
 {
 	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
 
-	if (plan == NULL || SPI_keepplan(plan) != 0)
+	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
+	check_names(plan, relid);
+	return plan;
+}
+
+static SPIPlanPtr
+keep_plan(const char *sql, int nargs, Oid *types, Oid relid)
+{
+	SPIPlanPtr	plan = slate_load_prepare(sql, nargs, types, relid);
+
+	SPI_keepplan(plan);
 	return plan;
 }
 
@@ -347,7 +400,8 @@ plan_for_one(Relation relation, SlateRule *rule)
 		appendStringInfo(&sql, "$%d", i + 1);
 	}
 	append_order(&sql, relation, rule);
-	return rule->plan = keep_plan(sql.data, rule->template->ncolumns, types);
+	return rule->plan = keep_plan(sql.data, rule->template->ncolumns, types,
+								  RelationGetRelid(relation));
 }
 
 /*
@@ -380,7 +434,8 @@ plan_for_many(Relation relation, SlateRule *rule)
 		appendStringInfo(&sql, "%s.k%d", KEYS_ALIAS, i + 1);
 	}
 	append_order(&sql, relation, rule);
-	return rule->plan_many = keep_plan(sql.data, ncolumns, types);
+	return rule->plan_many = keep_plan(sql.data, ncolumns, types,
+									   RelationGetRelid(relation));
 }
 
 static bool
@@ -441,8 +496,10 @@ find_load(const LoadGroup *group, StringInfo key)
 				   compare_loads);
 }
 
+/* Leaves garbage in the current memory context; what counts is in the strings'. */
 static void
-take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
+take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json,
+		 MemoryContext context)
 {
 	SlateRule  *rule = group->rule;
 	SlateLoad **place;
@@ -457,10 +514,10 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json)
 
 	resetStringInfo(json);
 	slate_rowjson_render(rule->relation->desc, tuple, rule->value_attnum,
-						 false, json);
+						 rule->relation->owner, json);
 	if (rule->kind == RULE_ROW)
 	{
-		(*place)->json = pnstrdup(json->data, json->len);
+		(*place)->json = MemoryContextStrdup(context, json->data);
 		(*place)->len = json->len;
 	}
 	else
@@ -494,12 +551,15 @@ static void
 take_rows(LoadGroup *group, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
+	MemoryContext scratch = AllocSetContextCreate(context, "slate_cache row",
+												  ALLOCSET_DEFAULT_SIZES);
 	StringInfoData key;
 	StringInfoData json;
 	int			nestlevel = 0;
 
 	initStringInfo(&key);
 	initStringInfo(&json);
+	MemoryContextSwitchTo(scratch);
 	if (group->rule->relation->needs_settings)
 		nestlevel = slate_rowjson_begin_settings();
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -507,12 +567,14 @@ take_rows(LoadGroup *group, MemoryContext context)
 		HeapTupleData tuple;
 
 		tuple_of_row(group->rule->relation, i, &tuple);
-		take_row(group, &tuple, &key, &json);
+		take_row(group, &tuple, &key, &json, context);
+		MemoryContextReset(scratch);
 	}
 	if (nestlevel > 0)
 		slate_rowjson_end_settings(nestlevel);
 	SPI_freetuptable(SPI_tuptable);
 	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
 }
 
 static void
@@ -714,8 +776,10 @@ walk_rows(Relation relation, SlateRelation *rules, const char *column,
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = SPI_cursor_open_with_args(NULL, sql.data, 1, &type, &value,
-									   NULL, true, 0);
+	portal = SPI_cursor_open(NULL,
+							 slate_load_prepare(sql.data, 1, &type,
+												RelationGetRelid(relation)),
+							 &value, NULL, true);
 	PinPortal(portal);			/* the query may call CLOSE ALL */
 	walk_cursor(portal, rules, fn, arg);
 	UnpinPortal(portal);
@@ -731,17 +795,14 @@ load_rows(Relation relation, const char *column, char *text, SlateRowFn fn,
 	SlateRelation *rules = slate_rules_get(relation);
 	AttrNumber	attnum = get_attnum(RelationGetRelid(relation), column);
 	Oid			declared;
-	Oid			input;
-	Oid			ioparam;
 	Datum		value;
 	int			nestlevel;
 
 	if (rules == NULL || attnum == InvalidAttrNumber)
 		return;
 	declared = get_atttype(RelationGetRelid(relation), attnum);
-	getTypeInputInfo(getBaseType(declared), &input, &ioparam);
 	nestlevel = slate_rowjson_begin_settings();
-	if (input_or_false(input, ioparam, text, &value))
+	if (input_or_false(rules, getBaseType(declared), text, &value))
 		walk_rows(relation, rules, column, declared, value, fn, arg);
 	slate_rowjson_end_settings(nestlevel);
 }

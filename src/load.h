@@ -32,6 +32,13 @@ typedef struct SlateLoad
 extern void slate_load(SlateLoad *loads, int nloads);
 
 /*
+ * Prepare a query whose first relation this is, for the caller's SPI; ERROR (55006)
+ * if its name has come to mean another one.
+ */
+extern SPIPlanPtr slate_load_prepare(const char *sql, int nargs, Oid *types,
+									 Oid relid);
+
+/*
  * Call fn for each row of a table whose column has this text; for none if the
  * text is not one of the column's type.  The table may be large: rows come by
  * a cursor.  Runs as the current user, with a snapshot taken now.

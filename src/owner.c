@@ -25,10 +25,16 @@
  * reads must not choose for it: what it makes is there for all.  At a commit
  * render.c undoes what that has done, too.
  *
- * The values of a query are its caller's choice, not the table's.  So there a
- * cast runs as its owner only if the caller may act as him anyway, as a superuser
- * may; otherwise it would lend him the owner's rights, and it runs as the caller,
- * as in the query itself.
+ * To run as its owner lends his rights to whoever chooses its values: to the
+ * owner of the table that they are in, or the caller of a query that makes them.
+ * So it is called only if he may act as the owner anyway, as a superuser may, or
+ * if its owner has declared it SECURITY DEFINER.  For others the type is as if it
+ * had no cast: its text is a string.
+ *
+ * Texts that become values, to look for a key's rows by, run what others have
+ * defined, too: the checks of domains that are in arrays and rows.  There it is
+ * who asks for the key that lends his rights; so if he may act as the table's
+ * owner, they run as him.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,19 +53,24 @@
 
 static uint64 ncalls = 0;
 
-/* InvalidOid if it is gone; so is the cast then. */
-static Oid
-owner_of_function(Oid function)
+typedef struct Code
+{
+	Oid			owner;
+	bool		lends;			/* his rights, to whoever calls it */
+} Code;
+
+/* False if it is gone; so is the cast then. */
+static bool
+look_at_code(Oid function, Code *code)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner = InvalidOid;
 
-	if (HeapTupleIsValid(tuple))
-	{
-		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-		ReleaseSysCache(tuple);
-	}
-	return owner;
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	code->owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	code->lends = ((Form_pg_proc) GETSTRUCT(tuple))->prosecdef;
+	ReleaseSysCache(tuple);
+	return true;
 }
 
 /* InvalidOid if there is none by a function. */
@@ -103,31 +114,51 @@ become(Oid owner)
 	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
 }
 
+typedef struct RunState
+{
+	Oid			role;
+	SlateAttemptFn fn;
+	void	   *arg;
+} RunState;
+
+/* SlateAttemptFn */
+static bool
+run_as(void *arg)
+{
+	RunState   *state = arg;
+
+	become(state->role);
+	(void) state->fn(state->arg);
+	return false;
+}
+
+ErrorData *
+slate_owner_attempt(Oid owner, SlateAttemptFn fn, void *arg)
+{
+	RunState	state = {owner, fn, arg};
+
+	if (!compat_may_become(GetUserId(), owner))
+		state.role = GetUserId();
+	return slate_attempt(run_as, &state);
+}
+
 typedef struct CallState
 {
 	Oid			function;
-	Oid			owner;
 	Datum		value;
 	text	   *json;
 } CallState;
 
-static void
-call(CallState *state)
-{
-	ncalls++;
-	state->json = DatumGetTextPP(OidFunctionCall1(state->function,
-												  state->value));
-}
-
 /* SlateAttemptFn */
 static bool
-call_as_owner(void *arg)
+call(void *arg)
 {
 	CallState  *state = arg;
 
-	become(state->owner);
-	call(state);
-	return false;
+	ncalls++;
+	state->json = DatumGetTextPP(OidFunctionCall1(state->function,
+												  state->value));
+	return true;
 }
 
 static void
@@ -136,30 +167,32 @@ call_as_superuser(CallState *state)
 	int			nestlevel = NewGUCNestLevel();
 
 	pin_search_path();
-	call(state);
+	(void) call(state);
 	AtEOXact_GUC(true, nestlevel);
 }
 
-text *
-slate_owner_cast(Oid type, Datum value, bool is_callers)
+static void
+call_as_owner(CallState *state, Oid owner)
 {
-	CallState	state = {.function = find_cast(type),.value = value};
-	ErrorData  *error;
+	RunState	run = {owner, call, state};
+	ErrorData  *error = slate_attempt(run_as, &run);
 
-	if (OidIsValid(state.function))
-		state.owner = owner_of_function(state.function);
-	if (!OidIsValid(state.owner))
-		return NULL;
-	if (superuser_arg(state.owner))
-	{
-		call_as_superuser(&state);
-		return state.json;
-	}
-	if (is_callers && !compat_may_become(GetUserId(), state.owner))
-		state.owner = GetUserId();
-	error = slate_attempt(call_as_owner, &state);
 	if (error)
 		ReThrowError(error);
+}
+
+text *
+slate_owner_cast(Oid type, Datum value, Oid beneficiary)
+{
+	CallState	state = {.function = find_cast(type),.value = value};
+	Code		code = {0};
+
+	if (!OidIsValid(state.function) || !look_at_code(state.function, &code))
+		return NULL;
+	if (superuser_arg(code.owner))
+		call_as_superuser(&state);
+	else if (code.lends || compat_may_become(beneficiary, code.owner))
+		call_as_owner(&state, code.owner);
 	return state.json;
 }
 

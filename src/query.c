@@ -86,19 +86,29 @@ result_as_json(SPITupleTable *table, uint64 nrows, int *len)
 					 errmsg("a query of one column must return one row at most"),
 					 errdetail("It returned " UINT64_FORMAT " rows.", nrows),
 					 errhint("Aggregate the rows, for instance with jsonb_agg(), or select several columns to get an array of objects.")));
-		slate_rowjson_render(table->tupdesc, table->vals[0], 1, true, &json);
+		slate_rowjson_render(table->tupdesc, table->vals[0], 1, GetUserId(),
+							 &json);
 	}
 	else
 	{
+		MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+													  "slate_cache row",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = CurrentMemoryContext;
+
 		appendStringInfoChar(&json, '[');
 		for (uint64 i = 0; i < nrows; i++)
 		{
 			if (i > 0)
 				appendStringInfoChar(&json, ',');
+			MemoryContextSwitchTo(scratch);
 			slate_rowjson_render(table->tupdesc, table->vals[i],
-								 InvalidAttrNumber, true, &json);
+								 InvalidAttrNumber, GetUserId(), &json);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(scratch);
 		}
 		appendStringInfoChar(&json, ']');
+		MemoryContextDelete(scratch);
 	}
 	*len = json.len;
 	return json.data;

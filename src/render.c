@@ -76,7 +76,7 @@ render_op(SlateOp *op, bool with_care, MemoryContext scratch)
 		slate_row_render(relation->format, relation->desc, image->tuple, &json);
 	if (!done && with_care)
 		slate_rowjson_render(relation->desc, image->tuple,
-							 op->value_attnum, false, &json);
+							 op->value_attnum, relation->owner, &json);
 	MemoryContextSwitchTo(old);
 	if (!done && !with_care)
 		return false;
@@ -242,10 +242,23 @@ render_with_care(void *arg)
 	return slate_owner_calls() == ncalls;
 }
 
+/*
+ * Was the session told to end what it does?  A cast can say so, too, and who has
+ * defined that is not to have the commits of others fail; and what ends a session
+ * is no ERROR.
+ */
+static bool
+is_canceled(const ErrorData *error, uint64 ncalls)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		slate_owner_calls() == ncalls;
+}
+
 void
 slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 {
 	CareState	state = {list, globset, max_bytes};
+	uint64		ncalls = slate_owner_calls();
 	ErrorData  *error;
 
 	if (!needs_care(list) && render_ops(list, globset, false, max_bytes))
@@ -253,8 +266,7 @@ slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 	error = slate_attempt(render_with_care, &state);
 	if (error == NULL)
 		return;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+	if (is_canceled(error, ncalls))
 		ReThrowError(error);
 	drop_all_images(list);
 	ereport(WARNING,

@@ -37,7 +37,7 @@
 typedef struct Rendering
 {
 	StringInfo	out;
-	bool		is_callers;		/* the values are whoever calls us's choice */
+	Oid			beneficiary;	/* who chooses the values */
 } Rendering;
 
 static void render_value(const Rendering *rendering, Oid declared, Datum value,
@@ -145,11 +145,11 @@ render_array(const Rendering *rendering, Datum value)
  * ------------------------------------------------------------------------
  */
 
-/* False if the type has none. */
+/* False if the type has none that may be called. */
 static bool
 render_by_cast(const Rendering *rendering, Oid type, Datum value)
 {
-	text	   *json = slate_owner_cast(type, value, rendering->is_callers);
+	text	   *json = slate_owner_cast(type, value, rendering->beneficiary);
 
 	if (json == NULL)
 		return false;
@@ -206,9 +206,9 @@ render_value(const Rendering *rendering, Oid declared, Datum value,
 
 void
 slate_rowjson_render(TupleDesc desc, HeapTuple tuple,
-					 AttrNumber value_attnum, bool is_callers, StringInfo out)
+					 AttrNumber value_attnum, Oid beneficiary, StringInfo out)
 {
-	Rendering	rendering = {out, is_callers};
+	Rendering	rendering = {out, beneficiary};
 	Datum		value;
 	bool		isnull;
 

@@ -15,11 +15,11 @@
 /*
  * Append a row's JSON under a rule, as it is stored in Redis: the row as an
  * object in the order of its columns, or the one column's value.  Casts to json
- * of others run as them, see owner.c; is_callers as there.  Leaves garbage in the
- * current memory context.
+ * of others run as them or not at all: see owner.c; the beneficiary is who
+ * chooses the values.  Leaves garbage in the current memory context.
  */
 extern void slate_rowjson_render(TupleDesc desc, HeapTuple tuple,
-								 AttrNumber value_attnum, bool is_callers,
+								 AttrNumber value_attnum, Oid beneficiary,
 								 StringInfo out);
 
 /*

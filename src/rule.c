@@ -491,6 +491,7 @@ slate_rule_compile(Relation relation, const Trigger *trigger,
 
 	into->context = context;
 	into->relid = RelationGetRelid(relation);
+	into->owner = relation->rd_rel->relowner;
 	into->enabled = slate_rule_fires(trigger->tgenabled);
 	slate_rule_parse_arguments(into, trigger->tgnargs, trigger->tgargs, false);
 

@@ -58,6 +58,7 @@ struct SlateRelation
 	SlateRule  *rules;
 
 	/* only if bound */
+	Oid			owner;			/* of the table */
 	TupleDesc	desc;			/* a copy of our own */
 	bool		sets_values;	/* has rows whose values may be set; false if
 								 * a trigger cannot see all of a row, or the

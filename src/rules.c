@@ -335,8 +335,11 @@ capture_trigger(Relation relation)
 
 	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
-		if (triggers->triggers[i].tgfoid == capture && OidIsValid(capture))
-			return &triggers->triggers[i];
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (trigger->tgfoid == capture && OidIsValid(capture) &&
+			slate_triggers_counts(trigger->tgtype))
+			return trigger;
 	}
 	return NULL;
 }

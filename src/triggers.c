@@ -66,7 +66,9 @@ scan_triggers(Relation pg_trigger, Oid index, AttrNumber attnum, Oid value,
 	scan = systable_beginscan(pg_trigger, index, true, snapshot, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == capture)
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (form->tgfoid == capture && slate_triggers_counts(form->tgtype))
 			triggers = lappend(triggers, trigger_from_tuple(pg_trigger, tuple));
 	}
 	systable_endscan(scan);

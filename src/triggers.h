@@ -9,8 +9,16 @@
 #define SLATE_TRIGGERS_H
 
 #include "access/htup.h"
+#include "catalog/pg_trigger.h"
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+
+/*
+ * Is it one that carries rules: AFTER, FOR EACH ROW?  Others fail when they fire;
+ * a view's may be INSTEAD OF.
+ */
+#define slate_triggers_counts(tgtype) \
+	(TRIGGER_FOR_ROW(tgtype) && TRIGGER_FOR_AFTER(tgtype))
 
 typedef struct SlateTrigger
 {

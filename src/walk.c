@@ -17,6 +17,7 @@
 #include "exchange.h"
 #include "executor/spi.h"
 #include "keyname.h"
+#include "load.h"
 #include "rowjson.h"
 #include "script.h"
 #include "storage/latch.h"
@@ -505,8 +506,10 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL,
-									   true, 0);
+	portal = SPI_cursor_open(NULL,
+							 slate_load_prepare(sql, 0, NULL,
+												walk->rules->relid),
+							 NULL, NULL, true);
 
 	/* what runs to load a batch may be anybody's code, and say CLOSE ALL */
 	PinPortal(portal);

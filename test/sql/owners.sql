@@ -8,6 +8,9 @@
 SET slate_cache.timeout = '30s';
 SET slate_cache.connect_timeout = '30s';
 
+SET client_min_messages = warning;
+CREATE EXTENSION citext;
+RESET client_min_messages;
 CREATE ROLE slate_regress_eve;
 CREATE SCHEMA eve AUTHORIZATION slate_regress_eve;
 SET ROLE slate_regress_eve;
@@ -111,7 +114,8 @@ UPDATE orders SET mood = 'bad';
 \! $redis GET shop:order:2
 SELECT count(*) FROM pg_cursors WHERE statement LIKE 'SELECT generate_series%';
 
--- he who has a type gains nothing by who has the table that uses it
+-- he who has a type gains nothing by who has the table that uses it: his cast is not
+-- called, unless he has declared that it lends his own rights
 CREATE ROLE slate_regress_mal;
 CREATE SCHEMA mal AUTHORIZATION slate_regress_mal;
 GRANT USAGE ON SCHEMA mal TO slate_regress_eve;
@@ -140,6 +144,10 @@ SELECT slate_cache_del('shop:ticket:1');
 SELECT slate_cache_get('shop:ticket:1');
 SELECT slate_cache_fetch('shop:query', 'SELECT id, state FROM eve.tickets');
 SELECT slate_cache_fetch('shop:query:one', 'SELECT state FROM eve.tickets');
+ALTER FUNCTION mal.state_json SECURITY DEFINER;
+SELECT slate_cache_del('shop:ticket:1');
+SELECT slate_cache_get('shop:ticket:1');
+ALTER FUNCTION mal.state_json SECURITY INVOKER;
 
 -- of two, each runs as itself
 CREATE TABLE both_of_them (id int PRIMARY KEY, mood mood, state mal.state);
@@ -171,6 +179,78 @@ SET ROLE slate_regress_mal;
 SELECT slate_cache_fetch('shop:member', $$SELECT 'fine'::eve.mood AS mood, 1 AS n$$);
 RESET ROLE;
 REVOKE slate_regress_eve FROM slate_regress_mal;
+
+-- nor does a table's owner choose whose rights he borrows
+SET ROLE slate_regress_mal;
+CREATE TABLE mal.borrowed (id int PRIMARY KEY, mood eve.mood);
+RESET ROLE;
+SELECT slate_cache_attach('mal.borrowed', row_keys => ARRAY['shop:borrowed:{id}']);
+SET ROLE slate_regress_mal;
+INSERT INTO mal.borrowed VALUES (1, 'fine');
+RESET ROLE;
+\! $redis GET shop:borrowed:1
+
+-- a cast that says that the statement was canceled does not have others' commits fail
+SET ROLE slate_regress_eve;
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'no commits today' USING ERRCODE = 'query_canceled';
+END $$;
+RESET ROLE;
+UPDATE both_of_them SET id = 2;
+SELECT id FROM both_of_them;
+SET ROLE slate_regress_eve;
+CREATE OR REPLACE FUNCTION mood_json(mood) RETURNS json LANGUAGE sql AS $$SELECT '"fine"'::json$$;
+RESET ROLE;
+
+-- what a key's text is made a value by runs as the table's owner: a check of a domain
+-- that is in an array
+SET ROLE slate_regress_mal;
+CREATE DOMAIN mal.number AS int;
+GRANT USAGE ON TYPE mal.number TO slate_regress_eve;
+CREATE FUNCTION mal.check_number(int) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE 'checked by %', current_user;
+    RETURN true;
+END $$;
+SET ROLE slate_regress_eve;
+CREATE TABLE lots (numbers mal.number[] PRIMARY KEY, project_id mal.number[]);
+INSERT INTO lots VALUES ('{7}', '{1}');
+RESET ROLE;
+SELECT slate_cache_attach('lots', row_keys => ARRAY['shop:lot:{numbers}']);
+SET ROLE slate_regress_mal;
+ALTER DOMAIN mal.number ADD CHECK (mal.check_number(VALUE)) NOT VALID;
+RESET ROLE;
+SELECT slate_cache_get('shop:lot:{7}');
+SELECT slate_cache_invalidate_project('{1}');
+
+-- rules are not a view's, and an operator of the same name is not taken
+CREATE VIEW a_view AS SELECT 7 AS id;
+CREATE TRIGGER slate_cache_row INSTEAD OF INSERT ON a_view FOR EACH ROW
+    EXECUTE FUNCTION slate_cache.capture('row', 'shop:view:{id}');
+SELECT count(*) FROM slate_cache.rules WHERE rel = 'a_view'::regclass;
+SELECT slate_cache_get('shop:view:7');
+DROP VIEW a_view;
+CREATE DOMAIN mail AS public.citext;
+CREATE TABLE mails (mail mail PRIMARY KEY, n char(3));
+SELECT slate_cache_attach('mails', row_keys => ARRAY['shop:mail:{mail}']);
+INSERT INTO mails VALUES ('A@b', 'abc');
+CREATE FUNCTION other_equal(mail, public.citext) RETURNS bool LANGUAGE plpgsql AS
+    $$ BEGIN RAISE NOTICE 'another operator'; RETURN true; END $$;
+CREATE OPERATOR public.= (LEFTARG = mail, RIGHTARG = public.citext, FUNCTION = other_equal);
+SELECT slate_cache_del('shop:mail:A@b');
+SELECT slate_cache_get('shop:mail:A@b');
+DROP OPERATOR public.= (mail, public.citext);
+
+-- domains over types whose names SQL reads otherwise
+CREATE DOMAIN code AS char(3);
+CREATE DOMAIN flags AS bit(4);
+CREATE DOMAIN short AS varchar(5);
+CREATE TABLE codes (code code, flags flags, short short, PRIMARY KEY (code, flags, short));
+SELECT slate_cache_attach('codes', row_keys => ARRAY['shop:code:{code}:{flags}:{short}']);
+INSERT INTO codes VALUES ('abc', B'1010', 'short');
+SELECT slate_cache_del('shop:code:abc:1010:short');
+SELECT slate_cache_get('shop:code:abc:1010:short');
 
 -- nor does who only reads choose what a superuser's cast calls: what he loads is there
 -- for all
@@ -285,6 +365,7 @@ DROP TABLE eve.odd;
 DROP OWNED BY slate_regress_eve CASCADE;
 DROP FUNCTION IF EXISTS eve.mood_json;
 DROP TYPE IF EXISTS eve.weather CASCADE;
+DROP EXTENSION citext CASCADE;
 DROP TABLE IF EXISTS eve.days;
 DROP OWNED BY slate_regress_mal CASCADE;
 DROP ROLE slate_regress_eve, slate_regress_mal;
