@@ -21,12 +21,15 @@
  * ------------------------------------------------------------------------
  */
 
+/* How often to find that the scripts are gone, if somebody goes on flushing them. */
+#define MAX_ATTEMPTS 5
+
 typedef struct RunState
 {
 	SlateReplyFn reply_fn;
 	void	   *arg;
 	const int  *numbers;		/* of the commands; NULL: as they are */
-	int			first;			/* index of the first reply of this exchange */
+	int			first;			/* index of the first reply of this attempt */
 	int			forgotten;		/* index of the first NOSCRIPT; -1: none */
 	bool		remembered;		/* what came behind that was done */
 } RunState;
@@ -40,24 +43,17 @@ hand_on(const RunState *state, int index, const redisReply *reply)
 }
 
 static void
-watch_for_noscript(int index, const redisReply *reply, void *arg)
+on_run_reply(int index, const redisReply *reply, void *arg)
 {
 	RunState   *state = arg;
+	int			nth = state->first + index;
 
 	if (slate_link_is_error(reply, "NOSCRIPT"))
-		state->forgotten = state->forgotten < 0 ? index : state->forgotten;
+		state->forgotten = state->forgotten < 0 ? nth : state->forgotten;
 	else if (state->forgotten >= 0)
 		state->remembered = true;
 	else
-		hand_on(state, index, reply);
-}
-
-static void
-on_later_reply(int index, const redisReply *reply, void *arg)
-{
-	RunState   *state = arg;
-
-	hand_on(state, state->first + index, reply);
+		hand_on(state, nth, reply);
 }
 
 /* Where the nth command of a batch begins: arrays of bulk strings, all of it. */
@@ -94,46 +90,53 @@ answer_forgotten(const RunState *state, int ncommands)
 		hand_on(state, i, &reply);
 }
 
+static SlateRedisStatus
+load_again(int node, int64 deadline, SlateWait wait)
+{
+	const SlateBatch *load = slate_script_loading(node);
+
+	return slate_redis_run(node, load->bytes.data, load->bytes.len,
+						   load->ncommands, NULL, NULL, NULL, deadline, wait);
+}
+
 /* The commands of a batch for one node between two places. */
 static SlateRedisStatus
 run_commands(const SlateBatch *batch, SlateCut from, SlateCut to,
 			 SlateReplyFn reply_fn, void *arg, int64 deadline, SlateWait wait)
 {
-	const SlateBatch *load = slate_script_loading(batch->node);
-	RunState	state = {.reply_fn = reply_fn,.arg = arg,.forgotten = -1};
+	RunState	state = {.reply_fn = reply_fn,.arg = arg};
 	const char *bytes = batch->bytes.data + from.end;
-	int			len = to.end - from.end;
+	const char *end = batch->bytes.data + to.end;
 	int			ncommands = to.ncommands - from.ncommands;
-	SlateRedisStatus status;
-	const char *rest;
 
 	if (batch->numbers)
 		state.numbers = batch->numbers + from.ncommands;
-	status = slate_redis_run(batch->node, bytes, len, ncommands, NULL,
-							 watch_for_noscript, &state, deadline, wait);
-	if (status != REDIS_DONE || state.forgotten < 0)
-		return status;
-
-	if (state.remembered)
+	for (int attempt = 1;; attempt++)
 	{
-		answer_forgotten(&state, ncommands);
-		return status;
-	}
+		SlateRedisStatus status;
 
-	/*
-	 * SCRIPT FLUSH, or a server that has never seen them.  What it has done is
-	 * not sent again: its nonces would come twice.
-	 */
-	status = slate_redis_run(batch->node, load->bytes.data,
-							 load->bytes.len, load->ncommands, NULL, NULL,
-							 NULL, deadline, wait);
-	if (status != REDIS_DONE)
-		return status;
-	rest = find_command(bytes, state.forgotten);
-	state.first = state.forgotten;
-	return slate_redis_run(batch->node, rest, bytes + len - rest,
-						   ncommands - state.first, NULL, on_later_reply,
-						   &state, deadline, wait);
+		state.forgotten = -1;
+		status = slate_redis_run(batch->node, bytes, end - bytes,
+								 ncommands - state.first, NULL, on_run_reply,
+								 &state, deadline, wait);
+		if (status != REDIS_DONE || state.forgotten < 0)
+			return status;
+		if (state.remembered || attempt == MAX_ATTEMPTS)
+		{
+			answer_forgotten(&state, ncommands);
+			return status;
+		}
+
+		/*
+		 * SCRIPT FLUSH, or a server that has never seen them.  What it has done is
+		 * not sent again: its nonces would come twice.
+		 */
+		status = load_again(batch->node, deadline, wait);
+		if (status != REDIS_DONE)
+			return status;
+		bytes = find_command(bytes, state.forgotten - state.first);
+		state.first = state.forgotten;
+	}
 }
 
 /* All commands of a batch for one node. */

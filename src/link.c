@@ -827,15 +827,25 @@ receive_at_once(SlateLink *link, Exchange *exchange)
 static SlateLinkStatus
 wait_for_exchange(SlateLink *link, Exchange *exchange, short *ready)
 {
+	SlateLinkStatus status;
 	bool		sends = exchange->len > 0 ||
 		(link->tls != NULL && slate_tls_wants_write(link->tls));
 
 	if (wait_for(link->fd, sends ? POLLIN | POLLOUT : POLLIN, ready,
-				 exchange->deadline, exchange->wait) != LINK_OK)
-		return fail(link, LINK_TIMEOUT,
-					"timed out with %d of %d replies received",
-					exchange->received, exchange->nreplies);
-	return LINK_OK;
+				 exchange->deadline, exchange->wait) == LINK_OK)
+		return LINK_OK;
+
+	/*
+	 * It may be us who were kept from running, and the answer is there.  That
+	 * is one piece more to read, since the time is over.
+	 */
+	*ready = 0;
+	status = receive_some(link, exchange, MSG_DONTWAIT);
+	if (status != LINK_OK || is_done(exchange))
+		return status;
+	return fail(link, LINK_TIMEOUT,
+				"timed out with %d of %d replies received",
+				exchange->received, exchange->nreplies);
 }
 
 /*
@@ -863,7 +873,7 @@ run_exchange(SlateLink *link, Exchange *exchange)
 			return status;
 
 		/* end of file and errors are things to be read */
-		if ((ready & ~POLLOUT) || link->tls != NULL)
+		if ((ready & ~POLLOUT) || (link->tls != NULL && !is_done(exchange)))
 		{
 			status = receive_some(link, exchange, MSG_DONTWAIT);
 			if (status != LINK_OK)

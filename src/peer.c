@@ -157,6 +157,10 @@ settle_handshake(SlatePeer *peer, SlateLinkStatus status,
 		slate_peer_set_error(peer, "out of memory");
 		return REDIS_UNREACHABLE;
 	}
+
+	/* once, that may be this connection; then it is the server */
+	if (status == LINK_BROKEN && !peer->has_failed && !slate_breaker_is_open())
+		return cut_off(peer);
 	if (status != LINK_OK)
 		return link_failed(peer, status, timeout);
 	peer->has_failed = false;
