@@ -181,6 +181,9 @@ on_created_trigger(Oid trigger_oid)
 				 errdetail("What changes its rows need not be noticed."),
 				 errhint("Give the tables that it reads cache rules.")));
 	check_one_trigger(relid);
+
+	/* else later commands would fail for them, also those on other tables */
+	slate_rules_check_columns(relid);
 	slate_ddl_drop_all(relid);
 }
 

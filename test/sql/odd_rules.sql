@@ -79,6 +79,14 @@ INSERT INTO hand VALUES (1);
 SELECT slate_cache_get('shop:item:1'), slate_cache_get('shop:item:77');
 DROP TABLE hand;
 
+-- rules that no row could have a key by are refused there, too
+CREATE TABLE hand (id int PRIMARY KEY, p point);
+CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand:{nocolumn}');
+CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand:{p}');
+DROP TABLE hand;
+
 -- a TTL that Redis would not take is as if there were none
 CREATE TABLE hand (id int PRIMARY KEY);
 CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
