@@ -650,6 +650,25 @@ keep_near(Lookup *lookup)
 		slate_near_put(lookup->key, &lookup->near, lookup->value, lookup->ttl);
 }
 
+/*
+ * Whether rows are hidden from us was asked before we may have waited for the
+ * table's lock.  What is left of them is no value for all.
+ */
+static void
+keep_hidden(Lookup *lookup)
+{
+	SlateMatch	match = {0};
+
+	while (slate_rules_match(lookup->key.start, lookup->key.len, &match))
+	{
+		if (check_enable_rls(match.rule->relation->relid, InvalidOid,
+							 true) != RLS_ENABLED)
+			continue;
+		lookup->leased = false;
+		lookup->bypass = true;
+	}
+}
+
 /* Load what is not done yet, and fill it where there is a lease. */
 static void
 load_and_fill(LookupSet *set)
@@ -677,6 +696,8 @@ load_and_fill(LookupSet *set)
 	for (int i = 0; i < nloads; i++)
 	{
 		Lookup	   *lookup = loads[i].arg;
+
+		keep_hidden(lookup);
 
 		/* its rule's by its text alone */
 		if (!loads[i].possible && lookup->bypass_rows)
