@@ -459,8 +459,11 @@ let_others_leave(SlateDatabase *database, int64 deadline)
 bool
 slate_traffic_fence(int64 deadline, SlateWait wait)
 {
-	SlateDatabase *database = slate_database_find(MyDatabaseId);
+	SlateDatabase *database;
 
+	if (!mine.has_met && !mine.must_fence)
+		return true;
+	database = slate_database_find(MyDatabaseId);
 	if (mine.has_met)
 		let_others_leave(database, deadline);
 	if (!mine.must_fence)
