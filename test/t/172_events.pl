@@ -254,7 +254,9 @@ wait_for_phase('waiting for redis');
 pass('progress: the worker waits');
 $proxy->pass;
 wait_for_event('replayed');
-is(story(), 'breaker opened, pushes delayed, breaker closed, replayed', 'an outage in its order');
+
+# the first to meet it, the session or the worker, may be cut off alone
+like(story(), qr/^(breaker opened, pushes delayed|pushes delayed, breaker opened), breaker closed, replayed$/, 'an outage in its order');
 like(detail('breaker opened'), qr/^\Q$server\E: .*(closed|could not|reset)/, 'with what was met');
 like(detail('breaker closed'), qr/^\Q$server\E: failures in a row: \d+$/, 'and how often');
 is(detail('breaker opened', 'datname'), '', 'the breaker is of no database');
