@@ -58,19 +58,13 @@ typedef struct Attachment
  * ------------------------------------------------------------------------
  */
 
-static bool
-is_table(char relkind)
-{
-	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
-}
-
 static void
 check_relation_kind(Relation relation)
 {
 	const char *name = RelationGetRelationName(relation);
 	char		relkind = relation->rd_rel->relkind;
 
-	if (!is_table(relkind))
+	if (!slate_rule_suits(relkind))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", name),
@@ -605,7 +599,7 @@ choose_defaults(Oid relid, const char *table, Attachment *attachment)
 static bool
 suits_defaults(Oid relid)
 {
-	bool		is_ours = is_table(get_rel_relkind(relid));
+	bool		is_ours = slate_rule_suits(get_rel_relkind(relid));
 
 	if (is_ours && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
 		return true;

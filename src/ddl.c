@@ -148,14 +148,6 @@ captured_table(Oid trigger_oid)
 		: InvalidOid;
 }
 
-static bool
-is_table(Oid relid)
-{
-	char		relkind = get_rel_relkind(relid);
-
-	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
-}
-
 /*
  * A dump that is restored makes its triggers so: rules without
  * slate_cache_attach().  Redis may have something under their keys.
@@ -174,12 +166,12 @@ on_created_trigger(Oid trigger_oid)
 						get_rel_name(relid)),
 				 errdetail("Its rows are for one session, the cache is for all."),
 				 errhint("Give a permanent table cache rules.")));
-	if (!is_table(relid))
+	if (!slate_rule_suits(get_rel_relkind(relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", get_rel_name(relid)),
-				 errdetail("What changes its rows need not be noticed."),
-				 errhint("Give the tables that it reads cache rules.")));
+				 errdetail("Its rows may change without anybody noticing."),
+				 errhint("Give the tables that its rows are from cache rules.")));
 	check_one_trigger(relid);
 
 	/* else later commands would fail for them, also those on other tables */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * owner.c
- *	  Casts to json that somebody has defined for a type, run as him.
+ *	  Code that somebody has defined for a type, run as him or not at all.
  *
  * Rendering a row as JSON calls the casts to json of its columns' types, and a
  * cast may be anybody's: of whoever has defined the type, and he may define the

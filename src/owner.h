@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * owner.h
- *	  Casts to json that somebody has defined for a type, run as him.
+ *	  Code that somebody has defined for a type, run as him or not at all.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,12 +24,12 @@
 extern text *slate_owner_cast(Oid type, Datum value, Oid beneficiary);
 
 /*
- * slate_attempt() so, as that owner if the current user may act as him, and as
- * himself otherwise.
+ * slate_attempt() in such an operation, as that owner if the current user may act
+ * as him, and as himself otherwise.  What fn returns does not count.
  */
 extern ErrorData *slate_owner_attempt(Oid owner, SlateAttemptFn fn, void *arg);
 
-/* How many such functions this process has called. */
+/* How many casts this process has called. */
 extern uint64 slate_owner_calls(void);
 
 #endif							/* SLATE_OWNER_H */

@@ -33,7 +33,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16
 
@@ -74,7 +73,7 @@ static char refusal[192];
 int			slate_publish_mode = SLATE_MODE_COMMIT;
 bool		slate_publish_sweep = true;
 
-/* In what is left of a family, before it asks whether it can get through, too. */
+/* Also how long it goes on with a family before it asks if it can get through. */
 int			slate_publish_sweep_at_once = 20;
 
 /* ------------------------------------------------------------------------

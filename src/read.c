@@ -962,6 +962,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	{
 		json = slate_query_run(&query, &len);
 		lookup->value = json ? slate_value_from_json(json) : NULL;
+		keep_hidden(lookup);
 		flush_what_was_read(lookup);
 		slate_batch_init(&fill);
 

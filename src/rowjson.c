@@ -7,7 +7,7 @@
  * types' own output functions.  That function itself would call anybody's casts
  * to json as whoever happens to be there: it looks for them when it comes to a
  * column, so nobody could tell before what it is going to find.  Here each is run
- * as who it belongs to, see owner.c.
+ * as who it belongs to, or not at all: see owner.c.
  *
  * (row.c is faster, for tables of common types.)  Texts in Redis are for all
  * sessions; so while they are made, here or for keys, the settings that they

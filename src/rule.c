@@ -460,6 +460,12 @@ look_at_columns(SlateRelation *into)
 }
 
 bool
+slate_rule_suits(char relkind)
+{
+	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
+}
+
+bool
 slate_rule_fires(char tgenabled)
 {
 	return tgenabled == TRIGGER_FIRES_ALWAYS ||

@@ -15,6 +15,7 @@
 #include "compat.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "nodes/pg_list.h"
 #include "types.h"
@@ -99,6 +100,7 @@ slate_types_has_stable_text(Oid type)
 typedef struct TypeSearch
 {
 	bool		(*wanted) (Oid type, Oid argument);
+	bool		(*is_whole) (Oid type); /* not to be looked into; or NULL */
 	Oid			argument;
 	List	   *seen;			/* OIDs: a type may hold another many times */
 } TypeSearch;
@@ -119,6 +121,8 @@ find_in_type(Oid type, TypeSearch *search)
 	search->seen = lappend_oid(search->seen, type);
 	if (search->wanted(type, search->argument))
 		return type;
+	if (search->is_whole && search->is_whole(type))
+		return InvalidOid;
 	switch (get_typtype(type))
 	{
 		case TYPTYPE_DOMAIN:
@@ -171,6 +175,15 @@ has_no_equality(Oid type, Oid argument pg_attribute_unused())
 	return !OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr);
 }
 
+/* By an operator of its own, not by what is in it. */
+static bool
+is_compared_as_whole(Oid type)
+{
+	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+
+	return operator != RECORD_EQ_OP && operator != ARRAY_EQ_OP;
+}
+
 /*
  * Looked for in the type, too: what the type cache says of a row or an array may
  * be older than the last change of what it holds.
@@ -178,7 +191,8 @@ has_no_equality(Oid type, Oid argument pg_attribute_unused())
 bool
 slate_types_has_equality(Oid type)
 {
-	TypeSearch	search = {.wanted = has_no_equality};
+	TypeSearch	search = {.wanted = has_no_equality,
+	.is_whole = is_compared_as_whole};
 	bool		found = OidIsValid(find_in_type(type, &search));
 
 	list_free(search.seen);

@@ -141,6 +141,8 @@ CREATE TYPE items_type AS (id int);
 CREATE FOREIGN DATA WRAPPER nowhere;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
 CREATE FOREIGN TABLE items_foreign (id int) SERVER nowhere;
+CREATE TRIGGER by_hand AFTER INSERT ON items_foreign FOR EACH ROW
+    EXECUTE FUNCTION slate_cache.capture('row', 'shop:foreign:{id}');
 SELECT try(format('SELECT slate_cache_attach(%L, ARRAY[''a:{id}''])', rel))
 FROM unnest('{items_view,items_matview,items_temp,items_sequence,items_type,items_foreign,items_pkey}'::text[]) AS rel;
 SELECT try('SELECT slate_cache_attach(''pg_class'', ARRAY[''a:{relname}''])');

@@ -104,6 +104,18 @@ CREATE TABLE deep (key whole_part, note text);
 SELECT slate_cache_attach('deep', row_keys => ARRAY['shop:deep:{key}']);
 ALTER TYPE part ADD ATTRIBUTE p point;
 DROP TABLE deep;
+-- ... while a row type may have an operator of its own, whatever is in it
+CREATE TYPE spot AS (p point);
+CREATE FUNCTION spot_eq(spot, spot) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT ($1).p ~= ($2).p';
+CREATE FUNCTION spot_cmp(spot, spot) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT bttextcmp($1::text, $2::text)';
+CREATE OPERATOR = (LEFTARG = spot, RIGHTARG = spot, FUNCTION = spot_eq);
+CREATE OPERATOR CLASS spot_ops DEFAULT FOR TYPE spot USING btree AS OPERATOR 3 =, FUNCTION 1 spot_cmp(spot, spot);
+CREATE TABLE spots (spot spot, note text);
+SELECT slate_cache_attach('spots', row_keys => ARRAY['shop:spot:{spot}']);
+INSERT INTO spots VALUES (ROW('(1,2)'), 'here');
+SELECT slate_cache_del('shop:spot:("(1,2)")');
+SELECT slate_cache_get('shop:spot:("(1,2)")');
+DROP TABLE spots;
 
 -- rolled back
 BEGIN;
