@@ -342,44 +342,125 @@ append_order(StringInfo sql, Relation relation, const SlateRule *rule)
 }
 
 /*
- * To rename a schema takes no lock on its tables: so the name may be another
- * relation's by now, a view's, say, which would run what its owner likes.
+ * A query of ours that may be analyzed now, and its first relation.  To rename a
+ * schema takes no lock on its tables: so a name may come to mean another one,
+ * a view, say, which would run what its owner likes.  A plan that is kept is
+ * analyzed once more whenever the server thinks fit, so we look each time.
  */
-static void
-check_names(SPIPlanPtr plan, Oid relid)
+static struct
 {
-	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
-	Query	   *query = linitial_node(Query, source->query_list);
-	RangeTblEntry *table = linitial_node(RangeTblEntry, query->rtable);
+	const char *text;
+	Oid			relid;
+}			expected;
 
-	if (table->rtekind != RTE_RELATION || table->relid != relid)
+void
+slate_load_check_analyzed(const char *text, const Query *query)
+{
+	const RangeTblEntry *table;
+
+	if (expected.text == NULL || text == NULL ||
+		strcmp(text, expected.text) != 0)
+		return;
+	table = linitial_node(RangeTblEntry, query->rtable);
+	if (table->rtekind != RTE_RELATION || table->relid != expected.relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("table \"%s\" has just got another name",
-						get_rel_name(relid)),
+						get_rel_name(expected.relid)),
 				 errdetail("What it was called is another relation now."),
 				 errhint("Try again.")));
 }
 
-SPIPlanPtr
-slate_load_prepare(const char *sql, int nargs, Oid *types, Oid relid)
+/* What SPI is to do with a query of ours: exactly one of these. */
+typedef struct SpiStep
 {
-	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+	SPIPlanPtr	plan;			/* NULL: to be prepared */
+	const char *sql;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+	Portal		portal;			/* comes back */
+} SpiStep;
 
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql,
+static void
+prepare(SpiStep *step)
+{
+	step->plan = SPI_prepare(step->sql, step->nargs, step->types);
+	if (step->plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", step->sql,
 			 SPI_result_code_string(SPI_result));
-	check_names(plan, relid);
-	return plan;
+}
+
+static void
+execute(SpiStep *step)
+{
+	if (SPI_execute_plan(step->plan, step->values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not load rows for cache keys");
+}
+
+static void
+open_cursor(SpiStep *step)
+{
+	prepare(step);
+	step->portal = SPI_cursor_open(NULL, step->plan, step->values, NULL, true);
+}
+
+/* What runs within may load something, too. */
+static void
+take_step(void (*fn) (SpiStep *), SpiStep *step, Oid relid)
+{
+	const char *text_before = expected.text;
+	Oid			relid_before = expected.relid;
+
+	expected.text = step->sql;
+	expected.relid = relid;
+	PG_TRY();
+	{
+		fn(step);
+	}
+	PG_FINALLY();
+	{
+		expected.text = text_before;
+		expected.relid = relid_before;
+	}
+	PG_END_TRY();
+}
+
+Portal
+slate_load_open(const char *sql, int nargs, Oid *types, Datum *values,
+				Oid relid)
+{
+	SpiStep		step = {.sql = sql,.nargs = nargs,.types = types,.values = values};
+
+	take_step(open_cursor, &step, relid);
+	PinPortal(step.portal);
+	return step.portal;
+}
+
+void
+slate_load_close(Portal portal)
+{
+	UnpinPortal(portal);
+	SPI_cursor_close(portal);
 }
 
 static SPIPlanPtr
 keep_plan(const char *sql, int nargs, Oid *types, Oid relid)
 {
-	SPIPlanPtr	plan = slate_load_prepare(sql, nargs, types, relid);
+	SpiStep		step = {.sql = sql,.nargs = nargs,.types = types};
 
-	SPI_keepplan(plan);
-	return plan;
+	take_step(prepare, &step, relid);
+	SPI_keepplan(step.plan);
+	return step.plan;
+}
+
+static void
+execute_plan(SPIPlanPtr plan, Datum *values, Oid relid)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+	SpiStep		step = {.plan = plan,.sql = source->query_string,.values = values};
+
+	take_step(execute, &step, relid);
 }
 
 /* ... WHERE a = $1 AND b = $2 */
@@ -448,13 +529,6 @@ can_plan_for_many(const SlateRule *rule)
 			return false;
 	}
 	return true;
-}
-
-static void
-execute(SPIPlanPtr plan, Datum *values)
-{
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not load rows for cache keys");
 }
 
 static Datum
@@ -609,7 +683,8 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 
 		for (int i = 0; i < ncolumns; i++)
 			arrays[i] = array_of_column(group, values, i);
-		execute(plan_for_many(relation, group->rule), arrays);
+		execute_plan(plan_for_many(relation, group->rule), arrays,
+					 RelationGetRelid(relation));
 		take_rows(group, context);
 		return;
 	}
@@ -618,7 +693,8 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 		LoadGroup	single = {group->rule, 1, &group->loads[i],
 		&group->lists[i]};
 
-		execute(plan_for_one(relation, group->rule), values + i * ncolumns);
+		execute_plan(plan_for_one(relation, group->rule),
+					 values + i * ncolumns, RelationGetRelid(relation));
 		take_rows(&single, context);
 	}
 }
@@ -628,13 +704,15 @@ static void
 gather_group(SlateLoad *loads, int nloads, const SlateRule *unbound,
 			 LoadGroup *group)
 {
-	Datum		values[SLATE_TEMPLATE_MAX_COLUMNS];
+	int			ncolumns = group->rule->template->ncolumns;
 
 	group->loads = palloc_array(SlateLoad *, nloads);
 	for (int i = 0; i < nloads; i++)
 	{
-		if (!loads[i].settled && loads[i].match.rule == unbound &&
-			values_of_match(group->rule, &loads[i].match, values))
+		if (loads[i].settled || loads[i].match.rule != unbound)
+			continue;
+		loads[i].values = palloc_array(Datum, ncolumns);
+		if (values_of_match(group->rule, &loads[i].match, loads[i].values))
 		{
 			loads[i].possible = true;
 			group->loads[group->nloads++] = &loads[i];
@@ -649,9 +727,10 @@ group_values(const LoadGroup *group)
 	int			ncolumns = group->rule->template->ncolumns;
 	Datum	   *values = palloc_array(Datum, group->nloads * ncolumns);
 
+	/* a domain's check may say otherwise when it is asked again */
 	for (int i = 0; i < group->nloads; i++)
-		(void) values_of_match(group->rule, &group->loads[i]->match,
-							   values + i * ncolumns);
+		memcpy(values + i * ncolumns, group->loads[i]->values,
+			   ncolumns * sizeof(Datum));
 	return values;
 }
 
@@ -776,14 +855,10 @@ walk_rows(Relation relation, SlateRelation *rules, const char *column,
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = SPI_cursor_open(NULL,
-							 slate_load_prepare(sql.data, 1, &type,
-												RelationGetRelid(relation)),
-							 &value, NULL, true);
-	PinPortal(portal);			/* the query may call CLOSE ALL */
+	portal = slate_load_open(sql.data, 1, &type, &value,
+							 RelationGetRelid(relation));
 	walk_cursor(portal, rules, fn, arg);
-	UnpinPortal(portal);
-	SPI_cursor_close(portal);
+	slate_load_close(portal);
 	PopActiveSnapshot();
 	SPI_finish();
 }

@@ -9,6 +9,7 @@
 #define SLATE_LOAD_H
 
 #include "rules.h"
+#include "utils/portal.h"
 
 /* A key to load, and what was found. */
 typedef struct SlateLoad
@@ -21,6 +22,7 @@ typedef struct SlateLoad
 	bool		is_list;		/* that is a list's rule */
 	bool		possible;		/* some row could have this key */
 	SlateMatch	match;			/* private to load.c */
+	Datum	   *values;			/* private to load.c */
 	bool		settled;		/* private to load.c */
 } SlateLoad;
 
@@ -32,11 +34,16 @@ typedef struct SlateLoad
 extern void slate_load(SlateLoad *loads, int nloads);
 
 /*
- * Prepare a query whose first relation this is, for the caller's SPI; ERROR (55006)
- * if its name has come to mean another one.
+ * A cursor for a query whose first relation this is, by the caller's SPI; ERROR
+ * (55006) if its name has come to mean another one.  Pinned: what runs meanwhile
+ * may be anybody's code, and say CLOSE ALL.
  */
-extern SPIPlanPtr slate_load_prepare(const char *sql, int nargs, Oid *types,
-									 Oid relid);
+extern Portal slate_load_open(const char *sql, int nargs, Oid *types,
+							  Datum *values, Oid relid);
+extern void slate_load_close(Portal portal);
+
+/* For the module's post_parse_analyze_hook: may the query be what is wanted? */
+extern void slate_load_check_analyzed(const char *text, const Query *query);
 
 /*
  * Call fn for each row of a table whose column has this text; for none if the

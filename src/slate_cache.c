@@ -27,11 +27,13 @@
 #include "fmgr.h"
 #include "journal.h"
 #include "launcher.h"
+#include "load.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "near.h"
 #include "nodes/parsenodes.h"
 #include "parsed.h"
+#include "parser/analyze.h"
 #include "pause.h"
 #include "pending.h"
 #include "publish.h"
@@ -64,6 +66,7 @@ static object_access_hook_type prev_object_access = NULL;
 static shmem_request_hook_type prev_shmem_request = NULL;
 static shmem_startup_hook_type prev_shmem_startup = NULL;
 static ProcessUtility_hook_type prev_utility = NULL;
+static post_parse_analyze_hook_type prev_analyzed = NULL;
 
 /* This transaction creates or drops an extension. */
 static SlateDatabase *extension_changes = NULL;
@@ -287,6 +290,14 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		extension_changes = slate_database_mine();
 }
 
+static void
+on_analyzed(ParseState *state, Query *query, JumbleState *jumble)
+{
+	if (prev_analyzed)
+		prev_analyzed(state, query, jumble);
+	slate_load_check_analyzed(state->p_sourcetext, query);
+}
+
 /*
  * The last thing that CREATE EXTENSION does: the worker comes when that is
  * committed.  The one that is still there may be about to go, since the
@@ -491,6 +502,8 @@ _PG_init(void)
 
 	prev_object_access = object_access_hook;
 	object_access_hook = on_object_access;
+	prev_analyzed = post_parse_analyze_hook;
+	post_parse_analyze_hook = on_analyzed;
 	if (process_shared_preload_libraries_in_progress)
 	{
 		prev_shmem_request = shmem_request_hook;

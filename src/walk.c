@@ -506,13 +506,7 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = SPI_cursor_open(NULL,
-							 slate_load_prepare(sql, 0, NULL,
-												walk->rules->relid),
-							 NULL, NULL, true);
-
-	/* what runs to load a batch may be anybody's code, and say CLOSE ALL */
-	PinPortal(portal);
+	portal = slate_load_open(sql, 0, NULL, NULL, walk->rules->relid);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, walk->batch_size);
@@ -524,8 +518,7 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 			work_off(walk);
 	}
 	work_off(walk);
-	UnpinPortal(portal);
-	SPI_cursor_close(portal);
+	slate_load_close(portal);
 	PopActiveSnapshot();
 	SPI_finish();
 }

@@ -325,6 +325,16 @@ SELECT count(*) FROM slate_cache_verify('closed', 500);
 \set VERBOSITY default
 SELECT slate_cache_invalidate_project('1');
 
+-- nor is a key taken for a value by a check that says otherwise when it is asked again
+SET ROLE slate_regress_eve;
+CREATE FUNCTION flip(int) RETURNS bool LANGUAGE sql AS $$ SELECT random() < 0.5 $$;
+CREATE DOMAIN flipping AS int CHECK (eve.flip(VALUE));
+CREATE TABLE flips (id flipping[], v text);
+RESET ROLE;
+SELECT slate_cache_attach('flips', row_keys => ARRAY['shop:flips:{id}']);
+SELECT count(slate_cache_get('shop:flips:{' || i || '}')) FROM generate_series(1, 100) i;
+SELECT count(value) FROM slate_cache_mget(ARRAY(SELECT 'shop:flips:{' || i || '}' FROM generate_series(1, 100) i));
+
 -- a type that has gone with its column when rows are rendered has no casts: the other
 -- table's row is written all the same
 CREATE DOMAIN passing AS int;
