@@ -470,7 +470,7 @@ CREATE FUNCTION slate_cache_flush() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION slate_cache_flush() FROM PUBLIC;
 COMMENT ON FUNCTION slate_cache_flush() IS
-'empties the namespace, all keys that rules of this database cover and those that were set by hand in it, at once, not at commit.  Needs the worker';
+'empties the namespace, all keys that rules of this database cover, or have covered since it was emptied last, and those that were set by hand in it, at once, not at commit.  Needs the worker';
 
 --
 -- The worker comes when this is committed

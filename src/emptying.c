@@ -3,8 +3,8 @@
  * emptying.c
  *	  The worker empties the namespace of its database.
  *
- * That is, all keys that rules cover, with their guards, in one walk of SCANs,
- * and those that were set by hand under no rule.  Nobody trusts Redis from its
+ * That is, all keys that rules cover or have covered, with their guards, in one
+ * walk of SCANs, and those that were set by hand under no rule.  Nobody trusts Redis from its
  * beginning on; at its end, if it is still the same server, it gets a new
  * epoch, and what strict writers have under way is marked again.
  *
@@ -18,9 +18,9 @@
 #include "events.h"
 #include "examine.h"
 #include "journal.h"
+#include "namespace.h"
 #include "near.h"
 #include "resettle.h"
-#include "rules.h"
 #include "script.h"
 #include "stamp.h"
 #include "stats.h"
@@ -37,25 +37,6 @@ static int64 attempt_rest = 0;
 
 /* Transactions before this had their "everything" by an emptying. */
 static uint64 emptied_for = 0;
-
-/* The patterns that all keys of all rules match, in the current context. */
-static List *
-namespace_globs(void)
-{
-	List	   *globs = NIL;
-	ListCell   *lc;
-
-	slate_database_begin();
-	foreach(lc, slate_rules_all())
-	{
-		SlateRelation *relation = lfirst(lc);
-
-		for (int i = 0; i < relation->nrules; i++)
-			globs = lappend(globs, pstrdup(relation->rules[i].wildcard));
-	}
-	slate_database_commit();
-	return globs;
-}
 
 /* Keys that were set by hand, under no rule, in this database. */
 static bool
@@ -77,19 +58,25 @@ drop_loose_keys(SlateDatabase *database)
 static bool
 forget_namespace(SlateDatabase *database)
 {
-	List	   *patterns = namespace_globs();
-	SlateSlice *globs = palloc_array(SlateSlice, list_length(patterns) + 1);
+	List	   *patterns;
+	SlateSlice *globs;
 	int			nglobs = 0;
 	ListCell   *lc;
 
+	if (!slate_namespace_globs(&patterns))
+		return false;
+	globs = palloc_array(SlateSlice, list_length(patterns) + 1);
 	foreach(lc, patterns)
 	{
 		globs[nglobs].start = lfirst(lc);
 		globs[nglobs].len = strlen(lfirst(lc));
 		nglobs++;
 	}
-	return drop_loose_keys(database) &&
-		(nglobs == 0 || slate_deliver_walk(database, globs, nglobs, NULL));
+	if (!drop_loose_keys(database) ||
+		(nglobs > 0 && !slate_deliver_walk(database, globs, nglobs, NULL)))
+		return false;
+	slate_namespace_is_empty();
+	return true;
 }
 
 /*

@@ -40,6 +40,12 @@ slate_epoch_wal_key(void)
 	return owned_key("wal");
 }
 
+const char *
+slate_epoch_rules_key(void)
+{
+	return owned_key("rules");
+}
+
 void
 slate_epoch_write(char *text, uint64 epoch)
 {

@@ -20,6 +20,9 @@ extern const char *slate_epoch_key(void);
 /* The WAL position's; valid until the next call. */
 extern const char *slate_epoch_wal_key(void);
 
+/* That of what its rules cover, see namespace.c; likewise. */
+extern const char *slate_epoch_rules_key(void);
+
 /* An epoch of our timeline, as a text of SLATE_EPOCH_LEN bytes and a zero. */
 extern void slate_epoch_write(char *text, uint64 epoch);
 

@@ -731,6 +731,12 @@ slate_rules_all(void)
 	return current_rules()->relations;
 }
 
+uint64
+slate_rules_generation(void)
+{
+	return current_rules()->generation;
+}
+
 bool
 slate_rules_match(const char *key, int keylen, SlateMatch *match)
 {

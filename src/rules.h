@@ -46,6 +46,9 @@ extern SlateRelation *slate_rules_get(Relation relation);
  */
 extern List *slate_rules_all(void);
 
+/* A number that these have to themselves, in this process; never 0. */
+extern uint64 slate_rules_generation(void);
+
 /*
  * Relations that something may have happened to since *since, OIDs: those of
  * which the relcache has told, or if it has told of many, all that have rules.

@@ -38,6 +38,7 @@
 #include "events.h"
 #include "examine.h"
 #include "journal.h"
+#include "namespace.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -652,6 +653,7 @@ watch_in_time(int64 now)
 	if (can_work)
 	{
 		watch_marks();
+		slate_namespace_tell();
 		fence();
 	}
 	next_watch = can_work ? now + ROUND_MS : 0;
