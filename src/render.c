@@ -113,7 +113,8 @@ is_superseded(const SlateOpList *list, const SlateGlobSet *globset,
 {
 	SinceState	state = {list, op->sequence};
 
-	return slate_globset_match(globset, op->key, op->keylen, is_since, &state);
+	return slate_globset_match(globset, op->key, op->keylen, is_since, &state,
+							   NULL);
 }
 
 /*

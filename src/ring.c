@@ -19,8 +19,9 @@
  * The ring is a dynamic segment, made by the first session that wants it, or
  * where that has failed by the worker, and stays when either dies.  A session
  * keeps it mapped.  After a crash of the server it is gone, and everything in
- * the journal in doubt.  Where it cannot be made, since /dev/shm is full, say,
- * sessions push by themselves, as in mode commit.
+ * the journal in doubt.  Where it cannot be made, since /dev/shm is full, say, or
+ * mapped, since somebody has cleaned that up, sessions push by themselves, as in
+ * mode commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,31 +78,9 @@ unmap(void)
 static void
 map(SlateDatabase *database, dsm_segment *mapped)
 {
-	dsm_pin_mapping(mapped);
 	segment = mapped;
 	ring = dsm_segment_address(segment);
 	owner = database;
-}
-
-/* The database's ring, mapped; false: there is none. */
-static bool
-find(SlateDatabase *database)
-{
-	dsm_handle	handle = pg_atomic_read_u32(&database->ring);
-	dsm_segment *mapped;
-
-	if (segment && dsm_segment_handle(segment) == handle)
-		return true;
-	unmap();
-	if (handle == DSM_HANDLE_INVALID)
-		return false;
-	mapped = dsm_find_mapping(handle);
-	if (mapped == NULL)
-		mapped = dsm_attach(handle);
-	if (mapped == NULL)
-		return false;
-	map(database, mapped);
-	return true;
 }
 
 /* In the caller's context. */
@@ -119,24 +98,33 @@ report_no_room(void)
 	FreeErrorData(error);
 }
 
+/* The one that has a handle, or without one, a new one of a size. */
+static dsm_segment *
+obtain(dsm_handle handle, Size size)
+{
+	if (handle != DSM_HANDLE_INVALID)
+		return dsm_attach(handle);
+	return dsm_create(size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+}
+
 /*
- * NULL if there is no room.  Nobody must die of that: the worker has other
- * things to do, and a session a commit to make.
+ * NULL if there is no room, or it cannot be had.  Nobody must die of that: the
+ * worker has other things to do, and a session a commit to make.
  */
 static dsm_segment *
-create_segment(Size size, bool report)
+obtain_segment(dsm_handle handle, Size size, bool report)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ResourceOwner its_owner = ResourceOwnerCreate(owner, "slate_cache ring");
-	dsm_segment *volatile made = NULL;
+	dsm_segment *volatile found = NULL;
 
 	CurrentResourceOwner = its_owner;
 	PG_TRY();
 	{
-		made = dsm_create(size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
-		if (made)
-			dsm_pin_mapping(made);
+		found = obtain(handle, size);
+		if (found)
+			dsm_pin_mapping(found);
 	}
 	PG_CATCH();
 	{
@@ -156,7 +144,28 @@ create_segment(Size size, bool report)
 	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_LOCKS, false, false);
 	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
 	ResourceOwnerDelete(its_owner);
-	return made;
+	return found;
+}
+
+/* The database's ring, mapped; false: there is none. */
+static bool
+find(SlateDatabase *database)
+{
+	dsm_handle	handle = pg_atomic_read_u32(&database->ring);
+	dsm_segment *mapped;
+
+	if (segment && dsm_segment_handle(segment) == handle)
+		return true;
+	unmap();
+	if (handle == DSM_HANDLE_INVALID)
+		return false;
+	mapped = dsm_find_mapping(handle);
+	if (mapped == NULL)
+		mapped = obtain_segment(handle, 0, false);
+	if (mapped == NULL)
+		return false;
+	map(database, mapped);
+	return true;
 }
 
 /*
@@ -167,7 +176,8 @@ static bool
 make(SlateDatabase *database, bool report)
 {
 	Size		size = MAXALIGN_DOWN((Size) slate_ring_size * 1024);
-	dsm_segment *made = create_segment(RING_HEADER + size, report);
+	dsm_segment *made = obtain_segment(DSM_HANDLE_INVALID,
+									   RING_HEADER + size, report);
 	uint32		none = DSM_HANDLE_INVALID;
 	Ring	   *made_ring;
 
@@ -373,7 +383,7 @@ slate_ring_usage(SlateDatabase *database, uint64 *used, uint64 *size)
 		return false;
 	mapped = dsm_find_mapping(handle);
 	if (mapped == NULL)
-		mapped = attached = dsm_attach(handle);
+		mapped = attached = obtain_segment(handle, 0, false);
 	if (mapped == NULL)
 		return false;
 	there = dsm_segment_address(mapped);

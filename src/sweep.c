@@ -72,7 +72,10 @@ typedef struct Sweep
 								 * match */
 	int			stray[MAX_STRAY_SLOTS];
 	int			nfound;			/* names in names_found */
-	bool		overflow;		/* not all names fitted */
+	bool		overflow;		/* not all names fitted, or could be looked at */
+	SlateGlobPatience patience;
+	int64		stop_at;		/* nobody looks at names after that */
+	SlateWait	wait;
 	bool		failed;			/* SCAN got something that is not its answer */
 } Sweep;
 
@@ -120,6 +123,20 @@ void
 slate_sweep_count(pg_atomic_uint64 *names)
 {
 	names_swept = names;
+}
+
+/*
+ * Patterns with many stars, and long names that nearly match: each is soon looked
+ * at, but all together may take minutes.
+ */
+static bool
+has_time(void *arg)
+{
+	const Sweep *sweep = arg;
+
+	if (sweep->wait == LINK_WAIT_INTERRUPTIBLE && INTERRUPTS_PENDING_CONDITION())
+		return false;
+	return slate_link_now() < sweep->stop_at;
 }
 
 /* Takes none, so that it gets to see all. */
@@ -193,7 +210,8 @@ look_at(Sweep *sweep, const redisReply *name)
 	if (key.len > SLATE_KEY_MAX && key.start != name->str)
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
-							   note_stamp, &matched);
+							   note_stamp, &matched, &sweep->patience);
+	sweep->overflow |= sweep->patience.given_up;
 	if (!matched.any)
 		return;
 	if (key.len > SLATE_KEY_MAX)
@@ -241,6 +259,7 @@ on_sweep_reply(int index, const redisReply *reply, void *arg)
 		resetStringInfo(&stamps_found);
 		sweep->nfound = 0;
 		sweep->overflow = false;
+		sweep->patience.given_up = false;
 		sweep->long_glob = -1;
 		sweep->swept->outcome = sweep->before;
 	}
@@ -402,8 +421,10 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 	{
 		Sweep		sweep = {.globs = globs,.stamps = stamps,
 		.swept = swept,.node = node,.cursor = "0",.count = STEP_COUNT,
-		.long_glob = -1};
+		.long_glob = -1,.stop_at = stop_at,.wait = wait};
 
+		sweep.patience.go_on = has_time;
+		sweep.patience.arg = &sweep;
 		status = sweep_node(&sweep, stop_at, deadline, wait, &finished);
 	}
 	swept->finished = finished && slate_redis_has_topology(topology);

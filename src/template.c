@@ -264,14 +264,48 @@ slate_glob_unescape(StringInfo out, const char *text, int len)
 		appendStringInfoChar(out, byte);
 }
 
+/* Bytes that are looked at between two questions whether to go on. */
+#define BYTES_AT_ONCE (1024 * 1024)
+
+static bool
+goes_on(SlateGlobPatience *patience, int nbytes)
+{
+	if (patience == NULL || patience->given_up)
+		return patience == NULL;
+	patience->nbytes += nbytes;
+	if (patience->nbytes < BYTES_AT_ONCE)
+		return true;
+	patience->nbytes = 0;
+	patience->given_up = !patience->go_on(patience->arg);
+	return !patience->given_up;
+}
+
+/* Is there no star, and how many bytes does it take then? */
+static bool
+has_fixed_length(const char *pattern, int len, int *nbytes)
+{
+	*nbytes = 0;
+	for (int i = 0; i < len;)
+	{
+		GlobToken	token = next_glob_token(pattern + i, len - i);
+
+		if (token.kind == GLOB_STAR)
+			return false;
+		i += token.len;
+		++*nbytes;
+	}
+	return true;
+}
+
 /*
  * Every token but a star takes exactly one byte.  So when something does not
  * match, it is enough to let the last star take one byte more: whatever an
- * earlier star could take instead, the last one can take as well.
+ * earlier star could take instead, the last one can take as well.  And what is
+ * behind the last of all can only be the text's end.
  */
-bool
-slate_glob_match(const char *pattern, int patternlen,
-				 const char *text, int len)
+static bool
+match_glob(const char *pattern, int patternlen, const char *text, int len,
+		   SlateGlobPatience *patience)
 {
 	int			p = 0;
 	int			t = 0;
@@ -289,8 +323,17 @@ slate_glob_match(const char *pattern, int patternlen,
 									&matches);
 			if (token.kind == GLOB_STAR)
 			{
+				int			rest;
+
 				after_star = ++p;
 				star_end = t;
+				if (has_fixed_length(pattern + p, patternlen - p, &rest))
+				{
+					if (rest > len - t)
+						return false;
+					t = len - rest;
+					after_star = -1;
+				}
 				continue;
 			}
 		}
@@ -299,9 +342,7 @@ slate_glob_match(const char *pattern, int patternlen,
 			p += token.len;
 			t++;
 		}
-		else if (after_star == patternlen)
-			return true;
-		else if (after_star >= 0)
+		else if (after_star >= 0 && goes_on(patience, p - after_star + 1))
 		{
 			p = after_star;
 			t = ++star_end;
@@ -312,6 +353,13 @@ slate_glob_match(const char *pattern, int patternlen,
 	while (p < patternlen && pattern[p] == '*')
 		p++;
 	return p == patternlen;
+}
+
+bool
+slate_glob_match(const char *pattern, int patternlen,
+				 const char *text, int len)
+{
+	return match_glob(pattern, patternlen, text, len, NULL);
 }
 
 /*
@@ -884,7 +932,8 @@ first_with_prefix(const SlateGlobSet *set, int low, int high,
 
 bool
 slate_globset_match(const SlateGlobSet *set, const char *text, int len,
-					SlateGlobAcceptFn accept, void *arg)
+					SlateGlobAcceptFn accept, void *arg,
+					SlateGlobPatience *patience)
 {
 	for (int l = 0; set && l < set->nlengths; l++)
 	{
@@ -901,9 +950,12 @@ slate_globset_match(const SlateGlobSet *set, const char *text, int len,
 
 			if (memcmp(entry->glob.start, text, prefix_len) != 0)
 				break;
-			if (slate_glob_match(entry->glob.start, entry->glob.len, text, len) &&
+			if (match_glob(entry->glob.start, entry->glob.len, text, len,
+						   patience) &&
 				(accept == NULL || accept(entry->position, arg)))
 				return true;
+			if (!goes_on(patience, 1))
+				return false;
 		}
 	}
 	return false;

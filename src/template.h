@@ -183,13 +183,27 @@ extern SlateGlobSet *slate_globset_make(const SlateSlice *globs, int nglobs);
 extern SlateSlice slate_globset_glob(const SlateGlobSet *set, int position);
 
 /*
+ * Where this cannot be cancelled: go_on() is asked now and then, and if it says
+ * no then nothing more matches, until given_up is set back.
+ */
+typedef struct SlateGlobPatience
+{
+	bool		(*go_on) (void *arg);
+	void	   *arg;
+	int			nbytes;			/* private to template.c; 0 at first */
+	bool		given_up;
+} SlateGlobPatience;
+
+/*
  * Is there a glob that matches the text, and that accept() takes?  accept gets
  * the glob's position in the array that the set was made of; NULL takes all.
- * Does not allocate.  The set may be NULL: it is empty.
+ * Does not allocate.  The set may be NULL: it is empty; and so may be patience:
+ * it has no end.
  */
 typedef bool (*SlateGlobAcceptFn) (int position, void *arg);
 extern bool slate_globset_match(const SlateGlobSet *set,
 								const char *text, int len,
-								SlateGlobAcceptFn accept, void *arg);
+								SlateGlobAcceptFn accept, void *arg,
+								SlateGlobPatience *patience);
 
 #endif							/* SLATE_TEMPLATE_H */

@@ -42,6 +42,23 @@ is($look->query(q{SELECT pid FROM slate_cache.progress}), $worker, 'all by the s
 is(scalar(SlateNode::messages($node, qr/cannot make room/)), 1, 'which does not try again and again');
 chmod 0700, $folder;
 
+# There is one, but its file has been cleaned away: who has not mapped it does without.
+$_->quit foreach $async, $commit, $look;
+$node->restart;
+SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+($async, $commit, $look) = map { SlateSession->new($node) } 1 .. 3;
+$async->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'mapped' WHERE id = 1});
+SlateRedis::wait_until(sub { $redis->field('shop:item:1', 'name') eq 'mapped' }, 'the worker has told it');
+my ($ring) = sort { -s $b <=> -s $a } glob "$folder/mmap.*";
+cmp_ok(-s $ring, '>=', 4096 * 1024, 'there is a ring');
+unlink $ring or die "$ring: $!";
+$commit->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'unmapped' WHERE id = 1});
+is($commit->error, '', 'a session that cannot map it commits');
+is($redis->field('shop:item:1', 'name'), 'unmapped', 'and has waited for Redis');
+is($look->query(q{SELECT ring_bytes IS NULL FROM slate_cache.progress}), 't', 'nor can it tell what is in there');
+$async->query(q{UPDATE item SET name = 'mapped still' WHERE id = 1});
+SlateRedis::wait_until(sub { $redis->field('shop:item:1', 'name') eq 'mapped still' }, 'who has it mapped goes on');
+
 # Nobody waits for a worker for ever.  A database that takes no connections has none.
 $node->safe_psql('postgres', 'CREATE DATABASE closed');
 $node->safe_psql('closed', 'CREATE EXTENSION slate_cache');
