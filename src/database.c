@@ -37,10 +37,17 @@
 #define LARGE_MS 50
 #define LARGE_FOR_MS 60000
 
+/*
+ * How long (ms) it takes a server that starts, or whose launcher has ended, to have
+ * one, at most.
+ */
+#define LAUNCHER_DUE_MS 10000
+
 typedef struct Registry
 {
 	LWLock	   *lock;
 	Latch	   *volatile launcher;
+	pg_atomic_uint64 launcher_due;	/* until then it may still come */
 	SlateStart	start;			/* under the lock */
 	SlateDatabase databases[SLATE_MAX_DATABASES];
 } Registry;
@@ -121,6 +128,8 @@ slate_database_shmem_startup(void)
 		return;
 	registry->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 	registry->launcher = NULL;
+	pg_atomic_init_u64(&registry->launcher_due,
+					   slate_link_now() + LAUNCHER_DUE_MS);
 	memset(&registry->start, 0, sizeof(registry->start));
 	for (int i = 0; i < SLATE_MAX_DATABASES; i++)
 	{
@@ -310,6 +319,9 @@ slate_database_use_plain_transactions(void)
 void
 slate_database_set_launcher(Latch *latch)
 {
+	if (latch == NULL)
+		pg_atomic_write_u64(&registry->launcher_due,
+							slate_link_now() + LAUNCHER_DUE_MS);
 	registry->launcher = latch;
 }
 
@@ -317,6 +329,13 @@ bool
 slate_database_has_launcher(void)
 {
 	return registry != NULL && registry->launcher != NULL;
+}
+
+bool
+slate_database_expects_launcher(void)
+{
+	return slate_database_has_launcher() ||
+		slate_link_now() < (int64) pg_atomic_read_u64(&registry->launcher_due);
 }
 
 void

@@ -229,6 +229,9 @@ extern void slate_database_move(SlateDatabase *database, uint64 server);
 extern void slate_database_set_launcher(Latch *latch);
 extern bool slate_database_has_launcher(void);
 
+/* Is there one, or may there still be, since the server or it has just begun? */
+extern bool slate_database_expects_launcher(void);
+
 /*
  * Have the worker, or where there is none the launcher, look for something to
  * do.  Does not throw.

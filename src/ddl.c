@@ -278,6 +278,7 @@ is_untold(SlateDatabase *database)
 static void
 before_dropping_extension(void)
 {
+	static TimestampTz told_in = 0;
 	SlateDatabase *database = slate_database_find(MyDatabaseId);
 	Oid			extension = get_extension_oid("slate_cache", true);
 
@@ -285,6 +286,11 @@ before_dropping_extension(void)
 	if (database == NULL || !OidIsValid(extension) ||
 		!compat_extension_ownercheck(extension, GetUserId()))
 		return;
+
+	/* by its name, and then as an object; or with its schema, or its owner's */
+	if (told_in == GetCurrentStatementStartTimestamp())
+		return;
+	told_in = GetCurrentStatementStartTimestamp();
 	if (slate_script_prepare(slate_link_now() + slate_redis_connect_timeout,
 							 LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		ereport(WARNING,
@@ -396,6 +402,9 @@ slate_ddl_object_access(ObjectAccessType access, Oid class_id,
 		relid = object_id;
 	if (OidIsValid(relid))
 		slate_ddl_drop_all(relid);
+	if (access == OAT_DROP && class_id == ExtensionRelationId &&
+		object_id == get_extension_oid("slate_cache", true))
+		before_dropping_extension();
 	if (is_alteration(access, sub_id) && !compat_event_triggers_fire())
 		on_altered(class_id, object_id, slate_ddl_drop_all);
 }

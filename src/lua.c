@@ -241,6 +241,18 @@
 	"  if me ~= '' and stands(me) then redis.call('HINCRBY', marks_of(me), string.sub(me, 9) .. '+', 1) end\n" \
 	"end\n"
 
+/*
+ * An index that somebody has overwritten with something of another type knows
+ * nothing any more.  It is removed, so that the next step finds none.
+ */
+#define LUA_HEAL \
+	"local function heal(reply, index)\n" \
+	"  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then\n" \
+	"    redis.call('UNLINK', index)\n" \
+	"  end\n" \
+	"  return reply\n" \
+	"end\n"
+
 #define LUA_CLOCK \
 	"local clock = redis.call('TIME')\n" \
 	"local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n"
@@ -525,6 +537,7 @@ LUA_CLOCK
  */
 static const char drop_family_source[] =
 LUA_PUSH
+LUA_HEAL
 "local step = ARGV[7]\n"
 "local own, cursor = string.sub(step, 17, 32), string.sub(step, 33, 52)\n"
 "local most = tonumber(string.sub(step, 53))\n"
@@ -532,7 +545,8 @@ LUA_PUSH
 "local members, seen = {}, 0\n"
 "nonce = string.sub(step, 1, 16)\n"
 "repeat\n"
-"  local found = redis.call('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[6], 'COUNT', most)\n"
+"  local found = heal(redis.pcall('ZSCAN', KEYS[1], cursor, 'MATCH', ARGV[6], 'COUNT', most), KEYS[1])\n"
+"  if found.err then return found end\n"
 "  cursor, seen = found[1], seen + most\n"
 "  for i = 1, #found[2], 2 do members[#members + 1] = found[2][i] end\n"
 "until cursor == '0' or #members >= most or seen >= 8 * most\n"
@@ -612,11 +626,12 @@ LUA_PUSH
  */
 static const char register_source[] =
 LUA_MARKS
+LUA_HEAL
 "local index, me, members, longest, forever = KEYS[1], ARGV[1], {}, 0, false\n"
 LUA_COUNT
 "local now = redis.call('TIME')\n"
 "now = now[1] * 1000 + math.floor(now[2] / 1000)\n"
-"redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. now)\n"
+"heal(redis.pcall('ZREMRANGEBYSCORE', index, '-inf', '(' .. now), index)\n"
 "local left = redis.call('PTTL', index)\n"
 "for i = 2, #ARGV, 2 do\n"
 "  local ttl = tonumber(ARGV[i])\n"

@@ -63,6 +63,7 @@ static struct
 	bool		thorough;		/* as long as the time allows */
 	int64		budget;			/* ms that the exchange may take */
 	bool		out_of_memory;	/* Redis is, and so has refused some of it */
+	bool		is_elsewhere;	/* our Redis is not the one that others tell */
 	bool		async;			/* left to the worker */
 	SlateRingEntry entry;		/* then; nothing of its bytes */
 } publish;
@@ -288,6 +289,10 @@ encode(SlateOpList *list, Size max_bytes)
 	MemoryContext old = MemoryContextSwitchTo(list->context);
 
 	make_globset(list);
+
+	/* a value that nobody would remove is not to be there */
+	if (publish.is_elsewhere)
+		slate_render_as_drops(list);
 	slate_render(list, publish.globset, max_bytes);
 	slate_batch_init(&publish.batch);
 	encode_floor(list, &publish.batch);
@@ -319,6 +324,7 @@ watch(int64 deadline)
 static void
 begin_commit(SlateOpList *list)
 {
+	SlateDatabase *database = slate_database_mine();
 	int64		margin = slate_redis_timeout / 4;
 	int64		connected_by = slate_link_now() + slate_redis_timeout - margin;
 
@@ -329,6 +335,7 @@ begin_commit(SlateOpList *list)
 	{
 		slate_trust_stamp(&publish.stamp, &connected_by);
 		watch(connected_by);
+		publish.is_elsewhere = database && slate_database_is_elsewhere(database);
 	}
 
 	/* what Redis has taken is not there for the push any more */
@@ -480,6 +487,8 @@ slate_publish_hand_over(SlateOpList *list)
 		begin_strict(list, &stamp, true);
 	else
 	{
+		if (slate_trust_nobody_looks())
+			return false;
 		slate_stamp_make(&stamp);
 		if (!slate_journal_append(list, &stamp, true))
 			return false;

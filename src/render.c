@@ -204,8 +204,8 @@ needs_settings(const SlateOpList *list)
 	return false;
 }
 
-static void
-drop_all_images(SlateOpList *list)
+void
+slate_render_as_drops(SlateOpList *list)
 {
 	for (int i = 0; i < list->nops; i++)
 	{
@@ -269,7 +269,7 @@ slate_render(SlateOpList *list, const SlateGlobSet *globset, Size max_bytes)
 		return;
 	if (is_canceled(error, ncalls))
 		ReThrowError(error);
-	drop_all_images(list);
+	slate_render_as_drops(list);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("changed rows were dropped from the cache instead of being written to it"),

@@ -25,4 +25,7 @@ extern int	slate_render_max_value;
 extern void slate_render(SlateOpList *list, const SlateGlobSet *globset,
 						 Size max_bytes);
 
+/* Leave DROPs of rows, and what was set by hand. */
+extern void slate_render_as_drops(SlateOpList *list);
+
 #endif							/* SLATE_RENDER_H */

@@ -117,12 +117,21 @@ is_extension_new(void)
 	return is_new;
 }
 
+/* Is there no worker, nor going to be one? */
 static bool
 nobody_looks(SlateDatabase *database)
 {
 	return pg_atomic_read_u32(&database->worker) == 0 &&
 		(pg_atomic_read_u32(&database->unavailable) != 0 ||
-		 !slate_database_has_launcher());
+		 !slate_database_expects_launcher());
+}
+
+bool
+slate_trust_nobody_looks(void)
+{
+	SlateDatabase *database = slate_database_mine();
+
+	return database == NULL || nobody_looks(database);
 }
 
 /* Will there be an answer soon? */
@@ -175,7 +184,10 @@ await(SlateDatabase *database, int64 *deadline, SlateWait wait)
 	return trust;
 }
 
-/* Has nobody ever looked, nor will look? */
+/*
+ * Has nobody ever looked, nor will look?  Then a push is one all the same, as it
+ * would be without preload; but nobody reads what a push that has failed has left.
+ */
 static bool
 is_unguarded(SlateDatabase *database, SlateTrust trust)
 {
@@ -234,14 +246,20 @@ take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		 strcmp(reply->str, confirmation->epoch) != 0);
 }
 
-/* Has Redis this epoch?  Yes, if it cannot be asked: the push will tell. */
+/*
+ * Has Redis this epoch?  Yes, if it cannot be asked: the push will tell.  Nor is it
+ * if Redis is so far away that half of the time before the commit has been used up
+ * to connect: there will hardly be enough for another round trip, and a
+ * connection on which that was in vain is lost to the push.
+ */
 static bool
 confirm(SlateDatabase *database, const char *epoch, int64 deadline)
 {
 	Confirmation confirmation = {epoch, false};
 	SlateBatch	batch;
 
-	if (is_confirmed(database))
+	if (is_confirmed(database) ||
+		deadline - slate_link_now() < slate_redis_timeout * 3 / 8)
 		return true;
 	/* locks are held meanwhile */
 	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
@@ -528,8 +546,10 @@ slate_trust_reads(int64 *deadline)
 	if (database == NULL)
 		return true;
 	trust = await(database, deadline, LINK_WAIT_INTERRUPTIBLE);
-	if (is_unguarded(database, trust) || holds(database))
+	if (holds(database))
 		return true;
+	if (is_unguarded(database, trust))
+		return false;
 	if (trust == TRUST_HELD)
 		(void) meet_again(database, deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (holds(database))

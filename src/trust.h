@@ -74,6 +74,9 @@ extern bool slate_trust_is_delivered(const SlateStamp *stamp, bool strange);
  */
 extern bool slate_trust_is_elsewhere(void);
 
+/* Is there no worker for this database, nor going to be one? */
+extern bool slate_trust_nobody_looks(void);
+
 /* May what Redis has be taken for an answer?  May connect anew, and be canceled. */
 extern bool slate_trust_reads(int64 *deadline);
 

@@ -131,9 +131,13 @@ $fresh->query('DROP EXTENSION slate_cache');
 like($fresh->error, qr/WARNING:  Redis has not heard of all changes/, 'but if he has');
 kill 'CONT', $launcher;
 
+$fresh->query('CREATE SCHEMA ext; CREATE EXTENSION slate_cache SCHEMA ext');
 $redis->stop;
 $session->query('BEGIN; DROP EXTENSION slate_cache; ROLLBACK');
 like($session->error, qr/WARNING:  Redis cannot be told.*DETAIL:.*HINT:.*when Redis is there/s, 'or that Redis is away');
+is(() = $session->error =~ /WARNING/g, 1, 'once');
+$fresh->query('BEGIN; DROP SCHEMA ext CASCADE; ROLLBACK');
+like($fresh->error, qr/WARNING:  Redis cannot be told/, 'also where it goes with its schema');
 $session->query('CREATE ROLE plain LOGIN');
 my $plain = SlateSession->new($node, user => 'plain');
 $plain->query('DROP EXTENSION slate_cache');
