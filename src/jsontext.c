@@ -25,6 +25,7 @@
  */
 #include "compat.h"
 
+#include "jsonshape.h"
 #include "jsontext.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -44,14 +45,25 @@
 #define PIECES_AT_HAND 128
 #define NAMES_AT_HAND 32
 
-/* Digits that an int64 holds for sure. */
-#define INT64_DIGITS 18
+/* Digits of an integer that is written without numeric_in(). */
+#define INTEGER_DIGITS 20
+
+/*
+ * numeric of such an integer, the short form of numeric.c: a word of flags, sign,
+ * weight, and no decimals; then digits to the base of 10000, the most
+ * significant one first, without zeros at the end.  The weight is the first
+ * one's exponent.
+ */
+#define NUMERIC_IS_SHORT 0x8000
+#define NUMERIC_IS_NEGATIVE 0x2000
+#define NUMERIC_DIGIT_LEN 4
+#define INTEGER_WORDS (1 + INTEGER_DIGITS / NUMERIC_DIGIT_LEN)
 
 typedef enum PieceKind
 {
 	PIECE_STRING,
 	PIECE_ESCAPED,				/* a string with a backslash */
-	PIECE_INTEGER,				/* at most INT64_DIGITS digits */
+	PIECE_INTEGER,				/* at most INTEGER_DIGITS digits */
 	PIECE_NUMBER,				/* any other */
 	PIECE_TRUE,
 	PIECE_FALSE,
@@ -67,13 +79,17 @@ typedef enum PieceKind
 typedef struct Piece
 {
 	PieceKind	kind;
-	uint32		len;			/* bytes of a string or number; of a container,
-								 * its elements or members */
+	uint32		len;			/* bytes of a string or number; of a
+								 * container, its elements or members */
 	union
 	{
 		const char *start;		/* of a string or number */
-		uint32		end;		/* of a container: the piece behind all that
+		struct
+		{
+			uint32		end;	/* of a container: the piece behind all that
 								 * is in it */
+			uint32		shape;	/* of an object, or 0 */
+		};
 	};
 } Piece;
 
@@ -118,21 +134,26 @@ take(Parse *parse, char c)
 }
 
 /* Pointers to pieces do not survive this; numbers of pieces do. */
-static Piece *
+static void
+make_room(Parse *parse)
+{
+	Size		size = sizeof(Piece) * parse->room;
+
+	parse->room *= 2;
+	if (parse->pieces != parse->at_hand)
+		parse->pieces = repalloc(parse->pieces, size * 2);
+	else
+		parse->pieces = memcpy(palloc(size * 2), parse->at_hand, size);
+}
+
+/* Nor do they survive this one. */
+static inline Piece *
 add_piece(Parse *parse, PieceKind kind)
 {
 	Piece	   *piece;
 
-	if (parse->npieces == parse->room)
-	{
-		Size		size = sizeof(Piece) * parse->room;
-
-		parse->room *= 2;
-		if (parse->pieces != parse->at_hand)
-			parse->pieces = repalloc(parse->pieces, size * 2);
-		else
-			parse->pieces = memcpy(palloc(size * 2), parse->at_hand, size);
-	}
+	if (unlikely(parse->npieces == parse->room))
+		make_room(parse);
 	piece = &parse->pieces[parse->npieces++];
 	piece->kind = kind;
 	piece->len = 0;
@@ -181,7 +202,7 @@ scan_number(Parse *parse)
 
 	if (at == digits || (*digits == '0' && at > digits + 1))
 		return false;
-	if (at - digits > INT64_DIGITS)
+	if (at - digits > INTEGER_DIGITS)
 		piece->kind = PIECE_NUMBER;
 	if (*at == '.')
 	{
@@ -219,20 +240,63 @@ scan_word(Parse *parse, const char *word, PieceKind kind)
 	return true;
 }
 
-/* A name, a colon and a value; or only a value. */
+/* A name, and the colon. */
 static bool
-scan_member(Parse *parse, bool has_name)
+scan_name(Parse *parse)
 {
-	if (has_name)
+	if (*parse->at != '"' || !scan_string(parse) ||
+		parse->pieces[parse->npieces - 1].kind == PIECE_ESCAPED)
+		return false;
+	skip_spaces(parse);
+	return take(parse, ':');
+}
+
+/* If it is the next one of the object's shape; from then on it has none if not. */
+static bool
+take_expected_name(Parse *parse, uint32 nth, uint32 *shape)
+{
+	Piece	   *piece;
+	uint32		len;
+
+	*shape = slate_shape_follow(*shape, nth, parse->at,
+								parse->end - parse->at, &len);
+	if (*shape == 0)
+		return false;
+	piece = add_piece(parse, PIECE_STRING);
+	piece->start++;
+	piece->len = len - SLATE_SHAPE_MARKS;
+	parse->at += len;
+	skip_spaces(parse);
+	return true;
+}
+
+static bool
+scan_members(Parse *parse, uint32 *count, uint32 *shape)
+{
+	do
 	{
-		if (*parse->at != '"' || !scan_string(parse) ||
-			parse->pieces[parse->npieces - 1].kind == PIECE_ESCAPED)
+		if (*shape == 0 || !take_expected_name(parse, *count, shape))
+		{
+			if (!scan_name(parse))
+				return false;
+		}
+		if (!scan_value(parse))
 			return false;
-		skip_spaces(parse);
-		if (!take(parse, ':'))
+		++*count;
+	} while (take(parse, ','));
+	return true;
+}
+
+static bool
+scan_elements(Parse *parse, uint32 *count)
+{
+	do
+	{
+		if (!scan_value(parse))
 			return false;
-	}
-	return scan_value(parse);
+		++*count;
+	} while (take(parse, ','));
+	return true;
 }
 
 /* Empty, or members with commas between them. */
@@ -242,6 +306,7 @@ scan_container(Parse *parse, PieceKind kind)
 	char		closing = kind == PIECE_OBJECT ? '}' : ']';
 	uint32		self = parse->npieces;
 	uint32		count = 0;
+	uint32		shape = 0;
 
 	if (++parse->depth > MAX_DEPTH)
 		return false;
@@ -250,19 +315,21 @@ scan_container(Parse *parse, PieceKind kind)
 	skip_spaces(parse);
 	if (*parse->at != closing)
 	{
-		do
-		{
-			if (!scan_member(parse, kind == PIECE_OBJECT))
-				return false;
-			count++;
-		} while (take(parse, ','));
+		if (kind == PIECE_OBJECT)
+			shape = slate_shape_expect(parse->depth);
+		if (kind == PIECE_OBJECT ? !scan_members(parse, &count, &shape)
+			: !scan_elements(parse, &count))
+			return false;
 		if (*parse->at != closing)
 			return false;
 	}
+	if (shape != 0)
+		shape = slate_shape_end(shape, count, parse->depth);
 	parse->at++;
 	parse->depth--;
 	parse->pieces[self].len = count;
 	parse->pieces[self].end = parse->npieces;
+	parse->pieces[self].shape = shape;
 	return true;
 }
 
@@ -412,15 +479,39 @@ write_escaped(Parse *parse, const Piece *piece)
 	return JENTRY_ISSTRING | (parse->out.len - before);
 }
 
-static Numeric
-integer_of(const Piece *piece)
+static JEntry
+write_integer(Parse *parse, const Piece *piece)
 {
+	int			before = parse->out.len;
 	bool		is_negative = *piece->start == '-';
-	int64		value = 0;
+	const char *at = piece->start + is_negative;
+	const char *end = piece->start + piece->len;
+	int			weight = (end - at - 1) / NUMERIC_DIGIT_LEN;
+	uint16		words[INTEGER_WORDS];
+	int			nwords = 1;
+	int			last = 0;
+	int			start;
 
-	for (uint32 i = is_negative; i < piece->len; i++)
-		value = value * 10 + (piece->start[i] - '0');
-	return int64_to_numeric(is_negative ? -value : value);
+	while (at < end)
+	{
+		uint16		digit = 0;
+
+		do
+			digit = digit * 10 + (*at++ - '0');
+		while ((end - at) % NUMERIC_DIGIT_LEN != 0);
+		words[nwords] = digit;
+		if (digit != 0)
+			last = nwords;
+		nwords++;
+	}
+	words[0] = NUMERIC_IS_SHORT | weight |
+		(is_negative && last > 0 ? NUMERIC_IS_NEGATIVE : 0);
+	align(&parse->out);
+	start = parse->out.len;
+	append(&parse->out, &start, VARHDRSZ);
+	append(&parse->out, words, (last + 1) * sizeof(uint16));
+	SET_VARSIZE(parse->out.data + start, parse->out.len - start);
+	return JENTRY_ISNUMERIC | (parse->out.len - before);
 }
 
 static Numeric
@@ -440,8 +531,7 @@ static JEntry
 write_number(Parse *parse, const Piece *piece)
 {
 	int			before = parse->out.len;
-	Numeric		number = piece->kind == PIECE_INTEGER ? integer_of(piece)
-		: number_of(piece);
+	Numeric		number = number_of(piece);
 
 	align(&parse->out);
 	append(&parse->out, number, VARSIZE(number));
@@ -511,27 +601,82 @@ compare_names(const MemberName *a, const MemberName *b)
 #define ST_DEFINE
 #include "lib/sort_template.h"
 
-static JEntry
-write_members(Parse *parse, const Piece *object, MemberName *names)
+/* The names of an object, in the text's order. */
+static void
+list_names(const Parse *parse, const Piece *object, MemberName *names)
 {
-	int			before = parse->out.len;
 	MemberName	name = object + 1;
-	Entries		entries;
 
 	for (uint32 i = 0; i < object->len; i++)
 	{
 		names[i] = name;
 		name = next_of(parse, name + 1);
 	}
+}
+
+/* What has been written for its names, which are in jsonb's order by now. */
+static void
+learn_shape(Parse *parse, const Piece *object, const MemberName *names,
+			uint32 total, int block)
+{
+	MemberName	in_text[SLATE_SHAPE_MEMBERS];
+	SlateSlice	slices[SLATE_SHAPE_MEMBERS];
+	uint8		order[SLATE_SHAPE_MEMBERS];
+
+	list_names(parse, object, in_text);
+	for (uint32 i = 0; i < object->len; i++)
+	{
+		slices[i].start = in_text[i]->start;
+		slices[i].len = in_text[i]->len;
+		for (uint32 j = 0; j < object->len; j++)
+		{
+			if (names[j] == in_text[i])
+				order[j] = i;
+		}
+	}
+	slate_shape_learn(slices, order, object->len, total,
+					  parse->out.data + block, parse->out.len - block);
+}
+
+static JEntry
+write_members(Parse *parse, const Piece *object, MemberName *names)
+{
+	int			before = parse->out.len;
+	int			block;
+	Entries		entries;
+
+	list_names(parse, object, names);
 	sort_names(names, object->len);
 	for (uint32 i = 1; i < object->len; i++)
 		parse->is_strange |= compare_names(&names[i - 1], &names[i]) == 0;
 
 	begin_container(parse, JB_FOBJECT | object->len, object->len * 2, &entries);
+	block = entries.at - sizeof(uint32);
 	for (uint32 i = 0; i < object->len; i++)
 		add_entry(parse, &entries, write_string(parse, names[i]));
+	if (!parse->is_strange && slate_shape_is_wanted(object->len, entries.total))
+		learn_shape(parse, object, names, entries.total, block);
 	for (uint32 i = 0; i < object->len; i++)
 		add_entry(parse, &entries, write_value(parse, names[i] + 1));
+	return JENTRY_ISCONTAINER | (parse->out.len - before);
+}
+
+static JEntry
+write_shaped(Parse *parse, const Piece *object, const SlateShape *shape)
+{
+	int			before = parse->out.len;
+	MemberName	names[SLATE_SHAPE_MEMBERS];
+	Entries		entries;
+
+	list_names(parse, object, names);
+	align(&parse->out);
+	entries.at = parse->out.len + sizeof(uint32);
+	entries.nth = object->len;
+	entries.total = shape->total;
+	append(&parse->out, shape->block, shape->blocklen);
+	for (uint32 i = 0; i < object->len; i++)
+		add_entry(parse, &entries,
+				  write_value(parse, names[shape->order[i]] + 1));
 	return JENTRY_ISCONTAINER | (parse->out.len - before);
 }
 
@@ -542,6 +687,8 @@ write_object(Parse *parse, const Piece *object)
 	MemberName *names = at_hand;
 	JEntry		entry;
 
+	if (object->shape != 0)
+		return write_shaped(parse, object, slate_shape_at(object->shape));
 	if (object->len > NAMES_AT_HAND)
 		names = palloc(object->len * sizeof(MemberName));
 	entry = write_members(parse, object, names);
@@ -560,6 +707,7 @@ write_value(Parse *parse, const Piece *piece)
 		case PIECE_ESCAPED:
 			return write_escaped(parse, piece);
 		case PIECE_INTEGER:
+			return write_integer(parse, piece);
 		case PIECE_NUMBER:
 			return write_number(parse, piece);
 		case PIECE_TRUE:
@@ -606,6 +754,7 @@ parse_text(const char *bytes, size_t len)
 	parse.room = PIECES_AT_HAND;
 	parse.pieces = parse.at_hand;
 
+	slate_shape_begin();
 	skip_spaces(&parse);
 	if ((*parse.at == '{' || *parse.at == '[') && scan_value(&parse) &&
 		parse.at == parse.end)

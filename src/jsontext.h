@@ -8,6 +8,10 @@
 #ifndef SLATE_JSONTEXT_H
 #define SLATE_JSONTEXT_H
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include "port/pg_bitutils.h"
 #include "utils/jsonb.h"
 
@@ -37,6 +41,24 @@ slate_jsontext_less(uint64 word, uint8 n)
 	return (word - SLATE_JSONTEXT_EACH(n)) & ~word & SLATE_JSONTEXT_EACH(0x80);
 }
 
+#ifdef __SSE2__
+
+/* Of sixteen bytes, a bit for each that may not stand in a string as it is. */
+static inline uint32
+slate_jsontext_odd_ones(const char *bytes)
+{
+	__m128i		chunk = _mm_loadu_si128((const __m128i *) bytes);
+	__m128i		quotes = _mm_cmpeq_epi8(chunk, _mm_set1_epi8('"'));
+	__m128i		slashes = _mm_cmpeq_epi8(chunk, _mm_set1_epi8('\\'));
+	__m128i		spaces = _mm_set1_epi8(' ');
+	__m128i		others = _mm_cmpeq_epi8(_mm_max_epu8(chunk, spaces), chunk);
+
+	return _mm_movemask_epi8(_mm_or_si128(quotes, slashes)) |
+		(_mm_movemask_epi8(others) ^ 0xffff);
+}
+
+#endif
+
 /*
  * How many of the bytes, from the first one on, may stand in a string as they
  * are?  The next one is a quote, a backslash or a control character, or there
@@ -48,6 +70,15 @@ slate_jsontext_plain_length(const char *bytes, size_t len)
 	size_t		n = 0;
 	uint64		word;
 
+#ifdef __SSE2__
+	for (; n + sizeof(__m128i) <= len; n += sizeof(__m128i))
+	{
+		uint32		odd = slate_jsontext_odd_ones(bytes + n);
+
+		if (odd != 0)
+			return n + pg_rightmost_one_pos32(odd);
+	}
+#endif
 	for (; n + sizeof(word) <= len; n += sizeof(word))
 	{
 		uint64		odd;

@@ -64,6 +64,26 @@ sub value
     return one_of('true', 'false', 'null');
 }
 
+# Rows of a few tables, which have the same names in the same order; and some that go another way.
+my @tables = (
+    (map { my $n = $_; [map { ('name', 'n', "\x{e4}", 'id', '') [$_ % 5] . $_ } 1 .. $n] } 1, 2, 5, 9, 31, 32, 33, 63, 64, 65),
+    ['id'], ['id', 'name'], ['name', 'id'], ['id', 'name', 'size'], ['id', 'name', 'path'], ['id', 'size', 'name'], ['identity', 'name'], ['id', 'nam', 'esize'], ['same', 'n', 'same'],
+    [map { 'long' x 25 . $_ } 1 .. 12]);
+
+sub row
+{
+    my ($depth) = @_;
+    my @names = @{ one_of(@tables[rand 4], @tables) };
+    my ($colon, $comma) = rand() < 0.8 ? (':', ',') : (': ', ', ');
+    splice @names, rand @names, one_of(0, 1), one_of([], ['other'], ['id'])->@* if rand() < 0.15;
+    $#names = rand @names if rand() < 0.1;
+    push @names, one_of('more', 'id', 'name') if rand() < 0.1;
+    @names[0, -1] = @names[-1, 0] if @names && rand() < 0.05;
+    return '{' . join($comma, map { "\"$_\"$colon" . (rand() < 0.1 && $depth > 0 ? row($depth - 1) : value($depth && one_of(0, 0, 1))) } @names) . '}';
+}
+
+sub rows { return '[' . join(one_of(',', ', '), map { row(1) } 1 .. 1 + rand 6) . ']' }
+
 sub changed
 {
     my ($text) = @_;
@@ -84,6 +104,7 @@ my @texts = (
     '{"a":' x 3000 . '1' . '}' x 3000, map({ ('[' x $_) . '{"a":[1]}' . (']' x $_) } 60 .. 66), '[' . join(',', ('[1,{}]') x 20_000) . ']',
     '{' . join(',', map { "\"$_\":$_" } 1 .. 5000) . '}', '[1,"' . 'x' x (20 * 1024 * 1024) . '"]', '["' . 'x' x 100_000 . '"]', '["' . '\\n' x 50_000 . '"]', '[' . join(',', (1) x 20_000) . ']');
 push @texts, rand() < 0.35 ? changed($_) : $_ foreach map { space() . value(1 + rand 5) . space() } 1 .. $many;
+push @texts, rand() < 0.1 ? changed($_) : $_ foreach map { rand() < 0.7 ? row(2) : rows() } 1 .. $many / 5;
 @texts = grep { !/\0/ } @texts;
 
 my $redis = SlateRedis->new;
