@@ -102,4 +102,27 @@ slate_jsontext_plain_length(const char *bytes, size_t len)
 	return n;
 }
 
+/*
+ * How many of the bytes, from the first one on, are ASCII for sure, and no zeros?
+ * There may be more.
+ */
+static inline size_t
+slate_jsontext_ascii_length(const char *bytes, size_t len)
+{
+	size_t		n = 0;
+
+#ifdef __SSE2__
+	for (; n + sizeof(__m128i) <= len; n += sizeof(__m128i))
+	{
+		__m128i		chunk = _mm_loadu_si128((const __m128i *) (bytes + n));
+		__m128i		zeros = _mm_cmpeq_epi8(chunk, _mm_setzero_si128());
+
+		/* of each byte the highest bit */
+		if (_mm_movemask_epi8(_mm_or_si128(chunk, zeros)) != 0)
+			break;
+	}
+#endif
+	return n;
+}
+
 #endif							/* SLATE_JSONTEXT_H */

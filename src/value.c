@@ -32,14 +32,23 @@ is_about_text(int sqlerrcode)
 		sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
 }
 
+/* In the database's encoding, in each of which ASCII is what it is. */
+static bool
+is_text(const char *bytes, size_t len)
+{
+	size_t		n = slate_jsontext_ascii_length(bytes, len);
+
+	return memchr(bytes + n, '\0', len - n) == NULL &&
+		pg_verify_mbstr(GetDatabaseEncoding(), bytes + n, len - n, true);
+}
+
 Jsonb *
 slate_value_parse(const char *bytes, size_t len)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Jsonb	   *volatile value = NULL;
 
-	if (len > MaxAllocSize / 8 || memchr(bytes, '\0', len) != NULL ||
-		!pg_verify_mbstr(GetDatabaseEncoding(), bytes, len, true))
+	if (len > MaxAllocSize / 8 || !is_text(bytes, len))
 		return NULL;
 	PG_TRY();
 	{

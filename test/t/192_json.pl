@@ -144,6 +144,21 @@ cmp_ok($values, '>', $many / 2, "$values of them are JSON");
 cmp_ok($none, '>', $many / 20, "$none are not");
 is(join("\n", @wrong), '', 'each is taken as by a cast');
 
+# Bytes that are no text, wherever they are.
+foreach my $at (0 .. 49)
+{
+    my $text = '["' . 'x' x 60 . '"]';
+    foreach my $bytes ("\xff", "\0", "\xc3", "\xc3\xa4")
+    {
+        my $changed = $text;
+        substr $changed, 2 + $at, length $bytes, $bytes;
+        $client->ask('SET', "bytes:$at:" . unpack('H*', $bytes), $changed);
+    }
+}
+is($node->safe_psql('postgres', q{SELECT bytes, count(slate_cache_peek('bytes:' || at || ':' || bytes))
+        FROM generate_series(0, 49) at, unnest('{ff,00,c3,c3a4}'::text[]) bytes GROUP BY 1 ORDER BY 1}),
+    "00|0\nc3|0\nc3a4|50\nff|0", 'what is no text is no value');
+
 # An escape that stands for no ASCII cannot be had in SQL_ASCII: no JSON there, and no ERROR.
 $node->safe_psql('postgres', q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
 $node->safe_psql('ascii', 'CREATE EXTENSION slate_cache');
