@@ -584,7 +584,7 @@ pre_prepare(void)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has changed cached data without a journal and a worker"),
 				 errdetail("Nobody would remember to tell Redis of its changes when another session commits it."),
-				 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, see that the database has a worker (slate_cache.health), and use its slate_cache.url; or commit without PREPARE TRANSACTION.")));
+				 errhint("Add slate_cache to shared_preload_libraries, switch slate_cache.journal on, use the slate_cache.url of the database's worker, and see in slate_cache.health whether there is one; or commit without PREPARE TRANSACTION.")));
 }
 
 /* The lists themselves go with TopTransactionContext. */

@@ -32,7 +32,7 @@ $redis->cli('DEL', 'shop:item:2');
 
 # The worker's notes are no guards.
 SlateRedis::wait_until(
-    sub { $redis->all_keys('slate_cache:*') !~ /^slate_cache:(?!epoch:|wal:|tick$)/m }, 'no guard is left');
+    sub { $redis->all_keys('slate_cache:*') !~ /^slate_cache:(?!epoch:|wal:|rules:|tick$)/m }, 'no guard is left');
 $proxy->release;
 $slow->finish;
 is($slow->error, '', 'the slow commit ends well');
