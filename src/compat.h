@@ -137,4 +137,12 @@ typedef size_t compat_reply_count;
 typedef int compat_reply_count;
 #endif
 
+/* hiredis 1.0: there are more kinds of replies, and functions to build them */
+#if HIREDIS_MAJOR >= 1
+#define COMPAT_NEWER_REPLIES(double_fn, bool_fn) \
+	.createDouble = double_fn, .createBool = bool_fn,
+#else
+#define COMPAT_NEWER_REPLIES(double_fn, bool_fn)
+#endif
+
 #endif							/* SLATE_COMPAT_H */

@@ -89,15 +89,6 @@ typedef struct Exchange
 	SlateWait	wait;
 } Exchange;
 
-/*
- * How replies are built: hiredis' own functions, with a guard before the one
- * that allocates by a number the server states.  Filled in, always with the
- * same values, by create_reader().
- */
-static redisReplyObjectFunctions reply_functions;
-static void *(*default_create_array) (const redisReadTask *task,
-									  compat_reply_count elements);
-
 static SlateLinkStatus fail(SlateLink *link, SlateLinkStatus status,
 							const char *format,...) pg_attribute_printf(3, 4);
 
@@ -195,32 +186,6 @@ wait_for(int fd, short events, short *ready, int64 until, SlateWait wait)
 	return LINK_OK;
 }
 
-/*
- * Stands before hiredis' own createArray, which allocates as many pointers as
- * the server says there will be.  NULL is the reader's "out of memory";
- * reply_refused tells the two apart.
- */
-static void *
-create_array(const redisReadTask *task, compat_reply_count elements)
-{
-	SlateLink  *link = task->privdata;
-	const redisReadTask *outer;
-	int			depth = 1;
-
-	for (outer = task->parent; outer != NULL; outer = outer->parent)
-		depth++;
-
-	if (depth > SLATE_REPLY_MAX_DEPTH ||
-		(size_t) elements > SLATE_REPLY_MAX_ELEMENTS - link->reply_elements)
-	{
-		link->reply_refused = true;
-		return NULL;
-	}
-
-	link->reply_elements += elements;
-	return default_create_array(task, elements);
-}
-
 /* A parser for this link; NULL if there is no memory. */
 static redisReader *
 create_reader(SlateLink *link)
@@ -230,13 +195,7 @@ create_reader(SlateLink *link)
 	if (reader == NULL)
 		return NULL;
 
-	/* a reader's fn that is ours already never comes from redisReaderCreate */
-	default_create_array = reader->fn->createArray;
-	reply_functions = *reader->fn;
-	reply_functions.createArray = create_array;
-
-	reader->fn = &reply_functions;
-	reader->privdata = link;
+	slate_replies_use(reader, &link->replies);
 
 	/*
 	 * Left to itself, a 0.14 reader that finds its empty buffer large frees
@@ -290,12 +249,10 @@ slate_link_close(SlateLink *link)
 		return;
 
 	close_socket(link);
-	if (link->reply != NULL)
-		freeReplyObject(link->reply);
 	redisReaderFree(link->reader);
+	slate_replies_free(&link->replies);
 
 	link->reader = NULL;
-	link->reply = NULL;
 	link->mid_exchange = false;
 	link->ahead_of = NULL;
 	link->ahead = 0;
@@ -661,22 +618,19 @@ send_some(SlateLink *link, Exchange *exchange)
 static void
 hand_over(SlateLink *link, Exchange *exchange, redisReply *reply)
 {
-	link->reply = reply;
 	if (exchange->reply_fn != NULL)
 		exchange->reply_fn(exchange->received, reply, exchange->arg);
-	link->reply = NULL;
-	freeReplyObject(reply);
+	slate_replies_reset(&link->replies);
 
 	exchange->received++;
 	link->reply_bytes = 0;
-	link->reply_elements = 0;
 }
 
 /* Say what the parser stumbled over. */
 static SlateLinkStatus
 parse_failed(SlateLink *link)
 {
-	if (link->reply_refused)
+	if (link->replies.refused)
 		return fail(link, LINK_PROTOCOL,
 					"a reply has more than %d elements, or is nested deeper than %d",
 					SLATE_REPLY_MAX_ELEMENTS, SLATE_REPLY_MAX_DEPTH);
@@ -943,8 +897,8 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 
 	link->mid_exchange = true;
 	link->reply_bytes = 0;
-	link->reply_elements = 0;
-	link->reply_refused = false;
+	slate_replies_reset(&link->replies);
+	link->replies.refused = false;
 
 	status = run_exchange(link, &exchange);
 	if (status != LINK_OK)

@@ -17,6 +17,8 @@
 
 #include <hiredis/hiredis.h>
 
+#include "replies.h"
+
 typedef enum SlateLinkStatus
 {
 	LINK_OK,
@@ -92,11 +94,8 @@ typedef struct SlateLink
 								 * connection must be dropped */
 	const char *ahead_of;		/* the exchange to come, if it has begun ... */
 	size_t		ahead;			/* and how many of its bytes are sent */
-	redisReply *reply;			/* the reply in the caller's hands, so that it
-								 * is freed even if the caller throws */
+	SlateReplies replies;		/* the one in the caller's hands, or coming in */
 	size_t		reply_bytes;	/* of the reply that is coming in, so far */
-	size_t		reply_elements; /* likewise */
-	bool		reply_refused;	/* it went over a limit */
 	bool		buffer_grown;	/* the reader's buffer is worth giving back */
 	char		error[256];		/* what the last failure was, for a log line */
 } SlateLink;
