@@ -275,8 +275,8 @@ is_untold(SlateDatabase *database)
  * What the journal has goes with the extension, and so does whoever would tell
  * Redis of it.  The transaction can still be rolled back.
  */
-static void
-before_dropping_extension(void)
+void
+slate_ddl_before_dropping_extension(void)
 {
 	static TimestampTz told_in = 0;
 	SlateDatabase *database = slate_database_find(MyDatabaseId);
@@ -316,7 +316,7 @@ before_dropping(const DropStmt *command)
 	foreach(lc, command->objects)
 	{
 		if (strcmp(strVal(lfirst(lc)), "slate_cache") == 0)
-			before_dropping_extension();
+			slate_ddl_before_dropping_extension();
 	}
 }
 
@@ -402,9 +402,6 @@ slate_ddl_object_access(ObjectAccessType access, Oid class_id,
 		relid = object_id;
 	if (OidIsValid(relid))
 		slate_ddl_drop_all(relid);
-	if (access == OAT_DROP && class_id == ExtensionRelationId &&
-		object_id == get_extension_oid("slate_cache", true))
-		before_dropping_extension();
 	if (is_alteration(access, sub_id) && !compat_event_triggers_fire())
 		on_altered(class_id, object_id, slate_ddl_drop_all);
 }

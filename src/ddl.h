@@ -22,6 +22,12 @@ extern void slate_ddl_object_access(ObjectAccessType access,
 									Oid class_id, Oid object_id, int sub_id);
 
 /*
+ * The extension is about to be dropped: a WARNING, once a statement, if its keys
+ * stay behind.  Asks Redis.
+ */
+extern void slate_ddl_before_dropping_extension(void);
+
+/*
  * Before a transaction is committed or prepared, and before pending.c is told so:
  * logical replication's apply truncates partitions past triggers and hooks.
  * May throw.

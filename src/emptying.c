@@ -4,9 +4,9 @@
  *	  The worker empties the namespace of its database.
  *
  * That is, all keys that rules cover or have covered, with their guards, in one
- * walk of SCANs, and those that were set by hand under no rule.  Nobody trusts Redis from its
- * beginning on; at its end, if it is still the same server, it gets a new
- * epoch, and what strict writers have under way is marked again.
+ * walk of SCANs, and those that were set by hand under no rule.  Nobody trusts
+ * Redis from its beginning on; at its end, if it is still the same server, it
+ * gets a new epoch, and what strict writers have under way is marked again.
  *
  *-------------------------------------------------------------------------
  */

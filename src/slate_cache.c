@@ -287,7 +287,10 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	/* the worker goes when that is committed */
 	if (class_id == ExtensionRelationId && access == OAT_DROP &&
 		object_id == get_extension_oid("slate_cache", true))
+	{
+		slate_ddl_before_dropping_extension();
 		extension_changes = slate_database_mine();
+	}
 }
 
 static void

@@ -74,7 +74,7 @@ typedef struct Sweep
 	int			nfound;			/* names in names_found */
 	bool		overflow;		/* not all names fitted, or could be looked at */
 	SlateGlobPatience patience;
-	int64		stop_at;		/* nobody looks at names after that */
+	int64		stop_at;		/* no step begins, nor goes on, after that */
 	SlateWait	wait;
 	bool		failed;			/* SCAN got something that is not its answer */
 } Sweep;
@@ -211,7 +211,12 @@ look_at(Sweep *sweep, const redisReply *name)
 		return;
 	(void) slate_globset_match(sweep->globs, key.start, key.len,
 							   note_stamp, &matched, &sweep->patience);
-	sweep->overflow |= sweep->patience.given_up;
+	if (sweep->patience.given_up)
+	{
+		/* what else matches is not known */
+		sweep->overflow = true;
+		return;
+	}
 	if (!matched.any)
 		return;
 	if (key.len > SLATE_KEY_MAX)
@@ -354,10 +359,10 @@ ask_about_strays(Sweep *sweep, int64 deadline, SlateWait wait)
  * comes nevertheless.
  */
 static SlateRedisStatus
-sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
-		   bool *finished)
+sweep_node(Sweep *sweep, int64 deadline, bool *finished)
 {
 	SlateSwept *swept = sweep->swept;
+	SlateWait	wait = sweep->wait;
 	bool		scan = true;
 	bool		again = false;
 	int64		start = slate_link_now();
@@ -372,9 +377,9 @@ sweep_node(Sweep *sweep, int64 stop_at, int64 deadline, SlateWait wait,
 			CHECK_FOR_INTERRUPTS();
 
 		/* what was found is still dropped */
-		if (now >= stop_at && sweep->nfound == 0)
+		if (now >= sweep->stop_at && sweep->nfound == 0)
 			return REDIS_DONE;
-		encode_step(sweep, scan && now < stop_at);
+		encode_step(sweep, scan && now < sweep->stop_at);
 		sweep->before = swept->outcome;
 		status = slate_exchange_run(&to_send, on_sweep_reply, sweep,
 									Min(deadline, now + patience(wait)), wait);
@@ -425,7 +430,7 @@ slate_sweep(const SlateGlobSet *globs, const SlateStamp *const *stamps,
 
 		sweep.patience.go_on = has_time;
 		sweep.patience.arg = &sweep;
-		status = sweep_node(&sweep, stop_at, deadline, wait, &finished);
+		status = sweep_node(&sweep, deadline, &finished);
 	}
 	swept->finished = finished && slate_redis_has_topology(topology);
 	if (wait == LINK_WAIT_INTERRUPTIBLE)

@@ -247,10 +247,10 @@ take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 }
 
 /*
- * Has Redis this epoch?  Yes, if it cannot be asked: the push will tell.  Nor is it
- * if Redis is so far away that half of the time before the commit has been used up
- * to connect: there will hardly be enough for another round trip, and a
- * connection on which that was in vain is lost to the push.
+ * Has Redis this epoch?  Yes, if it cannot be asked: the push will tell.  It is not
+ * asked if it is so far away that to connect has used up half of the time before the
+ * commit: there will hardly be enough for another round trip, and a connection on
+ * which that was in vain is lost to the push.
  */
 static bool
 confirm(SlateDatabase *database, const char *epoch, int64 deadline)
@@ -495,7 +495,7 @@ slate_trust_add_leases(SlateBatch *batch, const SlateSlice *keys, int nkeys)
 	leased_epoch = 0;
 
 	/* what is being emptied may be lost in the middle of it, unnoticed */
-	if (database && !is_unguarded(database, trust))
+	if (database)
 	{
 		stamp.epoch_key = slate_epoch_key();
 		strlcpy(stamp.epoch, "-", sizeof(stamp.epoch));

@@ -59,6 +59,8 @@ is($redis->field('shop:item:4', 'name'), 'written', 'no room for a worker: value
 $session->query(q{BEGIN; UPDATE item SET name = 'prepared' WHERE id = 5});
 $session->query(q{PREPARE TRANSACTION 'nobody'});
 like($session->error, qr/cannot PREPARE a transaction that has changed cached data without a journal and a worker/, 'no room for a worker: nor is anything prepared');
+$session->query(q{SELECT slate_cache_warm('item')});
+like($session->error, qr/the history of Redis is unknown/, 'no room for a worker: nor filled');
 $session->quit;
 
 # With one all is well again.
