@@ -3,12 +3,11 @@
  * load.c
  *	  From a key to the value that its table has.
  *
- * A key is taken apart by its rule's template; each piece must be the text of
- * a value of its column, the very text ("042" is not the text of 42, and
- * 'slate:project:042' not a key that any writer of the row would touch).  Then
- * the rule's query finds the rows, and of those only rows that render to the
- * same key count.  So whatever equality means for the column's type, a value
- * is only stored under the key that its writers will find.
+ * A key is taken apart by its rule's template, and its pieces must be values of
+ * their columns (pieces.c).  Then the rule's query finds the rows, and of those
+ * only rows that render to the same key count.  So whatever equality means for
+ * the column's type, a value is only stored under the key that its writers will
+ * find.
  *
  * A key that several rules or several splits may explain is tried in their
  * order until a row is found.
@@ -22,25 +21,18 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/transam.h"
-#include "attempt.h"
-#include "catalog/pg_operator.h"
-#include "catalog/pg_type.h"
 #include "load.h"
-#include "owner.h"
+#include "pieces.h"
 #include "rowjson.h"
+#include "select.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
-#include "utils/typcache.h"
 
-/* A column may be called that, but before a dot it is the row. */
-#define ROW_ALIAS "\"slate_cache row\""
+/* What each row of the query's other relation is called. */
 #define KEYS_ALIAS "\"slate_cache keys\""
 
 /* Keys of one rule that are loaded together. */
@@ -53,247 +45,18 @@ typedef struct LoadGroup
 } LoadGroup;
 
 /* ------------------------------------------------------------------------
- * Types
- * ------------------------------------------------------------------------
- */
-
-static Oid
-column_type(const SlateRule *rule, int column)
-{
-	Form_pg_attribute attribute =
-	TupleDescAttr(rule->relation->desc, rule->attnums[column] - 1);
-
-	return getBaseType(attribute->atttypid);
-}
-
-/* Are equal values of the column equal bytes? */
-static bool
-equality_is_identity(const SlateRule *rule, int column)
-{
-	Form_pg_attribute attribute =
-	TupleDescAttr(rule->relation->desc, rule->attnums[column] - 1);
-
-	switch (column_type(rule, column))
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case OIDOID:
-		case UUIDOID:
-		case DATEOID:
-			return true;
-		case TEXTOID:
-		case VARCHAROID:
-			return get_collation_isdeterministic(attribute->attcollation);
-		default:
-			return false;
-	}
-}
-
-static bool
-all_digits(const char *text, int maxlen)
-{
-	int			len = strlen(text);
-
-	return len > 0 && len <= maxlen &&
-		strspn(text, "0123456789") == (size_t) len;
-}
-
-/* Is this a text that the type's input function takes for certain? */
-static bool
-is_plain_input(Oid type, const char *text)
-{
-	switch (type)
-	{
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-			return true;
-		case INT2OID:
-			return all_digits(text, 4);
-		case INT4OID:
-			return all_digits(text, 9);
-		case INT8OID:
-			return all_digits(text, 18);
-		default:
-			return false;
-	}
-}
-
-/* A domain in an array has constraints, and a tsquery a syntax. */
-static bool
-is_about_input(int sqlerrcode)
-{
-	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
-
-	return category == ERRCODE_DATA_EXCEPTION ||
-		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
-		sqlerrcode == ERRCODE_SYNTAX_ERROR;
-}
-
-typedef struct InputState
-{
-	Oid			input;
-	Oid			ioparam;
-	char	   *text;
-	Datum		value;
-} InputState;
-
-/* SlateAttemptFn */
-static bool
-call_input(void *arg)
-{
-	InputState *state = arg;
-
-	state->value = OidInputFunctionCall(state->input, state->text,
-										state->ioparam, -1);
-	return true;
-}
-
-/* May its input function call what its owner has defined, a domain's check? */
-static bool
-may_call_code(Oid type)
-{
-	return type >= FirstNormalObjectId && !type_is_enum(type);
-}
-
-/* Call an input function that may not like its input, of a column's type. */
-static bool
-input_or_false(const SlateRelation *relation, Oid type, char *text,
-			   Datum *value)
-{
-	InputState	state = {.text = text};
-	ErrorData  *error;
-
-	getTypeInputInfo(type, &state.input, &state.ioparam);
-	if (may_call_code(type))
-		error = slate_owner_attempt(relation->owner, call_input, &state);
-	else
-		error = slate_attempt(call_input, &state);
-	if (error == NULL)
-	{
-		*value = state.value;
-		return true;
-	}
-	if (!is_about_input(error->sqlerrcode))
-		ReThrowError(error);
-	FreeErrorData(error);
-	return false;
-}
-
-/* The value whose text this is; false if there is none. */
-static bool
-value_of_text(const SlateRule *rule, int column, SlateSlice piece,
-			  Datum *value)
-{
-	Oid			type = column_type(rule, column);
-	char	   *text = pnstrdup(piece.start, piece.len);
-	Oid			input;
-	Oid			ioparam;
-
-	if (is_plain_input(type, text))
-	{
-		getTypeInputInfo(type, &input, &ioparam);
-		*value = OidInputFunctionCall(input, text, ioparam, -1);
-	}
-	else if (!input_or_false(rule->relation, type, text, value))
-		return false;
-	return strcmp(text,
-				  OutputFunctionCall(&rule->relation->outputs[rule->attnums[column] - 1],
-									 *value)) == 0;
-}
-
-/* A column that stands in the template twice must have one text. */
-static bool
-pieces_agree(const SlateRule *rule, const SlateMatch *match)
-{
-	for (int i = 0; i < rule->template->ncolumns; i++)
-	{
-		for (int j = 0; j < i; j++)
-		{
-			if (rule->attnums[i] == rule->attnums[j] &&
-				(match->values[i].len != match->values[j].len ||
-				 memcmp(match->values[i].start, match->values[j].start,
-						match->values[i].len) != 0))
-				return false;
-		}
-	}
-	return true;
-}
-
-/* Convert all pieces of a match by its bound rule; values has room for them. */
-static bool
-values_of_match(const SlateRule *rule, const SlateMatch *match, Datum *values)
-{
-	int			nestlevel = 0;
-	bool		fits = pieces_agree(rule, match);
-
-	if (rule->relation->key_needs_settings)
-		nestlevel = slate_rowjson_begin_settings();
-	for (int i = 0; fits && i < rule->template->ncolumns; i++)
-		fits = value_of_text(rule, i, match->values[i], &values[i]);
-	if (nestlevel > 0)
-		slate_rowjson_end_settings(nestlevel);
-	return fits;
-}
-
-/* ------------------------------------------------------------------------
  * Queries
  * ------------------------------------------------------------------------
  */
 
-/*
- * "row.column =".  A domain's column is taken for what it is made of: an operator
- * of the same name may be anybody's that fits the domain better, and that of
- * enums takes any of them, but no domain.
- */
-static void
-append_equality(StringInfo sql, const char *column, Oid declared)
-{
-	Oid			type = getBaseType(declared);
-	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	Form_pg_operator form;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("type %s has no equality operator", format_type_be(type)),
-				 errhint("Use a key column of another type.")));
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(sql, "%s.%s", ROW_ALIAS, quote_identifier(column));
-	if (type != declared)
-		appendStringInfo(sql, "::%s",
-						 format_type_extended(type, -1,
-											  FORMAT_TYPE_TYPEMOD_GIVEN |
-											  FORMAT_TYPE_FORCE_QUALIFY));
-	appendStringInfo(sql, " OPERATOR(%s.%s) ",
-					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-}
-
-/* The same for a rule's column, as a condition of a query's. */
+/* A rule's column, as a condition of a query's. */
 static void
 append_condition(StringInfo sql, const SlateRule *rule, int column)
 {
 	appendStringInfoString(sql, column == 0 ? " WHERE " : " AND ");
-	append_equality(sql, rule->template->parts[column].column,
-					TupleDescAttr(rule->relation->desc,
-								  rule->attnums[column] - 1)->atttypid);
-}
-
-static void
-append_from(StringInfo sql, Relation relation)
-{
-	char	   *name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
-												  RelationGetRelationName(relation));
-
-	/* without the cast it would be its columns */
-	appendStringInfo(sql, "SELECT (%s.*)::%s FROM %s%s AS %s", ROW_ALIAS, name,
-					 relation->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
-					 name, ROW_ALIAS);
+	slate_select_equality(sql, rule->template->parts[column].column,
+						  TupleDescAttr(rule->relation->desc,
+										rule->attnums[column] - 1)->atttypid);
 }
 
 /* The table's primary key, opened; or NULL. */
@@ -334,134 +97,13 @@ append_order(StringInfo sql, Relation relation, const SlateRule *rule)
 	{
 		AttrNumber	attnum = primary->rd_index->indkey.values[i];
 
-		appendStringInfo(sql, "%s%s.%s", i == 0 ? " ORDER BY " : ", ", ROW_ALIAS,
+		appendStringInfo(sql, "%s%s.%s", i == 0 ? " ORDER BY " : ", ", SLATE_SELECT_ROW,
 						 quote_identifier(get_attname(RelationGetRelid(relation),
 													  attnum, false)));
 	}
 	index_close(primary, AccessShareLock);
 }
 
-/*
- * A query of ours that may be analyzed now, and its first relation.  To rename a
- * schema takes no lock on its tables: so a name may come to mean another one,
- * a view, say, which would run what its owner likes.  A plan that is kept is
- * analyzed once more whenever the server thinks fit, so we look each time.
- */
-static struct
-{
-	const char *text;
-	Oid			relid;
-}			expected;
-
-void
-slate_load_check_analyzed(const char *text, const Query *query)
-{
-	const RangeTblEntry *table;
-
-	if (expected.text == NULL || text == NULL ||
-		strcmp(text, expected.text) != 0)
-		return;
-	table = linitial_node(RangeTblEntry, query->rtable);
-	if (table->rtekind != RTE_RELATION || table->relid != expected.relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" has just got another name",
-						get_rel_name(expected.relid)),
-				 errdetail("What it was called is another relation now."),
-				 errhint("Try again.")));
-}
-
-/* What SPI is to do with a query of ours: exactly one of these. */
-typedef struct SpiStep
-{
-	SPIPlanPtr	plan;			/* NULL: to be prepared */
-	const char *sql;
-	int			nargs;
-	Oid		   *types;
-	Datum	   *values;
-	Portal		portal;			/* comes back */
-} SpiStep;
-
-static void
-prepare(SpiStep *step)
-{
-	step->plan = SPI_prepare(step->sql, step->nargs, step->types);
-	if (step->plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", step->sql,
-			 SPI_result_code_string(SPI_result));
-}
-
-static void
-execute(SpiStep *step)
-{
-	if (SPI_execute_plan(step->plan, step->values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not load rows for cache keys");
-}
-
-static void
-open_cursor(SpiStep *step)
-{
-	prepare(step);
-	step->portal = SPI_cursor_open(NULL, step->plan, step->values, NULL, true);
-}
-
-/* What runs within may load something, too. */
-static void
-take_step(void (*fn) (SpiStep *), SpiStep *step, Oid relid)
-{
-	const char *text_before = expected.text;
-	Oid			relid_before = expected.relid;
-
-	expected.text = step->sql;
-	expected.relid = relid;
-	PG_TRY();
-	{
-		fn(step);
-	}
-	PG_FINALLY();
-	{
-		expected.text = text_before;
-		expected.relid = relid_before;
-	}
-	PG_END_TRY();
-}
-
-Portal
-slate_load_open(const char *sql, int nargs, Oid *types, Datum *values,
-				Oid relid)
-{
-	SpiStep		step = {.sql = sql,.nargs = nargs,.types = types,.values = values};
-
-	take_step(open_cursor, &step, relid);
-	PinPortal(step.portal);
-	return step.portal;
-}
-
-void
-slate_load_close(Portal portal)
-{
-	UnpinPortal(portal);
-	SPI_cursor_close(portal);
-}
-
-static SPIPlanPtr
-keep_plan(const char *sql, int nargs, Oid *types, Oid relid)
-{
-	SpiStep		step = {.sql = sql,.nargs = nargs,.types = types};
-
-	take_step(prepare, &step, relid);
-	SPI_keepplan(step.plan);
-	return step.plan;
-}
-
-static void
-execute_plan(SPIPlanPtr plan, Datum *values, Oid relid)
-{
-	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
-	SpiStep		step = {.plan = plan,.sql = source->query_string,.values = values};
-
-	take_step(execute, &step, relid);
-}
 
 /* ... WHERE a = $1 AND b = $2 */
 static SPIPlanPtr
@@ -473,16 +115,16 @@ plan_for_one(Relation relation, SlateRule *rule)
 	if (rule->plan)
 		return rule->plan;
 	initStringInfo(&sql);
-	append_from(&sql, relation);
+	slate_select_begin(&sql, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
-		types[i] = column_type(rule, i);
+		types[i] = slate_pieces_type(rule, i);
 		append_condition(&sql, rule, i);
 		appendStringInfo(&sql, "$%d", i + 1);
 	}
 	append_order(&sql, relation, rule);
-	return rule->plan = keep_plan(sql.data, rule->template->ncolumns, types,
-								  RelationGetRelid(relation));
+	return rule->plan = slate_select_plan(sql.data, rule->template->ncolumns,
+										  types, RelationGetRelid(relation));
 }
 
 /*
@@ -499,7 +141,7 @@ plan_for_many(Relation relation, SlateRule *rule)
 	if (rule->plan_many)
 		return rule->plan_many;
 	initStringInfo(&sql);
-	append_from(&sql, relation);
+	slate_select_begin(&sql, relation);
 	appendStringInfoString(&sql, ", ROWS FROM (");
 	for (int i = 0; i < ncolumns; i++)
 		appendStringInfo(&sql, "%spg_catalog.unnest($%d)",
@@ -510,13 +152,13 @@ plan_for_many(Relation relation, SlateRule *rule)
 	appendStringInfoChar(&sql, ')');
 	for (int i = 0; i < ncolumns; i++)
 	{
-		types[i] = get_array_type(column_type(rule, i));
+		types[i] = get_array_type(slate_pieces_type(rule, i));
 		append_condition(&sql, rule, i);
 		appendStringInfo(&sql, "%s.k%d", KEYS_ALIAS, i + 1);
 	}
 	append_order(&sql, relation, rule);
-	return rule->plan_many = keep_plan(sql.data, ncolumns, types,
-									   RelationGetRelid(relation));
+	return rule->plan_many = slate_select_plan(sql.data, ncolumns, types,
+											   RelationGetRelid(relation));
 }
 
 static bool
@@ -524,8 +166,8 @@ can_plan_for_many(const SlateRule *rule)
 {
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
-		if (!equality_is_identity(rule, i) ||
-			!OidIsValid(get_array_type(column_type(rule, i))))
+		if (!slate_pieces_equality_is_identity(rule, i) ||
+			!OidIsValid(get_array_type(slate_pieces_type(rule, i))))
 			return false;
 	}
 	return true;
@@ -535,7 +177,7 @@ static Datum
 array_of_column(const LoadGroup *group, Datum *values, int column)
 {
 	int			ncolumns = group->rule->template->ncolumns;
-	Oid			type = column_type(group->rule, column);
+	Oid			type = slate_pieces_type(group->rule, column);
 	Datum	   *elements = palloc_array(Datum, group->nloads);
 	int16		typlen;
 	bool		byval;
@@ -683,8 +325,8 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 
 		for (int i = 0; i < ncolumns; i++)
 			arrays[i] = array_of_column(group, values, i);
-		execute_plan(plan_for_many(relation, group->rule), arrays,
-					 RelationGetRelid(relation));
+		slate_select_execute(plan_for_many(relation, group->rule), arrays,
+							 RelationGetRelid(relation));
 		take_rows(group, context);
 		return;
 	}
@@ -693,8 +335,8 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 		LoadGroup	single = {group->rule, 1, &group->loads[i],
 		&group->lists[i]};
 
-		execute_plan(plan_for_one(relation, group->rule),
-					 values + i * ncolumns, RelationGetRelid(relation));
+		slate_select_execute(plan_for_one(relation, group->rule),
+							 values + i * ncolumns, RelationGetRelid(relation));
 		take_rows(&single, context);
 	}
 }
@@ -712,7 +354,7 @@ gather_group(SlateLoad *loads, int nloads, const SlateRule *unbound,
 		if (loads[i].settled || loads[i].match.rule != unbound)
 			continue;
 		loads[i].values = palloc_array(Datum, ncolumns);
-		if (values_of_match(group->rule, &loads[i].match, loads[i].values))
+		if (slate_pieces_values(group->rule, &loads[i].match, loads[i].values))
 		{
 			loads[i].possible = true;
 			group->loads[group->nloads++] = &loads[i];
@@ -848,17 +490,17 @@ walk_rows(Relation relation, SlateRelation *rules, const char *column,
 	Portal		portal;
 
 	initStringInfo(&sql);
-	append_from(&sql, relation);
+	slate_select_begin(&sql, relation);
 	appendStringInfoString(&sql, " WHERE ");
-	append_equality(&sql, column, declared);
+	slate_select_equality(&sql, column, declared);
 	appendStringInfoString(&sql, "$1");
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = slate_load_open(sql.data, 1, &type, &value,
-							 RelationGetRelid(relation));
+	portal = slate_select_open(sql.data, 1, &type, &value,
+							   RelationGetRelid(relation));
 	walk_cursor(portal, rules, fn, arg);
-	slate_load_close(portal);
+	slate_select_close(portal);
 	PopActiveSnapshot();
 	SPI_finish();
 }
@@ -877,7 +519,7 @@ load_rows(Relation relation, const char *column, char *text, SlateRowFn fn,
 		return;
 	declared = get_atttype(RelationGetRelid(relation), attnum);
 	nestlevel = slate_rowjson_begin_settings();
-	if (input_or_false(rules, getBaseType(declared), text, &value))
+	if (slate_pieces_input(rules, getBaseType(declared), text, &value))
 		walk_rows(relation, rules, column, declared, value, fn, arg);
 	slate_rowjson_end_settings(nestlevel);
 }

@@ -9,7 +9,6 @@
 #define SLATE_LOAD_H
 
 #include "rules.h"
-#include "utils/portal.h"
 
 /* A key to load, and what was found. */
 typedef struct SlateLoad
@@ -32,18 +31,6 @@ typedef struct SlateLoad
  * memory context.
  */
 extern void slate_load(SlateLoad *loads, int nloads);
-
-/*
- * A cursor for a query whose first relation this is, by the caller's SPI; ERROR
- * (55006) if its name has come to mean another one.  Pinned: what runs meanwhile
- * may be anybody's code, and say CLOSE ALL.
- */
-extern Portal slate_load_open(const char *sql, int nargs, Oid *types,
-							  Datum *values, Oid relid);
-extern void slate_load_close(Portal portal);
-
-/* For the module's post_parse_analyze_hook: may the query be what is wanted? */
-extern void slate_load_check_analyzed(const char *text, const Query *query);
 
 /*
  * Call fn for each row of a table whose column has this text; for none if the

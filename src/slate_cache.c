@@ -27,7 +27,6 @@
 #include "fmgr.h"
 #include "journal.h"
 #include "launcher.h"
-#include "load.h"
 #include "miscadmin.h"
 #include "names.h"
 #include "near.h"
@@ -42,6 +41,7 @@
 #include "ring.h"
 #include "rules.h"
 #include "script.h"
+#include "select.h"
 #include "sentinel.h"
 #include "stamp.h"
 #include "stats.h"
@@ -298,7 +298,7 @@ on_analyzed(ParseState *state, Query *query, JumbleState *jumble)
 {
 	if (prev_analyzed)
 		prev_analyzed(state, query, jumble);
-	slate_load_check_analyzed(state->p_sourcetext, query);
+	slate_select_check_analyzed(state->p_sourcetext, query);
 }
 
 /*

@@ -17,9 +17,9 @@
 #include "exchange.h"
 #include "executor/spi.h"
 #include "keyname.h"
-#include "load.h"
 #include "rowjson.h"
 #include "script.h"
+#include "select.h"
 #include "storage/latch.h"
 #include "trust.h"
 #include "utils/builtins.h"
@@ -506,7 +506,7 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	portal = slate_load_open(sql, 0, NULL, NULL, walk->rules->relid);
+	portal = slate_select_open(sql, 0, NULL, NULL, walk->rules->relid);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, walk->batch_size);
@@ -518,7 +518,7 @@ walk_query(SlateWalk *walk, const char *sql, Bitmapset *columns,
 			work_off(walk);
 	}
 	work_off(walk);
-	slate_load_close(portal);
+	slate_select_close(portal);
 	PopActiveSnapshot();
 	SPI_finish();
 }
