@@ -14,6 +14,7 @@
 #
 #   SlateNode::set($node, 'slate_cache.timeout' => 50, ...);   # and reload
 #   SlateNode::wait_for($node, 'SELECT ...', 'expected');      # polls, croaks
+#   SlateNode::wait_until_trusted($node, $database);           # Redis is
 #   SlateNode::wait_for_a_round($node);                        # of the worker's
 #   SlateNode::stop_worker($node);                             # SIGSTOP
 #   SlateNode::continue_worker;
@@ -59,7 +60,7 @@ sub start
     $node->safe_psql('postgres', 'CREATE EXTENSION slate_cache');
 
     # The first commit waits for the worker's first look, but not for ever.
-    wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'})
+    wait_until_trusted($node)
       if ref $args{redis} && $args{redis}->pid && $conf{shared_preload_libraries} =~ /slate_cache/;
     return $node;
 }
@@ -92,6 +93,14 @@ sub wait_for
     my ($node, $query, $expected, $database) = @_;
     $node->poll_query_until($database // 'postgres', $query, $expected // 't')
       or croak "timed out waiting for: $query";
+    return;
+}
+
+# A Redis that is new to a database is emptied before it is trusted.
+sub wait_until_trusted
+{
+    my ($node, $database) = @_;
+    wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}, 't', $database);
     return;
 }
 
@@ -165,11 +174,12 @@ sub unharmed
 # A table with one row rule; rows 1 to n have the name "old".
 sub create_items
 {
-    my ($node, $rows, $database) = @_;
-    $node->safe_psql($database // 'postgres', q{
+    my ($node, $rows, $database, $namespace) = @_;
+    $namespace //= 'shop';
+    $node->safe_psql($database // 'postgres', qq{
         CREATE TABLE item (id int PRIMARY KEY, name text);
-        SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}']);
-        INSERT INTO item SELECT i, 'old' FROM generate_series(1, } . $rows . q{) i});
+        SELECT slate_cache_attach('item', row_keys => ARRAY['$namespace:item:{id}']);
+        INSERT INTO item SELECT i, 'old' FROM generate_series(1, $rows) i});
     return;
 }
 

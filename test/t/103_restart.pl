@@ -14,7 +14,7 @@ my $redis = SlateRedis->new(port => 1);
 my $node = SlateNode->start('main', redis => $redis->url(tcp => 1),
     conf => { 'slate_cache.timeout' => 5000, 'slate_cache.connect_timeout' => 5000 });
 SlateNode::create_items($node, 20);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my @sessions = map { SlateSession->new($node) } 1 .. 8;
 
 # One of the connections is the worker's, which may be about to make a new one.

@@ -15,7 +15,7 @@ my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url,
     conf => { 'slate_cache.timeout' => 60000, 'restart_after_crash' => 'on' });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 3);
 my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
 
@@ -38,7 +38,7 @@ is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started,
     'the postmaster has lived on');
 
 my $other = SlateSession->new($node);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $other->query("UPDATE item SET name = 'later' WHERE id = 1");
 is($redis->field('shop:item:1', 'name'), 'later', 'another session delivers');
 $proxy->release;

@@ -13,7 +13,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, conf => { 'slate_cache.timeout' => 60000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 9);
 $node->safe_psql('postgres', q{
     CREATE TABLE note (id int PRIMARY KEY, tag text, body text);

@@ -15,7 +15,7 @@ my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url,
     conf => { 'slate_cache.timeout' => 60000, 'slate_cache.guard_life' => 10 });
 SlateNode::create_items($node, 3);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my $slow = SlateSession->new($node);
 $slow->query("SELECT slate_cache_get('shop:item:3')");
 

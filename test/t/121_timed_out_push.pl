@@ -15,7 +15,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, conf => { 'slate_cache.timeout' => 30000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', q{
     CREATE TABLE item (id int PRIMARY KEY, kind int, name text);
     SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'], list_keys => ARRAY['shop:items:{kind}'],

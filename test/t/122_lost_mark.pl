@@ -63,7 +63,7 @@ sub wait_until_emptied
 {
     my ($times) = @_;
     SlateNode::wait_for($node, 'SELECT emptied FROM slate_cache.stats', $times);
-    SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+    SlateNode::wait_until_trusted($node);
     return;
 }
 

@@ -20,7 +20,7 @@ my $proxy = SlateProxy->new($redis);
 my $timeout = 1500;
 my $node = SlateNode->start('main', redis => $proxy->url, conf => {
     'slate_cache.timeout' => $timeout, 'slate_cache.connect_timeout' => $timeout });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 10);
 my @sessions = map { SlateSession->new($node) } 1 .. 3;
 my ($first, @others) = @sessions;

@@ -18,7 +18,7 @@ my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
     conf => { 'slate_cache.timeout' => 60000, 'restart_after_crash' => 'on' });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my $others = 1000;
 SlateNode::create_items($node, $others + 20);
 $node->safe_psql('postgres', q{

@@ -62,7 +62,7 @@ sub allow { return $redis->cli('ACL', 'SETUSER', 'default', '+@all') }
 sub lose_push
 {
     my ($database, $id) = @_;
-    wait_until_trusted($database);
+    SlateNode::wait_until_trusted($node, $database);
     $node->safe_psql($database, "SELECT slate_cache_get('$database:item:$id')");
     refuse();
     $node->safe_psql($database, "UPDATE item SET name = 'refused " . ++$refusals . "' WHERE id = $id");
@@ -78,25 +78,13 @@ sub arrives
     return pass("$what: what had not reached Redis does");
 }
 
-# A Redis that is new to a database is emptied before it is trusted.
-sub wait_until_trusted
-{
-    my ($database) = @_;
-    SlateRedis::wait_until(
-        sub { $node->safe_psql($database, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}) eq 't' },
-        "$database trusts Redis");
-    return;
-}
-
 # Databases have keys of their own.
 sub create_items
 {
     my ($database) = @_;
-    wait_until_trusted($database);
-    return $node->safe_psql($database, qq{
-        CREATE TABLE item (id int PRIMARY KEY, name text);
-        SELECT slate_cache_attach('item', row_keys => ARRAY['$database:item:{id}']);
-        INSERT INTO item SELECT i, 'old' FROM generate_series(1, 9) i});
+    SlateNode::wait_until_trusted($node, $database);
+    SlateNode::create_items($node, 9, $database, $database);
+    return;
 }
 
 # With the extension.
@@ -171,7 +159,7 @@ workers_become('one postgres three', 'the worker is there under the new name');
 $node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION ''");
 ok_and_soon('ALTER DATABASE three SET TABLESPACE elsewhere', 'ALTER DATABASE SET TABLESPACE');
 workers_become('one postgres three', 'and it comes back');
-wait_until_trusted('three');
+SlateNode::wait_until_trusted($node, 'three');
 $node->safe_psql('three', "SELECT slate_cache_get('two:item:3')");
 refuse();
 $node->safe_psql('three', "UPDATE item SET name = 'moved' WHERE id = 3");

@@ -34,25 +34,13 @@ sub wait_for_workers
     return;
 }
 
-# A Redis that is new to a database is emptied before it is trusted.
-sub wait_until_trusted
-{
-    my ($database) = @_;
-    SlateRedis::wait_until(
-        sub { $node->safe_psql($database, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}) eq 't' },
-        "$database trusts Redis");
-    return;
-}
-
 # Databases have keys of their own.
 sub create_items
 {
     my ($database) = @_;
-    wait_until_trusted($database);
-    return $node->safe_psql($database, qq{
-        CREATE TABLE item (id int PRIMARY KEY, name text);
-        SELECT slate_cache_attach('item', row_keys => ARRAY['$database:item:{id}']);
-        INSERT INTO item SELECT i, 'old' FROM generate_series(1, 9) i});
+    SlateNode::wait_until_trusted($node, $database);
+    SlateNode::create_items($node, 9, $database, $database);
+    return;
 }
 
 # A change that Redis refuses is in doubt; with its right back, Redis hears of
@@ -60,7 +48,7 @@ sub create_items
 sub lose_push
 {
     my ($database, $id) = @_;
-    wait_until_trusted($database);
+    SlateNode::wait_until_trusted($node, $database);
     $redis->cli('ACL', 'SETUSER', 'default', '-evalsha');
     $node->safe_psql($database, "UPDATE item SET name = 'refused " . ++$refusals . "' WHERE id = $id");
     is($redis->field("$database:item:$id", 'name'), 'old', "$database: a change does not reach Redis");

@@ -38,7 +38,7 @@ SlateRedis::wait_until(sub { $proxy->matches >= 1 }, 'then it is refused');
 isnt($node->safe_psql('postgres', q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}), 't',
     'a restart, answers lost: Redis is not trusted yet');
 $proxy->pass;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 is(SlateNode::counter($node, 'emptied'), '0', 'a restart, answers lost: nothing is emptied');
 is(warm(), ROWS, 'a restart, answers lost: all keys stay');
 SlateHistory::set_again($node, $redis, 'a restart, answers lost');
@@ -56,7 +56,7 @@ is(SlateNode::counter($node, 'pushes_delayed'), '0', 'another server is emptied:
 is($redis->field('shop:item:2', 'name'), 'old', 'another server is emptied: the first one knows nothing of it');
 SlateNode::set($node, 'slate_cache.url' => $proxy->url);
 $way->refuse;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 is(SlateHistory::wrong_gets($session), '', 'back again: a session that was there gets what is right');
 is(SlateHistory::wrong($node, $redis), '', 'back again: no key is wrong');
 $session->quit;

@@ -92,7 +92,7 @@ sub hold_next
 my $second_scan = qr/SCAN\r\n\$\d+\r\n[1-9]/;
 
 # A new database.
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 is(story(), 'launcher started, worker started, emptied', 'a server starts, a database gets the extension');
 is(story(q{coalesce(datname, '-')}), '-, postgres, postgres', 'where');
 is(detail('worker started'), "for $server", 'with which Redis');

@@ -7,6 +7,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateCheck;
 use SlateClient;
+use SlateMarks;
 use SlateNode;
 use SlateProxy;
 use SlateRedis;
@@ -19,7 +20,7 @@ my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
     conf => { 'slate_cache.timeout' => 60000, 'slate_cache.connect_timeout' => 60000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', q{
     CREATE TABLE item (id int PRIMARY KEY, shelf int, name text);
     CREATE TABLE sale (customer int);
@@ -45,21 +46,7 @@ sub names { return join ' ', map { name($_) } @_ }
 sub there { return $client->ask('EXISTS', @_) }
 sub get { return $reader->query("SELECT coalesce(slate_cache_get('shop:item:$_[0]')->>'name', 'null')") }
 
-# Marks that stand: transactions, and beginnings of keys.
-sub marks
-{
-    return $client->ask('EVAL', q{
-        local found = redis.call('HLEN', 'slate_cache:marked')
-        for _, name in ipairs(redis.call('KEYS', 'slate_cache:marks:*')) do
-          for _, field in ipairs(redis.call('HKEYS', name)) do
-            if #field == 16 then found = found + 1 end
-          end
-        end
-        return found}, 0);
-}
-
-# Rounds of the worker, each of which looks at all marks.
-sub looks { my ($calls) = $client->ask('INFO', 'commandstats') =~ /cmdstat_hgetall:calls=(\d+)/; return $calls // 0 }
+sub marks { return SlateMarks::count($client) }
 
 my %locks = (before_commit => 1, before_publish => 2, before_fill => 4);
 sub close_gate { $gate->query("SELECT pg_advisory_lock(7351, $locks{$_[0]})"); return }
@@ -134,8 +121,7 @@ begin_commit($writer, "UPDATE item SET name = 'newer' WHERE id = 1", 'before_pub
 is($reader->query('SELECT name FROM item WHERE id = 1'), 'newer', 'committed and not pushed: the new row is visible');
 is(there('shop:item:1'), 0, 'GET finds nothing');
 is(get(1), 'newer', 'get has the new row');
-my $looks = looks();
-SlateRedis::wait_until(sub { looks() >= $looks + 2 }, 'the worker has looked');
+SlateMarks::wait_for_looks($client);
 is(get(1) . there('shop:item:1') . marks(), 'newer01', 'and does not fill, however long it takes to push');
 end_commit($writer, 'before_publish');
 is(names(1), 'newer', 'when COMMIT returns, GET finds it');

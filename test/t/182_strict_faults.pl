@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SlateCheck;
 use SlateClient;
+use SlateMarks;
 use SlateNode;
 use SlateProxy;
 use SlateRedis;
@@ -40,27 +41,7 @@ sub name { return $redis->field("shop:item:$_[0]", 'name') }
 sub row { return $node->safe_psql('postgres', "SELECT name FROM item WHERE id = $_[0]") }
 sub change { my ($id, $name) = @_; return "UPDATE item SET name = '$name' WHERE id = $id" }
 
-sub marks
-{
-    return ask('EVAL', q{
-        local found = redis.call('HLEN', 'slate_cache:marked')
-        for _, name in ipairs(redis.call('KEYS', 'slate_cache:marks:*')) do
-          for _, field in ipairs(redis.call('HKEYS', name)) do
-            if #field == 16 then found = found + 1 end
-          end
-        end
-        return found}, 0);
-}
-
-# Rounds of the worker, each of which looks at all marks.
-sub looks { my ($calls) = ask('INFO', 'commandstats') =~ /cmdstat_hgetall:calls=(\d+)/; return $calls // 0 }
-
-sub wait_for_looks
-{
-    my $before = looks();
-    SlateRedis::wait_until(sub { looks() >= $before + 2 }, 'the worker has looked');
-    return;
-}
+sub marks { return SlateMarks::count(SlateClient->new($redis)) }
 
 sub become
 {
@@ -261,7 +242,7 @@ foreach my $fault (
     is($reader->query("SELECT slate_cache_get('shop:item:$id')->>'name'"), 'strict push', "$what: get has the row");
     if ($waits)
     {
-        wait_for_looks() if $what =~ /cut/;
+        SlateMarks::wait_for_looks(SlateClient->new($redis)) if $what =~ /cut/;
         is($node->safe_psql('postgres', 'SELECT count(*) > 0 FROM slate_cache.journal'), 't', "$what: the journal has it");
         is(name($id) . marks(), '1', "$what: get has not filled, and the mark stands");
     }

@@ -6,11 +6,12 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use POSIX ();
 use SlateClient;
+use SlateMarks;
 use SlateNode;
 use SlateProxy;
 use SlateRedis;
+use SlateSampler;
 use SlateSession;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -22,7 +23,7 @@ my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
     conf => { 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 60);
 $node->safe_psql('postgres', q{
     CREATE TABLE sale (customer int);
@@ -45,71 +46,7 @@ sub get { return $other->query("SELECT coalesce(slate_cache_get('shop:item:$_[0]
 sub prepare { my ($gid, $sql) = @_; $session->query("BEGIN; $sql;\nPREPARE TRANSACTION '$gid'"); return }
 sub change { my ($id, $name) = @_; return "UPDATE item SET name = '$name' WHERE id = $id" }
 
-sub marks
-{
-    return ask('EVAL', q{
-        local found = redis.call('HLEN', 'slate_cache:marked')
-        for _, name in ipairs(redis.call('KEYS', 'slate_cache:marks:*')) do
-          for _, field in ipairs(redis.call('HKEYS', name)) do
-            if #field == 16 then found = found + 1 end
-          end
-        end
-        return found}, 0);
-}
-
-# Rounds of the worker, each of which looks at all marks.
-sub looks { my ($calls) = ask('INFO', 'commandstats') =~ /cmdstat_hgetall:calls=(\d+)/; return $calls // 0 }
-
-sub wait_for_looks
-{
-    my $before = looks();
-    SlateRedis::wait_until(sub { looks() >= $before + 2 }, 'the worker has looked');
-    return;
-}
-
-# What an app sees that reads all the time.
-sub begin_reading
-{
-    my (@keys) = @_;
-    my $file = PostgreSQL::Test::Utils::tempdir() . '/read';
-    pipe my $end, my $stop or die "pipe: $!";
-    my $pid = fork() // die "fork: $!";
-    if ($pid == 0)
-    {
-        close $stop;
-        my $client = SlateClient->new($redis);
-        my ($count, @seen) = (0);
-        my $ready = '';
-        vec($ready, fileno($end), 1) = 1;
-        # Once more when it is told to stop: what is there then is seen.
-        for (my $stopped = 0; !$stopped; sleep 0.001)
-        {
-            $stopped = select(my $now = $ready, undef, undef, 0);
-            my $before = time;
-            push @seen, map { "$before $_" } grep { defined } @{ $client->ask('MGET', @keys) };
-            $count++;
-        }
-        open my $out, '>', $file or POSIX::_exit(1);
-        print $out "$count\n", map { "$_\n" } @seen;
-        close $out;
-        POSIX::_exit(0);
-    }
-    close $end;
-    return { pid => $pid, stop => $stop, file => $file };
-}
-
-# Values that were found by those who began to read after a time.
-sub end_reading
-{
-    my ($readers, $since) = @_;
-    close $readers->{stop};
-    waitpid $readers->{pid}, 0;
-    my ($count, @seen) = split /\n/, PostgreSQL::Test::Utils::slurp_file($readers->{file});
-    note("$count times read");
-    my %values;
-    foreach (@seen) { my ($at, $value) = split / /, $_, 2; $values{$value} = 1 if $at > $since; }
-    return join ' ', sort keys %values;
-}
+sub marks { return SlateMarks::count(SlateClient->new($redis)) }
 
 # Another session says what becomes of the rows of prepared transactions, while
 # others read.  Then they all can be filled, and other keys.
@@ -119,7 +56,7 @@ sub resolve
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my @ids = sort { $a <=> $b } keys %$rows;
     my @keys = ((map { "shop:item:$_" } @ids), @others);
-    my $readers = begin_reading(map { "shop:item:$_" } @ids);
+    my $sampler = SlateSampler->begin($redis, map { "shop:item:$_" } @ids);
     $other->query($sql);
     my $resolved = time;
     is($other->error, '', "$what: they are resolved");
@@ -135,7 +72,10 @@ sub resolve
     is($filled, scalar @keys, "$what: every key can be filled");
     note(sprintf '%s: after %.1f s', $what, time - $resolved);
     is(join(' ', sort keys %wrong), '', "$what: from then on get has what is true");
-    is(end_reading($readers, $resolved), join(' ', sort map { qq({"id":$_,"name":"$rows->{$_}"}) } @ids),
+    my ($count, @seen) = $sampler->end;
+    note("$what: $count times read");
+    my %values = map { ($_->[1] => 1) } grep { $_->[3] > $resolved } @seen;
+    is(join(' ', sort keys %values), join(' ', sort map { qq({"id":$_,"name":"$rows->{$_}"}) } @ids),
         "$what: and GET has found nothing else");
     return;
 }
@@ -151,7 +91,7 @@ $session->query(change(2, 'by the way'));
 is($session->error . name(2), 'by the way', 'the session goes on');
 $other->query(change(3, 'commit'));
 is(name(3), 'commit', 'others do, too');
-wait_for_looks();
+SlateMarks::wait_for_looks(SlateClient->new($redis));
 is(get(1) . there('shop:item:1') . marks(), 'old01', 'the mark lasts');
 prepare('no', change(4, 'never'));
 is(there('shop:item:4') . marks(), '02', 'another one is marked');
@@ -224,7 +164,7 @@ foreach my $mode (qw(fast immediate))
     is(there(@keys), 0, "$mode stop: and still does not fill");
     $proxy->release;
     wait_until_known();
-    wait_for_looks() if $mode eq 'immediate';
+    SlateMarks::wait_for_looks(SlateClient->new($redis)) if $mode eq 'immediate';
     SlateRedis::wait_until(sub { get($no); there("shop:item:$no") }, 'what is resolved can be filled');
     is(get($long) . there("shop:item:$long") . marks(), 'old01', "$mode stop: a mark lasts");
     resolve("$mode stop", "COMMIT PREPARED 'long'", { $yes => "new $mode", $no => 'old', $long => "long $mode" });

@@ -6,12 +6,13 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use POSIX ();
 use SlateClient;
 use SlateHistory;
 use SlateJournal;
+use SlateMarks;
 use SlateNode;
 use SlateRedis;
+use SlateSampler;
 use SlateSession;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -64,58 +65,7 @@ sub come_to
     return $session;
 }
 
-sub marks
-{
-    return $client->ask('EVAL', q{
-        local found = redis.call('HLEN', 'slate_cache:marked')
-        for _, name in ipairs(redis.call('KEYS', 'slate_cache:marks:*')) do
-          for _, field in ipairs(redis.call('HKEYS', name)) do
-            if #field == 16 then found = found + 1 end
-          end
-        end
-        return found}, 0);
-}
-
-# What an app sees that reads all the time.
-sub begin_sampling
-{
-    my (@keys) = @_;
-    my $file = PostgreSQL::Test::Utils::tempdir() . '/samples';
-    pipe my $end, my $stop or die "pipe: $!";
-    my $pid = fork() // die "fork: $!";
-    if ($pid == 0)
-    {
-        close $stop;
-        my $own = SlateClient->new($redis);
-        my ($samples, %seen) = (0);
-        my $ready = '';
-        vec($ready, fileno($end), 1) = 1;
-        my $told;
-        do
-        {
-            # what is there when it is told to stop is the last sample
-            $told = select(my $now = $ready, undef, undef, 0.0005);
-            my $values = $own->ask('MGET', @keys);
-            foreach my $i (0 .. $#keys) { $seen{"$keys[$i] $values->[$i]"}++ if defined $values->[$i]; }
-            $samples++;
-        } until $told;
-        open my $out, '>', $file or POSIX::_exit(1);
-        print $out "$samples\n", map { "$_\n" } sort keys %seen;
-        close $out;
-        POSIX::_exit(0);
-    }
-    close $end;
-    return { pid => $pid, stop => $stop, file => $file };
-}
-
-sub end_sampling
-{
-    my ($sampler) = @_;
-    close $sampler->{stop};
-    waitpid $sampler->{pid}, 0;
-    my ($samples, @seen) = split /\n/, PostgreSQL::Test::Utils::slurp_file($sampler->{file});
-    return ($samples, @seen);
-}
+sub marks { return SlateMarks::count($client) }
 
 # After a kill: what is in the table, samples, and the way back.
 sub recover
@@ -123,7 +73,7 @@ sub recover
     my ($what, $kill, $expected, @free) = @_;
     my @ids = sort { $a <=> $b } keys %$expected;
     my @keys = map { "shop:item:$_" } @ids;
-    my $sampler = begin_sampling(@keys);
+    my $sampler = SlateSampler->begin($redis, @keys);
     my $start = time;
     $kill->();
     my $up = time;
@@ -144,12 +94,12 @@ sub recover
         ($marks, $filled) = (marks(), $client->ask('EXISTS', @keys, @free));
     } until ($marks == 0 && $filled == @keys + @free) || time > $start + RECOVERY;
     my $recovered = time;
-    my ($samples, @seen) = end_sampling($sampler);
+    my ($samples, @seen) = $sampler->end;
     is($marks, 0, "$what: no mark is left");
     is($filled, @keys + @free, "$what: every key can be filled");
     is($wrong, 0, "$what: get has always had what is in the table");
-    my %may = map { ("shop:item:$_ {\"id\":$_,\"name\":\"$expected->{$_}\"}" => 1) } @ids;
-    is(join("\n", grep { !$may{$_} } @seen), '', "$what: GET has found that or nothing");
+    my %may = map { ("shop:item:$_" => "{\"id\":$_,\"name\":\"$expected->{$_}\"}") } @ids;
+    is(join("\n", map { "$_->[0] $_->[1]" } grep { $_->[1] ne $may{ $_->[0] } } @seen), '', "$what: GET has found that or nothing");
     is(scalar @seen, scalar @ids, "$what: and that at last");
     note(sprintf '%s: %d samples; up after %.1f s, all is filled after %.1f s', $what, $samples,
         $up - $start, $recovered - $start);

@@ -106,7 +106,7 @@ $session->query("UPDATE item SET name = 'crashed' WHERE id = $_") foreach 1 .. 5
 $node->stop('immediate');
 $redis->resume;
 $node->start;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', 'SELECT slate_cache_repair()');
 is(wrong(), '', 'after a crash of the server nothing old is left');
 
@@ -118,7 +118,7 @@ $node->safe_psql('postgres', q{SELECT slate_cache_get('shop:item:7')});
 SlateRedis::wait_until(sub { name_of(7) eq 'lazy' }, 'the value');
 $node->stop('immediate');
 $node->start;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', 'SELECT slate_cache_repair()');
 is($node->safe_psql('postgres', 'SELECT name FROM item WHERE id = 7'), 'lazy',
     'what Redis knew with synchronous_commit = off, a crash does not take back');

@@ -72,7 +72,7 @@ cmp_ok(rows_in($its_table), '>', 0, 'and keeps its row in the journal');
 # The ring is gone.
 $node->stop('immediate');
 $node->start;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', 'SELECT slate_cache_repair()');
 is(name(1) . name(2), '', 'after a crash neither key is old');
 done_testing();

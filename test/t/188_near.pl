@@ -254,7 +254,7 @@ $writer->query('RESET slate_cache.timeout');
 is(name_of(14), 'old', 'slate_cache_verify has mended it');
 plant(15);
 $writer->query('SELECT slate_cache_flush()');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 is(name_of(15), 'old', 'the namespace was emptied');
 
 # For no longer than its rule's TTL.
@@ -281,7 +281,7 @@ is(name_of(16), 'prepared', 'is near when the worker has seen that none is left'
 $writer->query(q{BEGIN; UPDATE item SET name = 'restarted' WHERE id = 16; PREPARE TRANSACTION 'near'});
 $_->quit foreach $reader, $writer, $other;
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 ($reader, $writer, $other) = map { SlateSession->new($node) } 1 .. 3;
 SlateNode::wait_for($node, q{SELECT count(*) > 0 FROM slate_cache.journal});
 is(name_of(16), 'prepared', 'after a restart it is prepared still') foreach 1, 2;
@@ -297,7 +297,7 @@ $node->append_conf('postgresql.conf', q{slate_cache.near_memory = '1MB'});
 $_->quit foreach $reader, $writer, $other;
 $node->safe_psql('postgres', q{TRUNCATE item; INSERT INTO item SELECT i, repeat('x', (i * 7919) % 5000) || i FROM generate_series(1, 3000) i});
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::wait_for($node, q{SELECT count(slate_cache_get('shop:item:1')) + near_hits > 1 FROM slate_cache.stats GROUP BY near_hits});
 my $wrong = $node->safe_psql('postgres', q{
     SELECT setseed(0.5);

@@ -292,7 +292,7 @@ $slow->query('RESET synchronous_commit');
 $way->commit_slowly(q{UPDATE item SET name = 'lost' WHERE id = 40});
 $redis->cli('FLUSHALL');
 is($way->push_arrives('FLUSHALL'), 0, 'FLUSHALL: it is not done');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateJournal::wait_until_told($node);
 like(name(40), qr/^(lost|)$/, 'FLUSHALL: and nothing wrong is there');
 $way->warm_up($slow);

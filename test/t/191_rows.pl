@@ -11,7 +11,7 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my $session = SlateSession->new($node);
 
 # Of each row the text in Redis, and what it should be.

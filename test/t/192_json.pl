@@ -109,7 +109,7 @@ push @texts, rand() < 0.1 ? changed($_) : $_ foreach map { rand() < 0.7 ? row(2)
 
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my $client = SlateClient->new($redis);
 my $file = $node->basedir . '/texts';
 open my $out, '>:raw', $file or die "$file: $!";
@@ -162,7 +162,7 @@ is($node->safe_psql('postgres', q{SELECT bytes, count(slate_cache_peek('bytes:' 
 # An escape that stands for no ASCII cannot be had in SQL_ASCII: no JSON there, and no ERROR.
 $node->safe_psql('postgres', q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
 $node->safe_psql('ascii', 'CREATE EXTENSION slate_cache');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'}, 't', 'ascii');
+SlateNode::wait_until_trusted($node, 'ascii');
 $client->ask('SET', "ascii:$_->[0]", qq({"a":"$_->[1]"})) foreach ['escaped', '\\u00e4'], ['plain', '\\u0041'];
 is($node->safe_psql('ascii', q{SELECT key, value FROM slate_cache_mget('{ascii:escaped,ascii:plain}')}), qq(ascii:escaped|\nascii:plain|{"a": "A"}),
     'SQL_ASCII: what it cannot hold is a miss');

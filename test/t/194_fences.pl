@@ -24,7 +24,7 @@ symlink $old_redis->socket, "$dir/s" or die;
 my $proxy = SlateProxy->new(Place->new("$dir/s"));
 my $node = SlateNode->start('main', redis => $proxy->url, testing => 1,
     conf => { 'slate_cache.timeout' => 60000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 99);
 my ($slow, $fast, $watcher, $idle) = map { SlateSession->new($node) } 1 .. 4;
 my $way = SlateDirect->new(proxy => $proxy, slow => $slow, watcher => $watcher);
@@ -61,7 +61,7 @@ unlink "$dir/s" or die;
 symlink $new_redis->socket, "$dir/s" or die;
 $redis = $new_redis;
 SlateRedis::wait_until(sub { $way->counter('emptied') > $emptied }, 'the worker meets the new one');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $way->commit_slowly(q{UPDATE item SET name = 'older' WHERE id = 20});
 $idle->query(q{SET slate_cache.mode = strict; UPDATE item SET name = 'strict' WHERE id = 20; RESET slate_cache.mode});
 is($idle->error, '', 'two servers: the strict commit ends well');

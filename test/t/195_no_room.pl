@@ -15,7 +15,7 @@ my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis,
     conf => { 'dynamic_shared_memory_type' => 'mmap', 'slate_cache.timeout' => 10000 });
 SlateNode::create_items($node, 9);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my ($async, $commit, $look) = map { SlateSession->new($node) } 1 .. 3;
 my $worker = $look->query(q{SELECT pid FROM slate_cache.progress});
 my $folder = $node->data_dir . '/pg_dynshmem';
@@ -45,7 +45,7 @@ chmod 0700, $folder;
 # There is one, but its file has been cleaned away: who has not mapped it does without.
 $_->quit foreach $async, $commit, $look;
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 ($async, $commit, $look) = map { SlateSession->new($node) } 1 .. 3;
 $async->query(q{SET slate_cache.mode = async; UPDATE item SET name = 'mapped' WHERE id = 1});
 SlateRedis::wait_until(sub { $redis->field('shop:item:1', 'name') eq 'mapped' }, 'the worker has told it');

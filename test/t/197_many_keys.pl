@@ -17,7 +17,7 @@ $node->safe_psql('postgres', q{
     CREATE TABLE item (id int PRIMARY KEY, name text);
     INSERT INTO item SELECT i, 'name ' || i FROM generate_series(1, 3500) i;
     SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'])});
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::wait_for($node, 'SELECT count(*) FROM slate_cache.journal', '0');
 my $session = SlateSession->new($node);
 my $wrong = q{SELECT count(*) FILTER (WHERE value->>'name' IS DISTINCT FROM CASE WHEN i <= 3500 THEN 'name ' || i END), count(*), count(value)

@@ -15,7 +15,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, conf => { 'slate_cache.timeout' => 60000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 99);
 my ($slow, $fast, $watcher) = map { SlateSession->new($node) } 1 .. 3;
 my $way = SlateDirect->new(proxy => $proxy, slow => $slow, watcher => $watcher);
@@ -42,7 +42,7 @@ $fast->query(q{UPDATE item SET name = 'new' WHERE id = 31});
 is(name(31), '', 'no memory, a restart: it is removed');
 $redis->config(maxmemory => 0);
 SlateJournal::wait_until_told($node);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 
 SlateNode::unharmed($node);
 done_testing();

@@ -16,7 +16,7 @@ my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url,
     conf => { 'slate_cache.timeout' => 1000, 'slate_cache.connect_timeout' => 1000, 'slate_cache.guard_life' => '10s' });
 $node->safe_psql('postgres', q{CREATE TABLE item (name text); INSERT INTO item VALUES ('old')});
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $redis->cli('EVAL', "for i = 1, 60000 do redis.call('SET', 'filler:' .. i, 'x') end", '0');
 
 # A key whose name comes early in a SCAN, and its guard's late.

@@ -44,7 +44,7 @@ sub works
     my ($what) = @_;
     $node->poll_query_until('postgres', q{SELECT ok FROM slate_cache.health WHERE "check" = 'redis'})
       or die "$what: health says " . redis_detail();
-    SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+    SlateNode::wait_until_trusted($node);
     SlateNode::wait_for($node, 'SELECT count(*) = 0 FROM slate_cache.journal');
     my $value = 'change ' . ++$changes;
     $node->safe_psql('postgres', "UPDATE item SET name = '$value' WHERE id = 1");

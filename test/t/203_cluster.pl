@@ -20,7 +20,7 @@ my $testing = $ENV{SLATE_TESTING_INSTALLATION} ? 1 : 0;
 my $cluster = SlateCluster->new(node_timeout => 5000);
 my $node = SlateNode->start('main', redis => $cluster->url(also => ['127.0.0.1:1']), testing => $testing,
     conf => { 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', q{
     CREATE TABLE item (id int PRIMARY KEY, shelf int, name text);
     SELECT slate_cache_attach('item', row_keys => ARRAY['shop:item:{id}'],

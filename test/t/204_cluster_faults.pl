@@ -22,7 +22,7 @@ my $timeout = 1000;
 my $cluster = SlateCluster->new(node_timeout => 10000);
 my $node = SlateNode->start('main', redis => $cluster->url,
     conf => { 'slate_cache.timeout' => $timeout, 'slate_cache.connect_timeout' => $timeout });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, ROWS);
 my $session = SlateSession->new($node);
 my @keys = map { "shop:item:$_" } 1 .. ROWS;

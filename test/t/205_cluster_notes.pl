@@ -14,7 +14,7 @@ my $testing = $ENV{SLATE_TESTING_INSTALLATION} ? 1 : 0;
 my $cluster = SlateCluster->new(node_timeout => 30000);
 my $node = SlateNode->start('main', redis => $cluster->url, testing => $testing,
     conf => { 'slate_cache.timeout' => 10000, 'slate_cache.connect_timeout' => 10000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 10);
 my $session = SlateSession->new($node);
 my $other = SlateSession->new($node);

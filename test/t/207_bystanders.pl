@@ -75,7 +75,7 @@ my $change = q{UPDATE public.t SET v = v || '!'};
 # Loaded after slate_cache: its change is a change like any other.
 SlateNode::set($node, shared_preload_libraries => "slate_cache, $late");
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 my $session = SlateSession->new($node);
 is($session->query(with_late($change, 'INSERT INTO other VALUES (1)')), '', 'a transaction that changes nothing of ours commits');
 is($redis->cli('GET', 'shop:t:1'), '{"id":1,"v":"one!"}', 'and what the library changes is pushed');
@@ -85,7 +85,7 @@ is($redis->cli('GET', 'shop:t:1'), '{"id":1,"v":"two!"}', 'both are pushed');
 # Loaded before it: nobody could tell Redis of that any more, so it fails.
 SlateNode::set($node, shared_preload_libraries => "$late, slate_cache");
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $session = SlateSession->new($node);
 is($session->query(q{UPDATE t SET v = 'three'}), '', 'the library does nothing');
 is($redis->cli('GET', 'shop:t:1'), '{"id":1,"v":"three"}', 'and the row is pushed');

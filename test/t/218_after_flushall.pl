@@ -81,7 +81,7 @@ is($session->query("SELECT slate_cache_get('shop:item:$_') ->> 'name'"), 'old', 
   foreach 5 .. 15;
 is($redis->cli('EXISTS', map { "shop:item:$_" } 5 .. 15), '0', 'without the worker: nothing is filled');
 kill 'CONT', $worker;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateRedis::wait_until(sub { $session->query("SELECT slate_cache_get('shop:item:5')"); $redis->cli('EXISTS', 'shop:item:5') eq '1' },
     'it is filled again');
 pass('and when it is back they are again');

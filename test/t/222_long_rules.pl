@@ -11,7 +11,7 @@ use Test::More;
 
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', q{
     CREATE TABLE long (id int PRIMARY KEY, k int, v text);
     SELECT slate_cache_attach('long', row_keys => ARRAY['shop:long:{id}'], drop_keys =>

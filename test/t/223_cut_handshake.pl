@@ -15,7 +15,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);
 my $node = SlateNode->start('main', redis => $proxy->url, conf => { 'slate_cache.timeout' => 30000, 'slate_cache.connect_timeout' => 30000 });
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 SlateNode::create_items($node, 9);
 my ($session, $other) = map { SlateSession->new($node) } 1 .. 2;
 $other->query(q{UPDATE item SET name = 'x' WHERE id = 1});

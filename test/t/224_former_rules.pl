@@ -38,7 +38,7 @@ sub is_emptied
 {
     my ($before) = @_;
     SlateNode::wait_for($node, "SELECT emptied > $before FROM slate_cache.stats WHERE scope = 'server'");
-    SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+    SlateNode::wait_until_trusted($node);
     return;
 }
 

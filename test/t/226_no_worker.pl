@@ -12,7 +12,7 @@ use Test::More;
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis, conf => { max_logical_replication_workers => 0 });
 SlateNode::create_items($node, 20);
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 
 sub end_processes
 {
@@ -35,7 +35,7 @@ $redis->cli('SET', 'shop:item:1', '{"name":"lie"}');
 is($session->query(q{SELECT slate_cache_get('shop:item:1')->>'name'}), 'old', 'a launcher that is about to come: the table is read');
 $session->query(q{UPDATE item SET name = 'new' WHERE id = 2});
 is($redis->cli('EXISTS', 'shop:item:2'), 0, 'and what is pushed is no value');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 is($redis->cli('EXISTS', 'shop:item:1'), 0, 'then Redis is emptied');
 $session->query('SELECT slate_cache_repair()');
 $session->query(q{SELECT slate_cache_get('shop:item:' || id) FROM item});
@@ -66,7 +66,7 @@ $session->quit;
 # With one all is well again.
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 $node->safe_psql('postgres', 'SELECT slate_cache_repair()');
 isnt($redis->field('shop:item:3', 'name'), 'old', 'with a worker: the old value has gone');
 SlateNode::unharmed($node);

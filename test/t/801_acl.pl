@@ -61,7 +61,7 @@ SlateRedis::wait_until(
     'a session pushes directly');
 is($redis->cli('GET', 'shop:plain:1'), $node->safe_psql('postgres', 'SELECT row_to_json(plain) FROM plain'), 'and Redis has it');
 $redis->cli('FLUSHALL');
-SlateNode::wait_for($node, q{SELECT ok FROM slate_cache.health WHERE "check" = 'history'});
+SlateNode::wait_until_trusted($node);
 
 # slate_cache.health may ask for its persistence, and says so if it may not.
 my @denied = grep { $_ ne 'config|get' } $redis->cli('ACL', 'LOG') =~ /^object\n(.*)$/mg;
