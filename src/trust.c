@@ -248,9 +248,8 @@ take_epoch(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 
 /*
  * Has Redis this epoch?  Yes, if it cannot be asked: the push will tell.  It is not
- * asked if it is so far away that to connect has used up half of the time before the
- * commit: there will hardly be enough for another round trip, and a connection on
- * which that was in vain is lost to the push.
+ * asked if it is so far away that to connect has used up a quarter of the time for
+ * all: there might not be enough for this round trip and the push's.
  */
 static bool
 confirm(SlateDatabase *database, const char *epoch, int64 deadline)
@@ -259,7 +258,7 @@ confirm(SlateDatabase *database, const char *epoch, int64 deadline)
 	SlateBatch	batch;
 
 	if (is_confirmed(database) ||
-		deadline - slate_link_now() < slate_redis_timeout * 3 / 8)
+		deadline - slate_link_now() < slate_redis_timeout / 2)
 		return true;
 	/* locks are held meanwhile */
 	deadline = Min(deadline, slate_link_now() + slate_redis_timeout / 2);
