@@ -69,6 +69,13 @@
 	((relation)->rd_firstRelfilelocatorSubid)
 #endif
 
+/* 16: what a check hook leaves to its assign hook is the server's to free */
+#if PG_VERSION_NUM < 160000
+#define compat_guc_malloc(size) malloc(size)
+#else
+#define compat_guc_malloc(size) guc_malloc(LOG, size)
+#endif
+
 /* 17: a superuser may switch event triggers off; without a postmaster none fires */
 #if PG_VERSION_NUM < 170000
 #define compat_event_triggers_fire() IsUnderPostmaster

@@ -326,8 +326,10 @@ begin_commit(SlateOpList *list)
 {
 	SlateDatabase *database = slate_database_mine();
 	int64		margin = slate_redis_timeout / 4;
-	int64		connected_by = slate_link_now() + slate_redis_timeout - margin;
+	int64		connected_by;
 
+	slate_trust_await_url(LINK_WAIT_UNINTERRUPTED);
+	connected_by = slate_link_now() + slate_redis_timeout - margin;
 	if (slate_script_prepare(connected_by, LINK_WAIT_UNINTERRUPTED) != REDIS_DONE)
 		publish.failure = slate_redis_error();
 	slate_stamp_make(&publish.stamp);
@@ -420,6 +422,7 @@ enter_traffic(const SlateOpList *list, const SlateStamp *stamp, bool direct)
 static void
 begin_strict(SlateOpList *list, SlateStamp *stamp, bool prepared)
 {
+	slate_trust_await_url(LINK_WAIT_INTERRUPTIBLE);
 	slate_strict_connect(slate_link_now() + slate_redis_timeout);
 	slate_stamp_make(stamp);
 	slate_strict_meet(stamp);

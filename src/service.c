@@ -22,6 +22,7 @@
 /* Settings; see service.h. */
 char	   *slate_service_url = NULL;
 char	   *slate_service_password_file = NULL;
+bool		slate_service_is_servers = false;
 
 /* What is set. */
 static struct

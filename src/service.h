@@ -20,6 +20,8 @@
  */
 extern char *slate_service_url; /* slate_cache.url, valid by its check hook */
 extern char *slate_service_password_file;	/* "" for none */
+extern bool slate_service_is_servers;	/* the url is the configuration file's,
+										 * not a session's, role's, database's */
 extern void slate_service_reconfigure(void);
 
 /*

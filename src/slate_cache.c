@@ -85,14 +85,19 @@ static const struct config_enum_entry modes[] = {
  */
 
 static bool
-check_url(char **newval, void **extra pg_attribute_unused(),
-		  GucSource source pg_attribute_unused())
+check_url(char **newval, void **extra, GucSource source)
 {
 	SlateUrl	url;
 	const char *error;
 
 	if (slate_url_parse(*newval, &url, &error))
-		return true;
+	{
+		/* an assign hook is not told */
+		*extra = compat_guc_malloc(sizeof(GucSource));
+		if (*extra)
+			*(GucSource *) *extra = source;
+		return *extra != NULL;
+	}
 	GUC_check_errdetail("%s", error);
 	GUC_check_errhint("A url looks like \"redis://:password@host:6379/0\" or \"unix:///path/to/socket?db=0\".");
 	return false;
@@ -103,6 +108,15 @@ assign_connection(const char *newval pg_attribute_unused(),
 				  void *extra pg_attribute_unused())
 {
 	slate_service_reconfigure();
+}
+
+static void
+assign_url(const char *newval, void *extra)
+{
+	const GucSource *source = extra;
+
+	slate_service_is_servers = source && *source <= PGC_S_GLOBAL;
+	assign_connection(newval, extra);
 }
 
 static void
@@ -130,7 +144,7 @@ define_connection_settings(void)
 							   "redis://[user[:password]@]host[:port][/db], rediss:// likewise for TLS, unix:///path[?db=n], sentinel://host[:port],.../master[/db] or cluster://host[:port],....",
 							   &slate_service_url, "redis://localhost:6379/0",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   check_url, assign_connection, NULL);
+							   check_url, assign_url, NULL);
 	DefineCustomStringVariable("slate_cache.password_file",
 							   "File whose first line is the Redis password.",
 							   "It overrides a password in slate_cache.url.",

@@ -70,8 +70,10 @@
 #include "direct.h"
 #include "epoch.h"
 #include "exchange.h"
+#include "postmaster/interrupt.h"
 #include "rules.h"
 #include "script.h"
+#include "service.h"
 #include "trust.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -154,9 +156,9 @@ nap(SlateWait wait)
 }
 
 /*
- * Wait for the worker's first look after a start of the server, and move the
- * deadline on by that: it is Redis' alone, and would count as its failure.  Who
- * has waited for nothing saves the others from doing so.
+ * Wait for the worker's first look after a start of the server, or at another url,
+ * and move the deadline on by that: it is Redis' alone, and would count as its
+ * failure.  Who has waited for nothing saves the others from doing so.
  */
 static SlateTrust
 await(SlateDatabase *database, int64 *deadline, SlateWait wait)
@@ -347,6 +349,30 @@ meet_again(SlateDatabase *database, int64 *deadline, SlateWait wait)
 	return pg_atomic_read_u32(&database->trust);
 }
 
+/* Is our url one that the worker will have, too, as soon as it gets to it? */
+static bool
+may_expect_worker(SlateDatabase *database)
+{
+	return slate_service_is_servers && !ConfigReloadPending &&
+		!nobody_looks(database);
+}
+
+void
+slate_trust_await_url(SlateWait wait)
+{
+	static uint64 awaited = 0;
+	SlateDatabase *database = slate_database_mine();
+	int64		end = slate_link_now() + AWAIT_MS;
+
+	if (database == NULL || slate_database_has_our_redis(database) ||
+		slate_service_key() == awaited || !may_expect_worker(database))
+		return;
+	slate_database_wake(database);
+	while (slate_link_now() < end && !slate_database_has_our_redis(database))
+		nap(wait);
+	awaited = slate_database_has_our_redis(database) ? 0 : slate_service_key();
+}
+
 /* By the clock of the server that we have met now, as of when it was made. */
 static void
 set_deadline(SlateStamp *stamp)
@@ -527,6 +553,7 @@ slate_trust_is_elsewhere(void)
 {
 	SlateDatabase *database = slate_database_mine();
 
+	slate_trust_await_url(LINK_WAIT_INTERRUPTIBLE);
 	if (database == NULL || slate_database_has_our_redis(database))
 		return false;
 

@@ -24,11 +24,20 @@ typedef enum SlateTrust
 
 /* ------------------------------------------------------------------------
  * Backends.  A connection must be prepared.  They may wait for the worker: a
- * second at most for its first look after a start of the server, 200 ms while it
- * empties the namespace, and once for each other server or epoch that they meet.
- * That is not Redis' time: a deadline that is given by its address is moved on.
+ * second at most for its first look after a start of the server or at another
+ * url, 200 ms while it empties the namespace, and once for each other server or
+ * epoch that they meet.  That is not Redis' time: a deadline that is given by its
+ * address is moved on.
  * ------------------------------------------------------------------------
  */
+
+/*
+ * A reload comes to sessions and to the worker one after the other.  If ours has
+ * come, and our url is the server's, give the worker a moment to have it, too: a
+ * second at most, and only once for each url, as the worker's database may have one
+ * of its own.  Needs no connection.
+ */
+extern void slate_trust_await_url(SlateWait wait);
 
 /*
  * Give a stamp the epoch, so that its PUTs count only in a Redis we know, and

@@ -493,8 +493,9 @@ reload(void)
 	if (server == pg_atomic_read_u64(&database->server))
 		return;
 	retry = MIN_RETRY_MS;
-	pg_atomic_write_u32(&database->trust, TRUST_WAITING);
+	pg_atomic_write_u32(&database->trust, TRUST_UNKNOWN);
 	pg_atomic_write_u64(&database->epoch, 0);
+	pg_atomic_write_u32(&database->look, SLATE_LOOK_SERVER);
 	slate_database_move(database, server);
 }
 
