@@ -600,12 +600,16 @@ static bool
 suits_defaults(Oid relid)
 {
 	bool		is_ours = slate_rule_suits(get_rel_relkind(relid));
+	const char *name = get_rel_name(relid);
 
-	if (is_ours && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
+	if (is_ours && !slate_rules_is_temporary(relid))
 		return true;
-	ereport(NOTICE,
-			(errmsg("skipping \"%s\": it is %s", get_rel_name(relid),
-					is_ours ? "a temporary table" : "no table")));
+
+	/* or has it been dropped meanwhile? */
+	if (name)
+		ereport(NOTICE,
+				(errmsg("skipping \"%s\": it is %s", name,
+						is_ours ? "a temporary table" : "no table")));
 	return false;
 }
 

@@ -334,7 +334,9 @@ slate_database_has_launcher(void)
 bool
 slate_database_expects_launcher(void)
 {
-	return slate_database_has_launcher() ||
+	if (slate_database_has_launcher())
+		return true;
+	return registry != NULL &&
 		slate_link_now() < (int64) pg_atomic_read_u64(&registry->launcher_due);
 }
 

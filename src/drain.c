@@ -10,7 +10,7 @@
  * be sent, if both have the same order and the later one has the higher
  * version: Redis would do the same after the one as after both.
  *
- * Otherwise see bundle.c.
+ * What else is put together, and why, bundle.h tells.
  *
  * What Redis did not take is in doubt, and becomes DROPs like everything that
  * is late.  Nothing is sent twice, since its nonces would come twice: what a
@@ -23,6 +23,7 @@
 #include "access/xlog.h"
 #include "bundle.h"
 #include "call.h"
+#include "deliver.h"
 #include "direct.h"
 #include "doubt.h"
 #include "drain.h"
@@ -190,12 +191,6 @@ static void
 on_reply(int index, const redisReply *reply, void *arg)
 {
 	slate_bundle_take_reply(arg, index, reply);
-}
-
-static bool
-is_known(SlateDatabase *database)
-{
-	return slate_redis_identity() == pg_atomic_read_u64(&database->identity);
 }
 
 static bool
@@ -368,13 +363,13 @@ send_batch(SlateDatabase *database)
 
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return slate_redis_error();
-	if (!is_known(database))
+	if (!slate_deliver_is_known(database))
 		return not_known;
 	watch(database, deadline);
 	failure = send_directly(deadline);
 	if (failure == NULL)
 		failure = send_by_script(deadline);
-	if (failure == NULL && !is_known(database))
+	if (failure == NULL && !slate_deliver_is_known(database))
 		failure = not_known;
 	return failure;
 }

@@ -461,14 +461,22 @@ slate_load(SlateLoad *loads, int nloads)
  * ------------------------------------------------------------------------
  */
 
+/* What fn leaves in memory goes with each portion: there may be millions of rows. */
 static void
 walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 {
+	MemoryContext portion = AllocSetContextCreate(CurrentMemoryContext,
+												  "slate_cache rows",
+												  ALLOCSET_DEFAULT_SIZES);
+
 	for (;;)
 	{
+		MemoryContext old;
+
 		SPI_cursor_fetch(portal, true, 1000);
 		if (SPI_processed == 0)
-			return;
+			break;
+		old = MemoryContextSwitchTo(portion);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
 			HeapTupleData tuple;
@@ -476,8 +484,11 @@ walk_cursor(Portal portal, SlateRelation *rules, SlateRowFn fn, void *arg)
 			tuple_of_row(rules, i, &tuple);
 			fn(rules, &tuple, arg);
 		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(portion);
 		SPI_freetuptable(SPI_tuptable);
 	}
+	MemoryContextDelete(portion);
 }
 
 /* SELECT ... WHERE column = value */

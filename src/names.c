@@ -301,9 +301,10 @@ look_up(NameEntry *entry)
 	if (slate_link_look_up(&known.address, &known.list, &error) != LINK_OK)
 		strlcpy(known.failure, error, sizeof(known.failure));
 
-	/* unless it is another's by now */
-	if (pg_atomic_read_u32(&entry->hash) == hash)
-		(void) write_entry(entry, hash, &known);
+	/* unless it is another's by now, who is due at once */
+	if (pg_atomic_read_u32(&entry->hash) != hash)
+		return;
+	(void) write_entry(entry, hash, &known);
 	rest = slate_link_now() - start;
 	if (known.list.count > 0)
 		rest = Max(rest * KNOWN_REST_TIMES, KNOWN_REST_MS);

@@ -317,6 +317,7 @@ slate_ops_glob_since(const SlateOpList *list, SlateSlice key, uint64 sequence)
 	{
 		const SlateGlobOp *glob = &list->globs[i];
 
+		CHECK_FOR_INTERRUPTS();
 		if (glob->sequence > sequence &&
 			slate_glob_match(glob->glob, glob->len, key.start, key.len))
 			return true;

@@ -106,15 +106,24 @@ is_since(int position, void *arg)
 	return state->list->globs[position].sequence > state->sequence;
 }
 
+/* There may be many globs, of many stars. */
+static bool
+go_on_unless_canceled(void *arg pg_attribute_unused())
+{
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
 /* Was the key PUT before a glob that takes it away again? */
 static bool
 is_superseded(const SlateOpList *list, const SlateGlobSet *globset,
 			  const SlateOp *op)
 {
 	SinceState	state = {list, op->sequence};
+	SlateGlobPatience patience = {.go_on = go_on_unless_canceled};
 
 	return slate_globset_match(globset, op->key, op->keylen, is_since, &state,
-							   NULL);
+							   &patience);
 }
 
 /*

@@ -52,8 +52,8 @@ static HTAB *relations = NULL;
 static MemoryContext rules_context = NULL;
 
 /* To be freed at the end of the transaction. */
-static List *retired = NIL;		/* memory contexts */
-static List *retired_plans = NIL;
+static List *retired = NIL;		/* memory contexts of sets */
+static List *retired_relations = NIL;
 
 /* The rules of all tables together. */
 typedef struct RuleSet
@@ -191,24 +191,18 @@ retire(MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
+/* Its plans go with it: whoever still uses it may come to make one. */
 static void
 retire_relation(SlateRelation *relation)
 {
 	MemoryContext old = MemoryContextSwitchTo(rules_context);
 
-	for (int i = 0; i < relation->nrules; i++)
-	{
-		if (relation->rules[i].plan)
-			retired_plans = lappend(retired_plans, relation->rules[i].plan);
-		if (relation->rules[i].plan_many)
-			retired_plans = lappend(retired_plans, relation->rules[i].plan_many);
-	}
+	retired_relations = lappend(retired_relations, relation);
 	MemoryContextSwitchTo(old);
-	retire(relation->context);
 }
 
 static void
-free_plans(const SlateRelation *relation)
+free_relation(SlateRelation *relation)
 {
 	for (int i = 0; i < relation->nrules; i++)
 	{
@@ -217,6 +211,7 @@ free_plans(const SlateRelation *relation)
 		if (relation->rules[i].plan_many)
 			SPI_freeplan(relation->rules[i].plan_many);
 	}
+	MemoryContextDelete(relation->context);
 }
 
 /* Nobody is using it, and nobody may ask for its table again. */
@@ -235,8 +230,7 @@ free_outdated(void)
 		if (entry->current || relation == NULL)
 			continue;
 		entry->relation = NULL;
-		free_plans(relation);
-		MemoryContextDelete(relation->context);
+		free_relation(relation);
 	}
 }
 
@@ -246,10 +240,10 @@ slate_rules_end_of_transaction(void)
 {
 	if (noutdated > MAX_OUTDATED)
 		free_outdated();
-	while (retired_plans != NIL)
+	while (retired_relations != NIL)
 	{
-		SPI_freeplan(llast(retired_plans));
-		retired_plans = list_delete_last(retired_plans);
+		free_relation(llast(retired_relations));
+		retired_relations = list_delete_last(retired_relations);
 	}
 	while (retired != NIL)
 	{
@@ -787,6 +781,8 @@ visit_families(const char *text, int len, bool is_glob,
 	{
 		SlateTemplate *template = set->patterns[i]->template;
 
+		/* there may be many, of many stars, for each of many keys */
+		CHECK_FOR_INTERRUPTS();
 		resetStringInfo(&family);
 		if ((is_glob || slate_template_covers(template, text, len)) &&
 			slate_template_family(template, text, len, is_glob, &family))
