@@ -30,8 +30,9 @@ typedef struct RunState
 	void	   *arg;
 	const int  *numbers;		/* of the commands; NULL: as they are */
 	int			first;			/* index of the first reply of this attempt */
+	const char *bytes;			/* of its commands */
 	int			forgotten;		/* index of the first NOSCRIPT; -1: none */
-	bool		remembered;		/* what came behind that was done */
+	bool		remembered;		/* a script that came behind that was done */
 } RunState;
 
 static void
@@ -40,20 +41,6 @@ hand_on(const RunState *state, int index, const redisReply *reply)
 	if (state->reply_fn != NULL)
 		state->reply_fn(state->numbers ? state->numbers[index] : index, reply,
 						state->arg);
-}
-
-static void
-on_run_reply(int index, const redisReply *reply, void *arg)
-{
-	RunState   *state = arg;
-	int			nth = state->first + index;
-
-	if (slate_link_is_error(reply, "NOSCRIPT"))
-		state->forgotten = state->forgotten < 0 ? nth : state->forgotten;
-	else if (state->forgotten >= 0)
-		state->remembered = true;
-	else
-		hand_on(state, nth, reply);
 }
 
 /* Where the nth command of a batch begins: arrays of bulk strings, all of it. */
@@ -73,6 +60,29 @@ find_command(const char *at, int n)
 		}
 	}
 	return at;
+}
+
+/* Of all commands these alone must not be done twice. */
+static bool
+is_script(const char *command)
+{
+	static const char name[] = "$7\r\nEVALSHA\r\n";
+
+	return strncmp(strchr(command, '\n') + 1, name, strlen(name)) == 0;
+}
+
+static void
+on_run_reply(int index, const redisReply *reply, void *arg)
+{
+	RunState   *state = arg;
+	int			nth = state->first + index;
+
+	if (slate_link_is_error(reply, "NOSCRIPT"))
+		state->forgotten = state->forgotten < 0 ? nth : state->forgotten;
+	else if (state->forgotten >= 0)
+		state->remembered |= is_script(find_command(state->bytes, index));
+	else
+		hand_on(state, nth, reply);
 }
 
 /*
@@ -116,6 +126,7 @@ run_commands(const SlateBatch *batch, SlateCut from, SlateCut to,
 		SlateRedisStatus status;
 
 		state.forgotten = -1;
+		state.bytes = bytes;
 		status = slate_redis_run(batch->node, bytes, end - bytes,
 								 ncommands - state.first, NULL, on_run_reply,
 								 &state, deadline, wait);
