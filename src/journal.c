@@ -59,6 +59,7 @@
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -430,6 +431,29 @@ append(SlateDatabase *database, int generation, Relation relation,
 	slate_doubt_written(U64FromFullTransactionId(GetTopFullTransactionId()));
 }
 
+/* Is the table there? */
+static bool
+write_to_table(SlateDatabase *database, int generation,
+			   const SlateOpList *list, const SlateStamp *stamp, bool prepared)
+{
+	Relation	relation = open_table(generation, RowExclusiveLock);
+
+	if (relation == NULL)
+	{
+		(void) slate_doubt_leave(LEAVE_DELIVERED);
+		return false;
+	}
+	if (!prepared)
+		check_room(database);
+	append(database, generation, relation, list, stamp);
+	if (prepared)
+		slate_doubt_prepared();
+
+	/* a prepared transaction would keep its locks */
+	table_close(relation, prepared ? RowExclusiveLock : NoLock);
+	return true;
+}
+
 bool
 slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 					 bool prepared)
@@ -438,7 +462,8 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 	? slate_database_mine() : NULL;
 	bool		no_row = false;
 	int			generation = SLATE_PREPARED_GENERATION;
-	Relation	relation;
+	int			lock_timeout = LockTimeout;
+	volatile bool is_there;
 
 	if (database == NULL)
 		return false;
@@ -454,21 +479,22 @@ slate_journal_append(const SlateOpList *list, const SlateStamp *stamp,
 									   stamp->mark[0] == '\0', &no_row);
 	if (no_row)
 		return true;
-	relation = open_table(generation, RowExclusiveLock);
-	if (relation == NULL)
-	{
-		(void) slate_doubt_leave(LEAVE_DELIVERED);
-		return false;
-	}
-	if (!prepared)
-		check_room(database);
-	append(database, generation, relation, list, stamp);
-	if (prepared)
-		slate_doubt_prepared();
 
-	/* a prepared transaction would keep its locks */
-	table_close(relation, prepared ? RowExclusiveLock : NoLock);
-	return true;
+	/*
+	 * The worker truncates the table, and who finds it empty extends it: they
+	 * hold others up for a moment, which nobody's lock_timeout is meant for.
+	 */
+	LockTimeout = 0;
+	PG_TRY();
+	{
+		is_there = write_to_table(database, generation, list, stamp, prepared);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = lock_timeout;
+	}
+	PG_END_TRY();
+	return is_there;
 }
 
 /* The worker's database, if this transaction is in the journal. */

@@ -10,7 +10,8 @@
  * find.
  *
  * A key that several rules or several splits may explain is tried in their
- * order until a row is found.
+ * order until a row is found.  A list has the rows of all splits by its rule,
+ * one after the other; where no rule has any, but one has lists, it is empty.
  *
  * Queries are prepared once per rule and backend.
  *
@@ -41,7 +42,6 @@ typedef struct LoadGroup
 	SlateRule  *rule;			/* bound */
 	int			nloads;
 	SlateLoad **loads;			/* sorted by key */
-	StringInfoData *lists;		/* RULE_LIST: rows so far, parallel to loads */
 } LoadGroup;
 
 /* ------------------------------------------------------------------------
@@ -238,7 +238,7 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json,
 	}
 	else
 	{
-		StringInfo	list = &group->lists[place - group->loads];
+		StringInfo	list = (*place)->list;
 
 		appendStringInfoChar(list, list->len == 0 ? '[' : ',');
 		appendBinaryStringInfo(list, json->data, json->len);
@@ -293,21 +293,6 @@ take_rows(LoadGroup *group, MemoryContext context)
 	MemoryContextDelete(scratch);
 }
 
-static void
-finish_lists(LoadGroup *group)
-{
-	if (group->rule->kind != RULE_LIST)
-		return;
-	for (int i = 0; i < group->nloads; i++)
-	{
-		StringInfo	list = &group->lists[i];
-
-		appendStringInfoString(list, list->len == 0 ? "[]" : "]");
-		group->loads[i]->json = list->data;
-		group->loads[i]->len = list->len;
-	}
-}
-
 /* ------------------------------------------------------------------------
  * Groups
  * ------------------------------------------------------------------------
@@ -332,8 +317,7 @@ execute_group(Relation relation, LoadGroup *group, Datum *values,
 	}
 	for (int i = 0; i < group->nloads; i++)
 	{
-		LoadGroup	single = {group->rule, 1, &group->loads[i],
-		&group->lists[i]};
+		LoadGroup	single = {group->rule, 1, &group->loads[i]};
 
 		slate_select_execute(plan_for_one(relation, group->rule),
 							 values + i * ncolumns, RelationGetRelid(relation));
@@ -376,34 +360,71 @@ group_values(const LoadGroup *group)
 	return values;
 }
 
+/* Each of the group's keys has a list now, if only an empty one. */
 static void
-load_group(Relation relation, LoadGroup *group, MemoryContext context)
+begin_lists(LoadGroup *group, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 
-	group->lists = palloc0_array(StringInfoData, group->nloads);
-	for (int i = 0; i < group->nloads; i++)
-		initStringInfo(&group->lists[i]);
-	MemoryContextSwitchTo(old);
-
-	execute_group(relation, group, group_values(group), context);
-	finish_lists(group);
 	for (int i = 0; i < group->nloads; i++)
 	{
 		SlateLoad  *load = group->loads[i];
 
-		load->settled = load->json != NULL;
+		if (load->list)
+			continue;
+		load->list = makeStringInfo();
 		load->ttl = slate_rule_ttl(group->rule);
-		load->is_list = group->rule->kind == RULE_LIST;
+		load->is_list = true;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static void
+load_group(Relation relation, LoadGroup *group, MemoryContext context)
+{
+	bool		is_list = group->rule->kind == RULE_LIST;
+
+	if (is_list)
+		begin_lists(group, context);
+	execute_group(relation, group, group_values(group), context);
+	for (int i = 0; i < group->nloads; i++)
+	{
+		SlateLoad  *load = group->loads[i];
+
+		if (is_list ? load->list->len == 0 : load->json == NULL)
+			continue;
+		load->settled = !is_list;
+		load->is_list = is_list;
+		load->ttl = slate_rule_ttl(group->rule);
 	}
 }
 
-/* Go on to the next rule, or split, that may explain a key. */
+static void
+settle(SlateLoad *load)
+{
+	load->settled = true;
+	if (load->list == NULL)
+		return;
+	appendStringInfoString(load->list, load->list->len == 0 ? "[]" : "]");
+	load->json = load->list->data;
+	load->len = load->list->len;
+}
+
+/*
+ * Go on to the next rule, or split, that may explain a key.  A list that has rows
+ * gets no other rule's; nor its own once more, when all begins again.
+ */
 static void
 advance(SlateLoad *load)
 {
-	if (!slate_rules_match(load->key.start, load->key.len, &load->match))
-		load->settled = true;
+	const SlateRule *rule = load->match.rule;
+	bool		is_next = slate_rules_match(load->key.start, load->key.len,
+											&load->match);
+
+	if (!is_next ||
+		(load->list && load->list->len > 0 &&
+		 (load->match.rule != rule || load->match.nth == 0)))
+		settle(load);
 }
 
 /*

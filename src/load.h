@@ -22,6 +22,7 @@ typedef struct SlateLoad
 	bool		possible;		/* some row could have this key */
 	SlateMatch	match;			/* private to load.c */
 	Datum	   *values;			/* private to load.c */
+	StringInfo	list;			/* private to load.c; NULL: not a list yet */
 	bool		settled;		/* private to load.c */
 } SlateLoad;
 

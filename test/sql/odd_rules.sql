@@ -128,6 +128,25 @@ SELECT slate_cache_attach('jsons', row_keys => ARRAY['shop:jsons:{id}']);
 SELECT slate_cache_invalidate_project('42');
 DROP TABLE jsons;
 
+-- a list's key that can be taken apart in several ways has the rows of all of them
+CREATE TABLE split (id int PRIMARY KEY, a text, b text);
+CREATE TABLE whole (id int PRIMARY KEY, name text);
+SELECT slate_cache_attach('split', list_keys => ARRAY['shop:s:{a}:{b}'], list_ttl => '1 hour');
+SELECT slate_cache_attach('whole', list_keys => ARRAY['shop:s:row:{name}'], list_ttl => '2 hours');
+INSERT INTO whole VALUES (1, 'p:q');
+INSERT INTO split VALUES (1, 'x:y', 'z');
+SELECT slate_cache_get('shop:s:x:y:z');
+INSERT INTO split VALUES (2, 'x', 'y:z'), (3, 'x:y', 'z');
+SELECT slate_cache_get('shop:s:x:y:z');
+-- one that another table's rule has rows for is that rule's
+SELECT * FROM slate_cache_mget(ARRAY['shop:s:x:y:z', 'shop:s:row:p:q', 'shop:s:x:none:z', 'shop:s:x:y:z']);
+\! $redis PTTL shop:s:row:p:q | sed 's/^71[0-9]*$/two hours/'
+\! $redis PTTL shop:s:x:none:z | sed 's/^3[56][0-9]*$/one hour/'
+SELECT slate_cache_del('shop:s:x:y:z', 'shop:s:row:p:q');
+SELECT slate_cache_warm('split'), slate_cache_warm('whole');
+\! $redis MGET shop:s:x:y:z shop:s:row:p:q
+DROP TABLE split, whole;
+
 -- what was never committed is not filled
 BEGIN;
 SELECT slate_cache_set('shop:leak:a', '"never committed"');
