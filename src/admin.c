@@ -585,8 +585,10 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 		return;
 	}
 	trust = pg_atomic_read_u32(&database->trust);
-	refusal = trust == TRUST_HELD ? "" : slate_database_refusal(database);
-	put_check(result, "history", trust == TRUST_HELD,
+	refusal = trust == TRUST_HELD &&
+		pg_atomic_read_u32(&database->failing) == 0
+		? "" : slate_database_refusal(database);
+	put_check(result, "history", trust == TRUST_HELD && refusal[0] == '\0',
 			  refusal[0] ? psprintf("%s; Redis refuses: %s", words[trust], refusal)
 			  : words[trust]);
 }

@@ -32,7 +32,8 @@ typedef struct Notes
 	int			nepochs;		/* that have been told, "nothing" included */
 	int			nwals;
 	bool		went_back;		/* it has told us more before */
-	bool		failed;			/* an error reply */
+	bool		failed;			/* an error reply to what is asked */
+	bool		untold;			/* or to what it is told, only */
 	int			first_wal;		/* where replies of the latter kind begin */
 	int			first_set;		/* those to a SET */
 	int			first_tick;		/* and those that do not matter; 0: none */
@@ -58,6 +59,9 @@ static char told[SLATE_VERSION_LEN + 1];
 
 /* Had Redis the epoch of somebody else when we looked last? */
 static bool contested = false;
+
+/* It did not answer then, or refused to tell. */
+static bool failed = false;
 
 /* Of another type: none of ours. */
 static const char *
@@ -86,7 +90,12 @@ take_note(int index, const redisReply *reply, void *arg)
 		return;
 	if (reply->type == REDIS_REPLY_ERROR &&
 		!slate_link_is_error(reply, "WRONGTYPE"))
-		notes->failed = true;
+	{
+		if (notes->first_set > 0 && index >= notes->first_set)
+			notes->untold = true;
+		else
+			notes->failed = true;
+	}
 	else if (index < notes->first_wal)
 		keep_note(note_text(reply), notes->nepochs++, notes->epoch,
 				  notes->lowest_epoch, sizeof(notes->epoch));
@@ -154,7 +163,7 @@ exchange_notes(SlateDatabase *database, Notes *notes)
 	pg_atomic_write_u64(&database->clock,
 						(uint64) (slate_redis_server_clock() - slate_link_now()));
 	notes->went_back = strcmp(notes->lowest_wal, told) < 0;
-	if (tell)
+	if (tell && !notes->untold)
 		strlcpy(told, wal, sizeof(told));
 	return true;
 }
@@ -217,6 +226,12 @@ bool
 slate_examine_is_contested(void)
 {
 	return contested;
+}
+
+bool
+slate_examine_has_failed(void)
+{
+	return failed;
 }
 
 /* The same for a Redis that was trusted. */
@@ -286,7 +301,8 @@ slate_examine(SlateDatabase *database, const char **reason)
 	Notes		notes;
 
 	*reason = NULL;
-	if (!exchange_notes(database, &notes))
+	failed = !exchange_notes(database, &notes);
+	if (failed)
 		return trust == TRUST_UNKNOWN ? set_trust(database, TRUST_WAITING)
 			: trust;
 	if (slate_epoch_timeline(notes.epoch) > GetWALInsertionTimeLine())

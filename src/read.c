@@ -394,6 +394,9 @@ get_waiting(LookupSet *set, int ncovered)
 		set->waiting[0]->bad_value = true;
 	else if (status != REDIS_DONE || set->failed)
 	{
+		if (status == REDIS_DONE)
+			slate_stats_add(STAT_READ_FAILURES, 1);
+
 		/* not worth asking again for a lease */
 		for (int i = 0; i < set->nwaiting; i++)
 			set->waiting[i]->bypass = true;

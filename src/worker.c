@@ -200,7 +200,8 @@ watch(void)
 	{
 		if (now > next_empty)
 			empty_rest = ROUND_MS;
-		if (pg_atomic_read_u32(&database->trust) != TRUST_HELD)
+		if (pg_atomic_read_u32(&database->trust) != TRUST_HELD ||
+			slate_examine_has_failed())
 			return false;
 		slate_emptying_is_over();
 		return true;

@@ -46,8 +46,25 @@ foreach my $command (qw(unlink scan set evalsha))
     SlateNode::wait_for($node, $well);
     is(SlateCheck::present($redis, map { "shop:item:$_" } 1, 2, 3, 20), '0', "+$command: nothing old is left");
 }
+# What must be asked to know whether Redis still is the one that is known.
+$session->query("INSERT INTO item VALUES (1, 'old')");
+$redis->cli('ACL', 'SETUSER', 'slate', '-get');
+SlateNode::wait_for($node, "SELECT ($refused) ~ 'history'");
+pass('-get: health tells what is refused');
+$session->query('SELECT slate_cache_stats_reset()');
+is($session->query(q{SELECT slate_cache_get('shop:item:1')->>'name'}), 'old', '-get: get reads the table');
+is($session->query('SELECT read_failures > 0, hits FROM slate_cache.stats'), 't|0', '-get: and counts that');
+$redis->cli('FLUSHALL');
+$session->query("UPDATE item SET name = 'new' WHERE id = 1");
+is($session->error, '', '-get: commits succeed after a FLUSHALL');
+$redis->cli('ACL', 'SETUSER', 'slate', '+get');
+SlateNode::wait_for($node, $well);
+is($session->query(q{SELECT slate_cache_get('shop:item:1')->>'name'}), 'new', '+get: nothing old is read');
+SlateRedis::wait_until(sub { $session->query("UPDATE item SET name = 'newer' WHERE id = 1");
+        $redis->field('shop:item:1', 'name') eq 'newer' }, 'values are set again');
+
 my @told = SlateNode::messages($node, qr/Redis refuses what slate_cache tells it: .*(?i:perm|can.t run)/);
-cmp_ok(scalar @told, '>=', 4, 'the log tells, too');
+cmp_ok(scalar @told, '>=', 5, 'the log tells, too');
 is($node->safe_psql('postgres', q{SELECT count(*) > 3 FROM slate_cache.events WHERE kind = 'refused' AND detail ~* 'perm|can.t run'}), 't', 'and the events');
 SlateNode::unharmed($node);
 done_testing();
