@@ -612,57 +612,68 @@ take_info(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		appendBinaryStringInfo(answer, reply->str, reply->len);
 }
 
+/* What is known of all nodes so far. */
+typedef struct Persistence
+{
+	bool		saves;			/* snapshots, at some node */
+	bool		appends;
+	bool		is_hidden;		/* some node does not tell whether it saves */
+} Persistence;
+
 /* CONFIG GET's answer: a name and a value; an error if we may not ask. */
 static void
 take_save(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 {
-	bool	   *saves = arg;
+	Persistence *persistence = arg;
 
-	*saves = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-		reply->element[1]->type == REDIS_REPLY_STRING &&
-		reply->element[1]->len > 0;
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
+		reply->element[1]->type != REDIS_REPLY_STRING)
+		persistence->is_hidden = true;
+	else if (reply->element[1]->len > 0)
+		persistence->saves = true;
 }
 
-/* Does one node save snapshots, or append?  False if it does not tell. */
+/* Does one node save snapshots, or append?  False if it does not answer. */
 static bool
-ask_persistence(int node, bool *saves, bool *appends)
+ask_persistence(int node, Persistence *persistence)
 {
 	StringInfoData info;
 	char	   *aof;
-	bool		node_saves = false;
 
 	initStringInfo(&info);
 	if (!ask(node, "*2\r\n$4\r\nINFO\r\n$11\r\npersistence\r\n", take_info, &info) ||
-		!ask(node, "*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n", take_save, &node_saves))
+		!ask(node, "*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n", take_save, persistence))
 		return false;
 	aof = info_field(info.data, "aof_enabled");
-	*appends |= aof && strcmp(aof, "1") == 0;
-	*saves |= node_saves;
+	persistence->appends |= aof && strcmp(aof, "1") == 0;
 	return true;
 }
 
 /*
  * A Redis that saves comes back from a restart with what it had some time ago.
  * That is noticed, and costs a cold cache; but until then apps read it.
+ *
+ * A user that may not ask is no failure: who has not granted it need not be
+ * alarmed for ever.
  */
 static void
 check_persistence(ReturnSetInfo *result)
 {
-	bool		saves = false;
-	bool		appends = false;
+	Persistence persistence = {0};
 
 	for (int node = 0; node < slate_redis_nodes(); node++)
 	{
-		if (!ask_persistence(node, &saves, &appends))
+		if (!ask_persistence(node, &persistence))
 			return;
 	}
-	if (appends || saves)
+	if (persistence.appends || persistence.saves)
 		put_check(result, "persistence", false,
 				  psprintf("%s: after a restart apps can read old values until the worker has emptied the namespace",
-						   saves ? "snapshots are on" : "the append-only file is on"));
+						   persistence.saves ? "snapshots are on" : "the append-only file is on"));
 	else
-		put_check(result, "persistence", true,
-				  "off: after a restart the cache is empty");
+		put_check(result, "persistence", true, persistence.is_hidden
+				  ? "not known: Redis refuses CONFIG GET (allow +config|get to its user)"
+				  : "off: after a restart the cache is empty");
 }
 
 /* False if a node does not tell. */

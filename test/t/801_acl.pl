@@ -63,7 +63,17 @@ is($redis->cli('GET', 'shop:plain:1'), $node->safe_psql('postgres', 'SELECT row_
 $redis->cli('FLUSHALL');
 SlateNode::wait_until_trusted($node);
 
-# slate_cache.health may ask for its persistence, and says so if it may not.
+# slate_cache.health may ask for its persistence, and says so if it may not: what it does not
+# know is neither bad nor good.  What anybody may ask it tells all the same.
+sub persistence { return $node->safe_psql('postgres', q{SELECT ok || ': ' || detail FROM slate_cache.health WHERE "check" = 'persistence'}) }
+like(persistence(), qr/^true: not known: Redis refuses CONFIG GET\b.*\+config\|get/, 'who may not ask does not know');
+$redis->config(appendonly => 'yes');
+like(persistence(), qr/^false: the append-only file is on/, 'but for what INFO tells');
+$redis->config(appendonly => 'no');
+$redis->cli('ACL', 'SETUSER', 'slate', '+config|get');
+like(persistence(), qr/^true: off/, 'who may knows');
+$redis->config(save => '3600 1');
+like(persistence(), qr/^false: snapshots are on/, 'whatever it is');
 my @denied = grep { $_ ne 'config|get' } $redis->cli('ACL', 'LOG') =~ /^object\n(.*)$/mg;
 is("@denied", '', 'nothing was denied');
 done_testing();
