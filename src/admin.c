@@ -676,41 +676,72 @@ check_persistence(ReturnSetInfo *result)
 				  : "off: after a restart the cache is empty");
 }
 
+/* A number of INFO's; 0 if it does not tell. */
+static uint64
+info_number(const char *info, const char *name)
+{
+	char	   *value = info_field(info, name);
+
+	return value ? strtou64(value, NULL, 10) : 0;
+}
+
+/* What a node says of its memory. */
+typedef struct NodeMemory
+{
+	char	   *policy;			/* whom it evicts */
+	uint64		limit;			/* 0: none */
+	bool		is_full;
+} NodeMemory;
+
 /* False if a node does not tell. */
 static bool
-ask_eviction(int node, char **policy, char **limit)
+ask_memory(int node, NodeMemory *memory)
 {
 	StringInfoData info;
+	uint64		used;
 
 	initStringInfo(&info);
 	if (!ask(node, "*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n", take_info, &info))
 		return false;
-	*policy = info_field(info.data, "maxmemory_policy");
-	*limit = info_field(info.data, "maxmemory");
-	return *policy != NULL && *limit != NULL;
+	memory->policy = info_field(info.data, "maxmemory_policy");
+	memory->limit = info_number(info.data, "maxmemory");
+	used = info_number(info.data, "used_memory");
+
+	/* see getMaxmemoryState() in Redis' evict.c */
+	memory->is_full = memory->limit > 0 &&
+		used > memory->limit + info_number(info.data, "mem_not_counted_for_evict");
+	return memory->policy != NULL;
 }
 
-/* In a Cluster, of the first node that evicts, or else the first with a limit. */
+/*
+ * In a Cluster, of the first node that evicts.  One that evicts nothing may be
+ * full; while one that does is, it makes room.
+ */
 static void
 check_eviction(ReturnSetInfo *result)
 {
 	char	   *evicting = NULL;
 	bool		is_limited = false;
+	bool		is_full = false;
 
 	for (int node = 0; node < slate_redis_nodes(); node++)
 	{
-		char	   *policy;
-		char	   *limit;
+		NodeMemory	memory;
 
-		if (!ask_eviction(node, &policy, &limit))
+		if (!ask_memory(node, &memory))
 			return;
-		if (strcmp(limit, "0") == 0)
+		if (memory.limit == 0)
 			continue;
 		is_limited = true;
-		if (evicting == NULL && strcmp(policy, "noeviction") != 0)
-			evicting = policy;
+		if (strcmp(memory.policy, "noeviction") == 0)
+			is_full |= memory.is_full;
+		else if (evicting == NULL)
+			evicting = memory.policy;
 	}
-	if (evicting)
+	if (is_full)
+		put_check(result, "eviction", false,
+				  "noeviction, and memory is full: keys are dropped instead of set, and transactions in mode strict fail");
+	else if (evicting)
 		put_check(result, "eviction", false,
 				  psprintf("maxmemory-policy %s evicts guards, too: a fill is lost then, and a push that is overtaken in that very moment may leave an old value",
 						   evicting));

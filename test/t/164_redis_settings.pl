@@ -41,6 +41,10 @@ foreach my $policy (qw(allkeys-lru allkeys-lfu allkeys-random volatile-lru volat
 }
 $redis->config('maxmemory-policy' => 'noeviction', maxmemory => '100mb');
 like(verdict('eviction'), qr/^true: /, 'noeviction with a limit: all is well');
+$redis->config(maxmemory => 1);
+like(verdict('eviction'), qr/^false: .*memory is full.*dropped/, 'and one that is reached');
+$redis->config(maxmemory => '100mb');
+like(verdict('eviction'), qr/^true: /, 'there is room: all is well again');
 
 # Redis is away, or does not tell.
 $redis->stop;
