@@ -16,6 +16,7 @@
  */
 #include "compat.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
@@ -143,9 +144,99 @@ static Oid
 captured_table(Oid trigger_oid)
 {
 	Oid			capture = slate_rules_capture_oid();
+	SlateTrigger *trigger = OidIsValid(capture)
+		? slate_triggers_find(trigger_oid, capture) : NULL;
 
-	return OidIsValid(capture) ? slate_triggers_table(trigger_oid, capture)
-		: InvalidOid;
+	return trigger ? trigger->relid : InvalidOid;
+}
+
+/* AFTER has no bit of its own. */
+#define SEES_ROWS \
+	(TRIGGER_TYPE_ROW | TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)
+#define SEES_TRUNCATE TRIGGER_TYPE_TRUNCATE
+
+/* The changes of rows that a trigger does not fire on. */
+static char *
+missing_events(int16 type)
+{
+	static const struct
+	{
+		int16		event;
+		const char *name;
+	}			events[] = {
+		{TRIGGER_TYPE_INSERT, "INSERT"},
+		{TRIGGER_TYPE_UPDATE, "UPDATE"},
+		{TRIGGER_TYPE_DELETE, "DELETE"}
+	};
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < lengthof(events); i++)
+	{
+		if ((type & events[i].event) == 0)
+			appendStringInfo(&names, "%s%s", names.len > 0 ? " and " : "",
+							 events[i].name);
+	}
+	return names.data;
+}
+
+/* What a trigger would not see of the changes that it is for; NULL: nothing. */
+static const char *
+blind_spot(const SlateTrigger *trigger, int16 sees)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger->tuple);
+	int16		type = form->tgtype;
+
+	if (!TRIGGER_FOR_AFTER(type))
+		return "It does not see what comes of a change: it is not AFTER.";
+	if (TRIGGER_FOR_ROW(sees) && !TRIGGER_FOR_ROW(type))
+		return "It does not see which rows change: it is not FOR EACH ROW.";
+	if (TRIGGER_FOR_ROW(sees) && type != sees)
+		return psprintf("It does not see %s.", missing_events(type));
+	if (type != sees)
+		return "It sees TRUNCATE alone, and is for nothing else.";
+	if (form->tgattr.dim1 > 0)
+		return "It does not see an UPDATE of other columns.";
+	if (!heap_attisnull(trigger->tuple, Anum_pg_trigger_tgqual, NULL))
+		return "It does not see changes for which its WHEN condition is not true.";
+	return NULL;
+}
+
+/*
+ * What a trigger does not see nobody tells Redis, and nobody would be told that:
+ * better not to have it.  One that was made where event triggers do not fire goes
+ * on as it is.
+ */
+static void
+check_sees_all(const SlateTrigger *trigger, int16 sees)
+{
+	const char *detail = blind_spot(trigger, sees);
+
+	if (detail)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot cache table \"%s\" by such a trigger",
+						get_rel_name(trigger->relid)),
+				 errdetail("%s", detail),
+				 errhint("Let slate_cache_attach() create the trigger.")));
+}
+
+/* Arguments of which no rules can be made fail now, not when a row changes. */
+static void
+check_arguments(const SlateTrigger *trigger)
+{
+	SlateRelation rules = {0};
+	int			nargs;
+	char	  **args = slate_triggers_arguments(trigger, &nargs);
+
+	slate_rule_parse_arguments(&rules, nargs, args, false);
+	if (nargs % 2 != 0 || rules.nrules == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid arguments of a cache trigger for table \"%s\"",
+						get_rel_name(trigger->relid)),
+				 errdetail("They are pairs, of a kind and a key template, and there is at least one."),
+				 errhint("Let slate_cache_attach() create the trigger.")));
 }
 
 /*
@@ -155,10 +246,18 @@ captured_table(Oid trigger_oid)
 static void
 on_created_trigger(Oid trigger_oid)
 {
-	Oid			relid = captured_table(trigger_oid);
+	Oid			ours[2];
+	SlateTrigger *trigger;
+	Oid			relid;
 
-	if (!OidIsValid(relid))
+	slate_rules_functions(ours);
+	trigger = slate_triggers_find(trigger_oid, ours[1]);
+	if (trigger)
+		check_sees_all(trigger, SEES_TRUNCATE);
+	trigger = slate_triggers_find(trigger_oid, ours[0]);
+	if (trigger == NULL)
 		return;
+	relid = trigger->relid;
 	if (slate_rules_is_temporary(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -172,6 +271,8 @@ on_created_trigger(Oid trigger_oid)
 				 errmsg("\"%s\" is not a table", get_rel_name(relid)),
 				 errdetail("Its rows may change without anybody noticing."),
 				 errhint("Give the tables that its rows are from cache rules.")));
+	check_sees_all(trigger, SEES_ROWS);
+	check_arguments(trigger);
 	check_one_trigger(relid);
 
 	/* else later commands would fail for them, also those on other tables */

@@ -75,33 +75,38 @@ scan_triggers(Relation pg_trigger, Oid index, AttrNumber attnum, Oid value,
 	return triggers;
 }
 
-/* Likewise, as they are now. */
-static List *
-find_triggers(Oid index, AttrNumber attnum, Oid value, Oid capture)
+List *
+slate_triggers_of(Oid relid, Oid capture)
 {
 	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
-	List	   *triggers = scan_triggers(pg_trigger, index, attnum, value,
+	List	   *triggers = scan_triggers(pg_trigger, TriggerRelidNameIndexId,
+										 Anum_pg_trigger_tgrelid, relid,
 										 capture, NULL, NIL);
 
 	table_close(pg_trigger, AccessShareLock);
 	return triggers;
 }
 
-List *
-slate_triggers_of(Oid relid, Oid capture)
+SlateTrigger *
+slate_triggers_find(Oid trigger, Oid function)
 {
-	return find_triggers(TriggerRelidNameIndexId, Anum_pg_trigger_tgrelid,
-						 relid, capture);
-}
+	Relation	pg_trigger = table_open(TriggerRelationId, AccessShareLock);
+	SlateTrigger *found = NULL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
 
-Oid
-slate_triggers_table(Oid trigger, Oid capture)
-{
-	List	   *triggers = find_triggers(TriggerOidIndexId, Anum_pg_trigger_oid,
-										 trigger, capture);
-
-	return triggers == NIL ? InvalidOid
-		: ((SlateTrigger *) linitial(triggers))->relid;
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(pg_trigger, TriggerOidIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) &&
+		((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function)
+		found = trigger_from_tuple(pg_trigger, tuple);
+	systable_endscan(scan);
+	table_close(pg_trigger, AccessShareLock);
+	return found;
 }
 
 /* The order must not depend on where in the catalogs the rows lie. */

@@ -43,8 +43,8 @@ extern List *slate_triggers_all(Oid capture);
 /* Those of one table, whether or not it is still there. */
 extern List *slate_triggers_of(Oid relid, Oid capture);
 
-/* The table of a trigger, or InvalidOid if it does not run "capture". */
-extern Oid	slate_triggers_table(Oid trigger, Oid capture);
+/* A trigger, whatever it fires for; or NULL if it does not run that function. */
+extern SlateTrigger *slate_triggers_find(Oid trigger, Oid function);
 
 /* Its arguments, with a NULL after the last, in the current memory context. */
 extern char **slate_triggers_arguments(const SlateTrigger *trigger, int *nargs);

@@ -28,7 +28,7 @@ DROP TABLE holder;
 DROP VIEW seen;
 
 -- one table, one set of rules
-CREATE TRIGGER second AFTER INSERT ON items FOR EACH ROW
+CREATE TRIGGER second AFTER INSERT OR UPDATE OR DELETE ON items FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:second:{id}');
 CREATE TABLE parts (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
 SELECT slate_cache_attach('parts', row_keys => ARRAY['shop:part:{id}']);
@@ -49,11 +49,11 @@ DROP TABLE parts;
 BEGIN;
 CREATE TEMP TABLE mine (id int) ON COMMIT DROP;
 SAVEPOINT made;
-CREATE TRIGGER slate_cache_row AFTER INSERT ON mine FOR EACH ROW
+CREATE TRIGGER slate_cache_row AFTER INSERT OR UPDATE OR DELETE ON mine FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}');
 ROLLBACK TO made;
 ALTER EVENT TRIGGER slate_cache_altered DISABLE;
-CREATE TRIGGER slate_cache_row AFTER INSERT ON mine FOR EACH ROW
+CREATE TRIGGER slate_cache_row AFTER INSERT OR UPDATE OR DELETE ON mine FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}');
 ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 COMMIT;
@@ -70,26 +70,67 @@ SELECT slate_cache_get('shop:item:1'), slate_cache_get('shop:gone:1');
 ROLLBACK;
 DROP TABLE gone;
 
--- arguments that make no sense keep the writers of that table from writing, and
--- nobody from reading
+-- arguments that make no sense are refused; where event triggers do not fire, they keep
+-- the writers of that table from writing, and nobody from reading
 CREATE TABLE hand (id int PRIMARY KEY);
-CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}', 'bogus', '1');
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW EXECUTE FUNCTION slate_cache.capture();
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row');
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}', 'list');
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('ttl_ms', '5');
+ALTER EVENT TRIGGER slate_cache_altered DISABLE;
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:item:{id}', 'bogus', '1');
+ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 INSERT INTO hand VALUES (1);
 SELECT slate_cache_get('shop:item:1'), slate_cache_get('shop:item:77');
 DROP TABLE hand;
 
+-- a trigger that would not see all changes is refused, by whatever it is kept from
+-- seeing them; that of a partitioned table sees those of its partitions
+CREATE TABLE part (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+CREATE TABLE part_0 PARTITION OF part FOR VALUES FROM (0) TO (100);
+CREATE TRIGGER part AFTER INSERT ON part FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER UPDATE OR INSERT ON part FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER INSERT OR UPDATE OF v OR DELETE ON part FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER UPDATE ON part FOR EACH ROW WHEN (OLD.v IS DISTINCT FROM NEW.v)
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER INSERT OR UPDATE OR DELETE ON part FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part BEFORE INSERT OR UPDATE OR DELETE ON part_0 FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER INSERT OR UPDATE OR DELETE ON part EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part AFTER TRUNCATE ON part EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER part BEFORE TRUNCATE ON part EXECUTE FUNCTION slate_cache.capture_truncate();
+CREATE TRIGGER part AFTER TRUNCATE OR DELETE ON part EXECUTE FUNCTION slate_cache.capture_truncate();
+CREATE TRIGGER part AFTER TRUNCATE ON part WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION slate_cache.capture_truncate();
+CREATE TRIGGER part AFTER DELETE OR UPDATE OR INSERT ON part FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE OR REPLACE TRIGGER part AFTER DELETE OR UPDATE ON part FOR EACH ROW
+EXECUTE FUNCTION slate_cache.capture('row', 'shop:part:{id}');
+CREATE TRIGGER emptied AFTER TRUNCATE ON part EXECUTE FUNCTION slate_cache.capture_truncate();
+CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (100) TO (200);
+CREATE TABLE part_2 (id int PRIMARY KEY, v int);
+ALTER TABLE part ATTACH PARTITION part_2 FOR VALUES FROM (200) TO (300);
+INSERT INTO part VALUES (1, 1), (101, 1), (201, 1);
+UPDATE part SET v = 2;
+SELECT slate_cache_peek('shop:part:1'), slate_cache_peek('shop:part:101'), slate_cache_peek('shop:part:201');
+DROP TABLE part;
+
 -- rules that no row could have a key by are refused there, too
 CREATE TABLE hand (id int PRIMARY KEY, p point);
-CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand:{nocolumn}');
-CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand:{p}');
 DROP TABLE hand;
 
 -- a TTL that Redis would not take is as if there were none
 CREATE TABLE hand (id int PRIMARY KEY);
-CREATE TRIGGER hand AFTER INSERT ON hand FOR EACH ROW
+CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW
 EXECUTE FUNCTION slate_cache.capture('ttl_ms', '-5', 'row', 'shop:minus:{id}');
 INSERT INTO hand VALUES (1);
 \! $redis GET shop:minus:1

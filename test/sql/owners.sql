@@ -228,6 +228,10 @@ SELECT slate_cache_invalidate_project('{1}');
 CREATE VIEW a_view AS SELECT 7 AS id;
 CREATE TRIGGER slate_cache_row INSTEAD OF INSERT ON a_view FOR EACH ROW
     EXECUTE FUNCTION slate_cache.capture('row', 'shop:view:{id}');
+ALTER EVENT TRIGGER slate_cache_altered DISABLE;
+CREATE TRIGGER slate_cache_row INSTEAD OF INSERT ON a_view FOR EACH ROW
+    EXECUTE FUNCTION slate_cache.capture('row', 'shop:view:{id}');
+ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
 SELECT count(*) FROM slate_cache.rules WHERE rel = 'a_view'::regclass;
 SELECT slate_cache_get('shop:view:7');
 DROP VIEW a_view;
