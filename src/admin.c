@@ -770,7 +770,7 @@ slate_cache_health(PG_FUNCTION_ARGS)
 	check_journal(result, database);
 	check_history(result, database);
 	put_check(result, "pushes", lost == 0, lost == 0 ? "none lost"
-			  : psprintf(UINT64_FORMAT " transactions could not be told to Redis; copies of their rows may be stale until they expire",
+			  : psprintf(UINT64_FORMAT " transactions could not be told to Redis; copies of their rows may be stale until they expire (counted since the start, or slate_cache_stats_reset())",
 						 lost));
 	return (Datum) 0;
 }
