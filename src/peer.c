@@ -32,12 +32,8 @@ slate_peer_set_error(const SlatePeer *peer, const char *format,...)
 {
 	va_list		args;
 
-	error_prefix = 0;
-	if (peer != NULL)
-	{
-		snprintf(error_text, sizeof(error_text), "%s: ", peer->name);
-		error_prefix = strlen(error_text);
-	}
+	snprintf(error_text, sizeof(error_text), "%s: ", peer->name);
+	error_prefix = strlen(error_text);
 
 	va_start(args, format);
 	vsnprintf(error_text + error_prefix, sizeof(error_text) - error_prefix,

@@ -83,9 +83,8 @@ extern void slate_peer_lose(SlatePeer *peer);
  */
 
 /*
- * Note a reason, under the peer's name, if there is a peer.  Let the breaker know
- * of the failure of which that is the reason.  timeout: which one has passed, in
- * ms; 0: none.
+ * Note a reason, under the peer's name.  Let the breaker know of the failure of
+ * which that is the reason.  timeout: which one has passed, in ms; 0: none.
  */
 extern void slate_peer_set_error(const SlatePeer *peer, const char *format,...)
 			pg_attribute_printf(2, 3);

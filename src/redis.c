@@ -190,23 +190,14 @@ begin_anew(void)
 }
 
 /* Make the settings' present values those in use. */
-static bool
+static void
 load_settings(void)
 {
-	const char *error;
-	bool		is_another;
-
 	if (!slate_service_is_new())
-		return true;
+		return;
 	close_all();
-	if (!slate_service_take_up(&is_another, &error))
-	{
-		slate_peer_set_error(NULL, "slate_cache.url is not valid: %s", error);
-		return false;
-	}
-	if (is_another)
+	if (slate_service_take_up())
 		begin_anew();
-	return true;
 }
 
 const char *
@@ -487,8 +478,7 @@ slate_redis_refresh(void)
 	int64		deadline = slate_link_now() +
 		Min(slate_redis_connect_timeout, REFRESH_TIMEOUT);
 
-	if (!load_settings())
-		return;
+	load_settings();
 	if (slate_service()->sentinels.count > 0)
 		refresh_sentinels(deadline);
 	if (slate_service()->cluster.count > 0)
@@ -505,13 +495,14 @@ slate_redis_become_prober(void)
 {
 	answers_max_age = WATCH_MAX_AGE;
 	slate_breaker_become_prober();
-	(void) load_settings();
+	load_settings();
 }
 
 int64
 slate_redis_next_try(void)
 {
-	return load_settings() ? slate_breaker_next_try() : 0;
+	load_settings();
+	return slate_breaker_next_try();
 }
 
 /* Say that we did not try, and what has happened to who did. */
@@ -539,8 +530,7 @@ slate_redis_want_names(void)
 	const SlateUrl *url = slate_service();
 	SlateMaster master;
 
-	if (!load_settings())
-		return;
+	load_settings();
 	for (int i = 0; i < url->cluster.count; i++)
 		slate_names_want(&url->cluster.address[i]);
 	for (int i = 0; i < topology.count; i++)
@@ -678,8 +668,7 @@ slate_redis_prepare(int64 deadline, SlateWait wait)
 	int64		now = slate_link_now();
 	SlateRedisStatus status;
 
-	if (!load_settings())
-		return REDIS_REJECTED;
+	load_settings();
 
 	if (now >= deadline)
 	{

@@ -28,7 +28,6 @@ bool		slate_service_is_servers = false;
 static struct
 {
 	bool		is_read;
-	const char *error;			/* why it is not valid, or NULL */
 	SlateUrl	url;
 	uint64		key;
 }			wanted;
@@ -55,19 +54,20 @@ hash_service(const SlateUrl *url)
 	return Max(hash, 1);
 }
 
-/* True if it is valid. */
-static bool
+static void
 read_wanted(void)
 {
+	bool		is_valid PG_USED_FOR_ASSERTS_ONLY;
+	const char *error;
+
 	if (wanted.is_read)
-		return wanted.error == NULL;
-	wanted.error = NULL;
-	if (slate_service_url == NULL)
-		wanted.error = "It is not set.";
-	else if (slate_url_parse(slate_service_url, &wanted.url, &wanted.error))
-		wanted.key = hash_service(&wanted.url);
+		return;
+
+	/* the setting's check hook has done the same */
+	is_valid = slate_url_parse(slate_service_url, &wanted.url, &error);
+	Assert(is_valid);
+	wanted.key = hash_service(&wanted.url);
 	wanted.is_read = true;
-	return wanted.error == NULL;
 }
 
 bool
@@ -77,19 +77,17 @@ slate_service_is_new(void)
 }
 
 bool
-slate_service_take_up(bool *is_another, const char **error)
+slate_service_take_up(void)
 {
-	if (!read_wanted())
-	{
-		*error = wanted.error;
-		return false;
-	}
-	*is_another = !is_taken_up ||
+	bool		is_another;
+
+	read_wanted();
+	is_another = !is_taken_up ||
 		memcmp(&service, &wanted.url, sizeof(service)) != 0;
 	memcpy(&service, &wanted.url, sizeof(service));
 	is_taken_up = true;
 	is_new = false;
-	return true;
+	return is_another;
 }
 
 const SlateUrl *
@@ -101,13 +99,15 @@ slate_service(void)
 uint64
 slate_service_key(void)
 {
-	return read_wanted() ? wanted.key : 0;
+	read_wanted();
+	return wanted.key;
 }
 
 bool
 slate_service_is_cluster(void)
 {
-	return read_wanted() && wanted.url.cluster.count > 0;
+	read_wanted();
+	return wanted.url.cluster.count > 0;
 }
 
 /* ------------------------------------------------------------------------
@@ -121,11 +121,8 @@ slate_service_write_name(char *name, const SlateAddress *address, int nmasters)
 	const SlateUrl *url = is_taken_up ? &service : &wanted.url;
 	char		where[sizeof(address->host) + 16];
 
-	if (!is_taken_up && !read_wanted())
-	{
-		strlcpy(name, "(no valid url)", SLATE_SERVICE_NAME_SIZE);
-		return;
-	}
+	if (!is_taken_up)
+		read_wanted();
 	if (address == NULL)
 		address = url->cluster.count > 0 ? &url->cluster.address[0]
 			: &url->address;

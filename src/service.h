@@ -26,21 +26,20 @@ extern void slate_service_reconfigure(void);
 
 /*
  * Is there anything new to take up, or nothing taken up yet?  Then connections
- * are to be made anew.  Take it up: false if the url is not valid, and
- * *error, a constant, says why; *is_another: it asks for something else than
+ * are to be made anew.  Take it up: true if it asks for something else than
  * before, or for the first time.
  */
 extern bool slate_service_is_new(void);
-extern bool slate_service_take_up(bool *is_another, const char **error);
+extern bool slate_service_take_up(void);
 
 /* What was taken up last; all zeros if nothing has been. */
 extern const SlateUrl *slate_service(void);
 
 /*
- * A hash of what the url asks for, never 0 if that is valid: processes with
- * the same key use the same service.  It depends neither on credentials nor on
- * which server is the master at the moment.  This, and whether it is a Cluster,
- * is about the url that is set, even if nobody has taken it up yet.
+ * A hash of what the url asks for, never 0: processes with the same key use the
+ * same service.  It depends neither on credentials nor on which server is the
+ * master at the moment.  This, and whether it is a Cluster, is about the url that
+ * is set, even if nobody has taken it up yet.
  */
 extern uint64 slate_service_key(void);
 extern bool slate_service_is_cluster(void);
