@@ -328,10 +328,7 @@ retire_prober(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 void
 slate_breaker_become_prober(void)
 {
-	if (is_prober)
-		return;
+	Assert(!is_prober && breaker == NULL);
 	on_shmem_exit(retire_prober, (Datum) 0);
 	is_prober = true;
-	if (breaker != NULL)
-		register_prober();
 }

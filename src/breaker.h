@@ -51,7 +51,7 @@ extern void slate_breaker_reason(char *reason);
 /* For how many ms not to try; 0: it is closed, or a try is due, or ours. */
 extern int64 slate_breaker_next_try(void);
 
-/* See slate_redis_become_prober(). */
+/* See slate_redis_become_prober(); once, and before one is chosen. */
 extern void slate_breaker_become_prober(void);
 
 #endif							/* SLATE_BREAKER_H */

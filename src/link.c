@@ -546,12 +546,7 @@ slate_link_usable(SlateLink *link)
 	struct pollfd pfd;
 	int			nready;
 
-	if (!slate_link_is_open(link))
-	{
-		slate_link_close(link);
-		return false;
-	}
-
+	Assert(slate_link_is_open(link));
 	pfd.fd = link->fd;
 	pfd.events = POLLIN;
 	pfd.revents = 0;
@@ -875,12 +870,7 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	SlateLinkStatus status;
 	Exchange	exchange;
 
-	if (!slate_link_is_open(link) && !slate_link_is_ahead(link, bytes, len))
-	{
-		slate_link_close(link);
-		return fail(link, LINK_BROKEN, "there is no connection");
-	}
-
+	Assert(slate_link_is_open(link) || slate_link_is_ahead(link, bytes, len));
 	exchange.bytes = bytes + link->ahead;
 	exchange.len = len - link->ahead;
 	link->ahead_of = NULL;

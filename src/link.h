@@ -165,7 +165,7 @@ extern void slate_link_close(SlateLink *link);
 extern bool slate_link_is_open(const SlateLink *link);
 
 /*
- * Is there a connection with nothing wrong in sight?  An idle connection on
+ * Of a link that is open: is there nothing wrong in sight?  An idle connection on
  * which anything can be read (the server's end of file above all; by TLS also
  * what is no data, such as new keys) is not usable.  Does not block; closes the
  * connection when the answer is no.
@@ -185,8 +185,8 @@ extern bool slate_link_is_ahead(const SlateLink *link, const char *bytes,
 								size_t len);
 
 /*
- * Send bytes and read nreplies replies, interleaved, so that neither side's
- * full buffer can stop the other.  Any status but LINK_OK closes the
+ * On a link that is open, or ahead with these bytes: send them, and read nreplies
+ * replies, interleaved, so that neither side's full buffer can stop the other.  Any status but LINK_OK closes the
  * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
  * came before a failure have been handed over (a server that turns a client
  * away says why before it hangs up).  expected may be NULL.

@@ -684,7 +684,7 @@ load_and_fill(LookupSet *set)
 	{
 		Lookup	   *lookup = &set->lookups[i];
 
-		if (lookup->done || !lookup->covered)
+		if (lookup->done)
 			continue;
 		if (loads == NULL)
 			loads = palloc0_array(SlateLoad, set->nlookups);
@@ -944,7 +944,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	ttl = slate_read_ttl(lookup->key,
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
 	query.text = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (PG_NARGS() > 3 && !PG_ARGISNULL(3))
+	if (!PG_ARGISNULL(3))
 		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
 
 	classify(set, lookup);
