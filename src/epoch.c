@@ -11,9 +11,6 @@
 #include "epoch.h"
 #include "keyname.h"
 
-/* Ten digits of timeline, in the epoch and in the WAL's position. */
-#define TIMELINE_LEN 10
-
 static const char *
 owned_key(const char *what)
 {
@@ -50,24 +47,21 @@ void
 slate_epoch_write(char *text, uint64 epoch)
 {
 	text = slate_stamp_put_digits(text, GetWALInsertionTimeLine(),
-								  TIMELINE_LEN);
-	text = slate_stamp_put_hex(text, epoch, SLATE_EPOCH_LEN - TIMELINE_LEN);
-	*text = '\0';
+								  SLATE_TIMELINE_LEN);
+	*slate_stamp_put_hex(text, epoch,
+						 SLATE_EPOCH_LEN - SLATE_TIMELINE_LEN) = '\0';
 }
 
 void
 slate_epoch_write_wal(char *text, TimeLineID timeline, XLogRecPtr position)
 {
-	text = slate_stamp_put_digits(text, timeline, TIMELINE_LEN);
-	text = slate_stamp_put_digits(text, position,
-								  SLATE_VERSION_LEN - TIMELINE_LEN);
-	*text = '\0';
+	slate_stamp_put_version(text, timeline, position);
 }
 
 TimeLineID
 slate_epoch_timeline(const char *note)
 {
-	char		digits[TIMELINE_LEN + 1];
+	char		digits[SLATE_TIMELINE_LEN + 1];
 
 	strlcpy(digits, note, sizeof(digits));
 	return (TimeLineID) strtoul(digits, NULL, 10);

@@ -11,7 +11,6 @@
 #ifndef SLATE_EPOCH_H
 #define SLATE_EPOCH_H
 
-#include "access/xlogdefs.h"
 #include "stamp.h"
 
 /* The epoch's key, which stamps point to for as long as they like. */

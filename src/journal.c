@@ -274,21 +274,7 @@ typedef struct Writer
 	Row			row;
 } Writer;
 
-/*
- * What so many digits say.  They are ours; strtoull(), which looks at them more
- * closely, costs more than to form the row.
- */
-static uint64
-from_digits(const char *digits, int ndigits)
-{
-	uint64		number = 0;
-
-	for (int i = 0; i < ndigits; i++)
-		number = number * 10 + (digits[i] - '0');
-	return number;
-}
-
-/* Likewise; letters are small ones. */
+/* What so many digits say; letters are small ones. */
 static uint64
 from_hex(const char *digits, int ndigits)
 {
@@ -299,11 +285,10 @@ from_hex(const char *digits, int ndigits)
 	return number;
 }
 
-/* Of the version's text the first ten digits are the timeline. */
 static void
 set_stamp(Row *row, const SlateStamp *stamp)
 {
-	row->timeline = (int32) from_digits(stamp->version, 10);
+	row->timeline = (int32) slate_stamp_timeline(stamp->version);
 	row->lsn = (int64) stamp->position;
 	row->nonce = (int64) from_hex(stamp->nonce, SLATE_TOKEN_LEN);
 }
@@ -608,9 +593,9 @@ take_apart(HeapTuple tuple, TupleDesc desc, SlateJournalRow *row)
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	memset(&row->stamp, 0, sizeof(row->stamp));
-	snprintf(row->stamp.version, sizeof(row->stamp.version), "%010u%020llu",
-			 (unsigned int) DatumGetInt32(values[ROW_TIMELINE]),
-			 (unsigned long long) DatumGetInt64(values[ROW_LSN]));
+	slate_stamp_put_version(row->stamp.version,
+							(TimeLineID) DatumGetInt32(values[ROW_TIMELINE]),
+							(XLogRecPtr) DatumGetInt64(values[ROW_LSN]));
 	snprintf(row->stamp.nonce, sizeof(row->stamp.nonce), "%016llx",
 			 (unsigned long long) DatumGetInt64(values[ROW_NONCE]));
 	row->since = DatumGetTimestampTz(values[ROW_SINCE]);

@@ -10,6 +10,7 @@
 #ifndef SLATE_STAMP_H
 #define SLATE_STAMP_H
 
+#include "access/xlogdefs.h"
 #include "template.h"
 
 /*
@@ -18,13 +19,16 @@
  */
 #define SLATE_VERSION_LEN 30
 
+/* So much of it, and of an epoch, is the timeline. */
+#define SLATE_TIMELINE_LEN 10
+
 /* A nonce, or the token of a lease: 16 hexadecimal digits. */
 #define SLATE_TOKEN_LEN 16
 
 /* A mark: eight digits of owner, and the nonce of a transaction. */
 #define SLATE_MARK_LEN (8 + SLATE_TOKEN_LEN)
 
-/* An epoch: ten digits of timeline, 16 hexadecimal digits; see trust.h. */
+/* An epoch: ten digits of timeline, 16 hexadecimal digits; see epoch.h. */
 #define SLATE_EPOCH_LEN 26
 
 /*
@@ -33,6 +37,11 @@
  */
 extern char *slate_stamp_put_digits(char *to, uint64 number, int width);
 extern char *slate_stamp_put_hex(char *to, uint64 number, int width);
+
+/* A version, and a zero byte behind it; the timeline of one that is ours. */
+extern void slate_stamp_put_version(char *to, TimeLineID timeline,
+									XLogRecPtr position);
+extern TimeLineID slate_stamp_timeline(const char *version);
 
 /* A time, in ms; a duration, likewise. */
 #define SLATE_CLOCK_LEN 13
