@@ -31,6 +31,7 @@
 #include "cluster.h"
 #include "common/hashfn.h"
 #include "events.h"
+#include "handshake.h"
 #include "hearsay.h"
 #include "names.h"
 #include "sequence.h"
@@ -549,7 +550,7 @@ exchange(const SlateAddress *address, const char *user, const char *password,
 	answer.from = address;
 	answer.skip = password[0] != '\0' ? 1 : 0;
 	if (password[0] != '\0')
-		len = slate_hearsay_put_auth(question, user, password);
+		len = slate_handshake_put_auth(question, user, password);
 	len += snprintf(question + len, sizeof(question) - len,
 					"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"
 					"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n");

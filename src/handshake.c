@@ -19,8 +19,12 @@
 #include "common/hashfn.h"
 #include "handshake.h"
 
-/* The handshake but for the preamble fits into this; AUTH is the longest. */
-#define HANDSHAKE_ROOM 1024
+/* The handshake but for the preamble fits into this. */
+#define HANDSHAKE_ROOM (SLATE_AUTH_ROOM + 256)
+
+StaticAssertDecl(sizeof(((SlateUrl *) NULL)->user) +
+				 sizeof(((SlateUrl *) NULL)->password) + 64 <= SLATE_AUTH_ROOM,
+				 "there is room for user and password");
 
 /* What we want to know of a server, at first and then every minute. */
 static const char questions[] =
@@ -135,14 +139,16 @@ wire_put_argument(Wire *wire, const char *argument)
 	wire_put(wire, "\r\n", 2);
 }
 
-static void
-wire_put_auth(Wire *wire, const char *user, const char *password)
+int
+slate_handshake_put_auth(char *to, const char *user, const char *password)
 {
-	wire_put_header(wire, '*', user[0] != '\0' ? 3 : 2);
-	wire_put_argument(wire, "AUTH");
 	if (user[0] != '\0')
-		wire_put_argument(wire, user);
-	wire_put_argument(wire, password);
+		return snprintf(to, SLATE_AUTH_ROOM,
+						"*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
+						strlen(user), user, strlen(password), password);
+	return snprintf(to, SLATE_AUTH_ROOM,
+					"*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
+					strlen(password), password);
 }
 
 static void
@@ -183,7 +189,9 @@ compose(Wire *wire, Handshake *handshake, const SlateUrl *url,
 	init(handshake);
 	if (url->user[0] != '\0' || password[0] != '\0')
 	{
-		wire_put_auth(wire, url->user, password);
+		Assert(wire->len + SLATE_AUTH_ROOM <= wire->capacity);
+		wire->len += slate_handshake_put_auth(wire->bytes + wire->len, url->user,
+											  password);
 		handshake->auth = next++;
 	}
 	if (url->database != 0)
@@ -424,9 +432,6 @@ slate_handshake(SlateLink *link, const SlateUrl *url, const char *password,
 {
 	SlateLinkStatus status;
 	Handshake	handshake;
-
-	StaticAssertStmt(sizeof(url->user) + sizeof(url->password) + 256 <=
-					 HANDSHAKE_ROOM, "room for the handshake");
 
 	objection[0] = '\0';
 	if (!wire_reserve(&sent, HANDSHAKE_ROOM + preamble->len))

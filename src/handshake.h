@@ -53,6 +53,14 @@ extern SlateLinkStatus slate_handshake(SlateLink *link, const SlateUrl *url,
 									   SlateServerInfo *info, char *objection,
 									   int64 deadline, SlateWait wait);
 
+/*
+ * AUTH with a user ("" for none) and a password, in RESP, where there is room for
+ * SLATE_AUTH_ROOM; returns how long it is.
+ */
+#define SLATE_AUTH_ROOM 448
+extern int	slate_handshake_put_auth(char *to, const char *user,
+									 const char *password);
+
 /* Ask again. */
 extern SlateLinkStatus slate_handshake_ask(SlateLink *link,
 										   SlateServerInfo *info,

@@ -14,14 +14,9 @@
 #include "hearsay.h"
 #include "sequence.h"
 #include "storage/shmem.h"
-#include "url.h"
 
 /* How often what is merely old is asked for again, in ms. */
 #define ASK_PAUSE 1000
-
-StaticAssertDecl(sizeof(((SlateUrl *) NULL)->user) +
-				 sizeof(((SlateUrl *) NULL)->password) + 64 <= SLATE_AUTH_ROOM,
-				 "there is room for user and password");
 
 /* A zeroed one. */
 static void
@@ -142,18 +137,6 @@ slate_hearsay_read(SlateHearsay *entry, void *to, const void *place,
 			return *changes > 0;
 	}
 	return false;
-}
-
-int
-slate_hearsay_put_auth(char *to, const char *user, const char *password)
-{
-	if (user[0] != '\0')
-		return snprintf(to, SLATE_AUTH_ROOM,
-						"*3\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
-						strlen(user), user, strlen(password), password);
-	return snprintf(to, SLATE_AUTH_ROOM,
-					"*2\r\n$4\r\nAUTH\r\n$%zu\r\n%s\r\n",
-					strlen(password), password);
 }
 
 void

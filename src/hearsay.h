@@ -82,14 +82,6 @@ extern int64 slate_hearsay_age(SlateHearsay *entry);
 extern bool slate_hearsay_read(SlateHearsay *entry, void *to,
 							   const void *place, Size size, uint64 *changes);
 
-/*
- * AUTH with a user ("" for none) and a password, in RESP, where there is room for
- * SLATE_AUTH_ROOM; returns how long it is.
- */
-#define SLATE_AUTH_ROOM 448
-extern int	slate_hearsay_put_auth(char *to, const char *user,
-								   const char *password);
-
 /* Append to a text why a server is of no help. */
 extern void slate_hearsay_note_failure(char *text, size_t size,
 									   const SlateAddress *address,

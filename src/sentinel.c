@@ -24,6 +24,7 @@
 #include "compat.h"
 
 #include "events.h"
+#include "handshake.h"
 #include "hearsay.h"
 #include "names.h"
 #include "sentinel.h"
@@ -274,12 +275,12 @@ exchange(const char *user, const char *password, Answer *answer,
 	memset(answer, 0, sizeof(*answer));
 	if (password[0] != '\0' && user[0] != '\0')
 	{
-		len += slate_hearsay_put_auth(question, user, password);
+		len += slate_handshake_put_auth(question, user, password);
 		answer->skip++;
 	}
 	if (password[0] != '\0')
 	{
-		len += slate_hearsay_put_auth(question + len, "", password);
+		len += slate_handshake_put_auth(question + len, "", password);
 		answer->skip++;
 	}
 	len += snprintf(question + len, sizeof(question) - len,
