@@ -46,10 +46,11 @@ slate_epoch_rules_key(void)
 void
 slate_epoch_write(char *text, uint64 epoch)
 {
-	text = slate_stamp_put_digits(text, GetWALInsertionTimeLine(),
-								  SLATE_TIMELINE_LEN);
-	*slate_stamp_put_hex(text, epoch,
-						 SLATE_EPOCH_LEN - SLATE_TIMELINE_LEN) = '\0';
+	char	   *at = slate_stamp_put_digits(text, GetWALInsertionTimeLine(),
+											SLATE_TIMELINE_LEN);
+
+	at = slate_stamp_put_hex(at, epoch, SLATE_EPOCH_LEN - SLATE_TIMELINE_LEN);
+	*at = '\0';
 }
 
 void
