@@ -426,23 +426,16 @@ get_from_cache(LookupSet *set)
 static void
 take_lease(LookupSet *set, Lookup *lookup, const redisReply *answer)
 {
-	const redisReply *second;
+	const redisReply *text;
+	SlateLeaseKind kind = slate_script_take_lease(answer, &text);
 
-	lookup->leased = false;
-	if (answer->type != REDIS_REPLY_ARRAY || answer->elements != 2 ||
-		answer->element[0]->type != REDIS_REPLY_INTEGER)
-		return;
-	second = answer->element[1];
-	set->is_strange |= answer->element[0]->integer == SLATE_LEASE_STRANGE;
-	lookup->wrong_type = answer->element[0]->integer == 2;
-	if (answer->element[0]->integer == 1)
-		take_bytes(lookup, second);
-	else if (second->type == REDIS_REPLY_STRING &&
-			 second->len == SLATE_TOKEN_LEN)
-	{
-		memcpy(lookup->token, second->str, SLATE_TOKEN_LEN + 1);
-		lookup->leased = true;
-	}
+	set->is_strange |= kind == SLATE_LEASE_STRANGE;
+	lookup->wrong_type = kind == SLATE_LEASE_RETYPED;
+	lookup->leased = slate_script_is_leased(kind);
+	if (kind == SLATE_LEASE_VALUE)
+		take_bytes(lookup, text);
+	else if (lookup->leased)
+		memcpy(lookup->token, text->str, SLATE_TOKEN_LEN + 1);
 }
 
 /*

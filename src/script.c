@@ -706,6 +706,22 @@ slate_script_add_leases(SlateBatch *batch, const SlateStamp *stamp,
 					  keys + i, step);
 }
 
+SlateLeaseKind
+slate_script_take_lease(const redisReply *pair, const redisReply **text)
+{
+	SlateLeaseKind kind;
+
+	*text = NULL;
+	if (pair->type != REDIS_REPLY_ARRAY || pair->elements != 2 ||
+		pair->element[0]->type != REDIS_REPLY_INTEGER ||
+		pair->element[1]->type != REDIS_REPLY_STRING)
+		return SLATE_LEASE_NONE;
+	kind = (SlateLeaseKind) pair->element[0]->integer;
+	*text = pair->element[1];
+	return slate_script_is_leased(kind) && (*text)->len != SLATE_TOKEN_LEN
+		? SLATE_LEASE_NONE : kind;
+}
+
 void
 slate_script_add_fill(SlateBatch *batch, const char *key, int keylen,
 					  const char *token, const char *value, int valuelen,

@@ -199,17 +199,34 @@ extern void slate_script_add_drop_long(SlateBatch *batch, const char *cursor,
 
 /*
  * Ask for leases, of a Redis with the stamp's epoch; of the stamp nothing else
- * counts.  The reply is an array with one pair a key: (1, value) when there is
- * a value after all, (0, token), or (2, token) when something of another type
- * than string was there and has been removed; (3, "") when there is no lease
- * to be had, and (4, "") when that is because Redis has another epoch.  In a
+ * counts.  The reply is an array with one pair a key, a number and a text.  In a
  * Cluster there is a reply for each key, an array of one.
  */
-#define SLATE_LEASE_STRANGE 4
-
 extern void slate_script_add_leases(SlateBatch *batch,
 									const SlateStamp *stamp,
 									const SlateSlice *keys, int nkeys);
+
+/* Those numbers; lua.c has them, too. */
+typedef enum SlateLeaseKind
+{
+	SLATE_LEASE_TOKEN = 0,
+	SLATE_LEASE_VALUE = 1,		/* there is one after all */
+	SLATE_LEASE_RETYPED = 2,	/* a token; something of another type than
+								 * string was there and has been removed */
+	SLATE_LEASE_NONE = 3,		/* there is none to be had; "" */
+	SLATE_LEASE_STRANGE = 4		/* likewise: Redis has another epoch */
+} SlateLeaseKind;
+
+/* Such a pair: its number and its text.  What makes no sense is no lease. */
+extern SlateLeaseKind slate_script_take_lease(const redisReply *pair,
+											  const redisReply **text);
+
+/* Is the text then a token? */
+static inline bool
+slate_script_is_leased(SlateLeaseKind kind)
+{
+	return kind == SLATE_LEASE_TOKEN || kind == SLATE_LEASE_RETYPED;
+}
 
 /*
  * MARK keys, or all keys that begin with certain texts, for transaction xid:

@@ -95,22 +95,17 @@ on_lease_reply(int index, const redisReply *reply, void *arg)
 {
 	Leases	   *leases = arg;
 	WarmKey    *key = &leases->keys[index];
-	const redisReply *pair;
+	const redisReply *text;
+	SlateLeaseKind kind;
 
 	key->leased = false;
-	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 ||
-		reply->element[0]->type != REDIS_REPLY_ARRAY ||
-		reply->element[0]->elements != 2)
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1)
 		return;
-	pair = reply->element[0];
-	leases->is_strange |= pair->element[0]->type == REDIS_REPLY_INTEGER &&
-		pair->element[0]->integer == SLATE_LEASE_STRANGE;
-	key->leased = pair->element[0]->type == REDIS_REPLY_INTEGER &&
-		pair->element[0]->integer != 1 &&
-		pair->element[1]->type == REDIS_REPLY_STRING &&
-		pair->element[1]->len == SLATE_TOKEN_LEN;
+	kind = slate_script_take_lease(reply->element[0], &text);
+	leases->is_strange |= kind == SLATE_LEASE_STRANGE;
+	key->leased = slate_script_is_leased(kind);
 	if (key->leased)
-		memcpy(key->token, pair->element[1]->str, SLATE_TOKEN_LEN + 1);
+		memcpy(key->token, text->str, SLATE_TOKEN_LEN + 1);
 }
 
 /* One call each: each reply may be a value.  False if Redis has another epoch. */
