@@ -231,43 +231,61 @@ connect_to(int which, int64 deadline, SlateWait wait)
 }
 
 /* ----------
- * The master
+ * Who knows the servers
  * ----------
  */
 
-/* On failure the reason is noted, but no failure of the server. */
+typedef struct Informants
+{
+	const char *name;			/* of one */
+	SlateLinkStatus (*ask) (const char *user, const char *password,
+							bool another, int64 deadline, SlateWait wait);
+	const char *(*error) (void);
+} Informants;
+
+static const Informants sentinels = {
+	"sentinel", slate_sentinel_ask, slate_sentinel_error
+};
+static const Informants masters = {
+	"node", slate_cluster_ask, slate_cluster_error
+};
+
+/* On failure the reason is noted, but no failure of a server. */
 static SlateLinkStatus
-ask_sentinels(bool another, int64 deadline, SlateWait wait)
+ask(const Informants *whom, bool another, int64 deadline, SlateWait wait)
 {
 	static char password[SLATE_PASSWORD_SIZE];	/* a throw leaks nothing */
 	SlateLinkStatus status;
 
 	if (!slate_peer_password(&nodes[0], password))
 		return LINK_UNREACHABLE;
-	status = slate_sentinel_ask(slate_service()->user, password, another,
-								deadline, wait);
+	status = whom->ask(slate_service()->user, password, another, deadline,
+					   wait);
 	explicit_bzero(password, sizeof(password));
 	if (status != LINK_OK)
-		slate_peer_set_error(&nodes[0], "no sentinel could be asked: %s",
-							 slate_sentinel_error());
+		slate_peer_set_error(&nodes[0], "no %s could be asked: %s",
+							 whom->name, whom->error());
 	return status;
 }
 
-/* It is the sentinels that did not answer. */
+/* They have been asked, with that status, and nothing is known. */
 static SlateRedisStatus
-master_is_unknown(SlateLinkStatus status)
+nobody_knows(const Informants *whom, SlateLinkStatus status)
 {
-	if (status == LINK_TIMEOUT)
-	{
-		slate_peer_fail(&nodes[0], slate_redis_connect_timeout);
-		return REDIS_TIMEOUT;
-	}
+	bool		is_timeout = status == LINK_TIMEOUT;
+
 	if (status == LINK_OK)
 		slate_peer_set_error(&nodes[0],
-							 "what the sentinels have said could not be read");
-	slate_peer_fail(&nodes[0], 0);
-	return REDIS_UNREACHABLE;
+							 "what the %ss have said could not be read",
+							 whom->name);
+	slate_peer_fail(&nodes[0], is_timeout ? slate_redis_connect_timeout : 0);
+	return is_timeout ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
 }
+
+/* ----------
+ * The master
+ * ----------
+ */
 
 /*
  * Take the master's address for the node's, and drop a connection to another.
@@ -282,12 +300,13 @@ find_master(int64 deadline, SlateWait wait)
 	SlateMaster master;
 
 	if (slate_sentinel_should_ask(distrusted_at, MASTER_MAX_AGE))
-		status = ask_sentinels(distrusted_at != 0, now + (deadline - now) / 2,
-							   wait);
+		status = ask(&sentinels, distrusted_at != 0,
+					 now + (deadline - now) / 2, wait);
 	distrusted_at = 0;
 
 	if (!slate_sentinel_known(&master))
-		return master_changes != 0 ? REDIS_DONE : master_is_unknown(status);
+		return master_changes != 0 ? REDIS_DONE
+			: nobody_knows(&sentinels, status);
 
 	if (master.changes != master_changes)
 	{
@@ -316,33 +335,6 @@ slate_redis_sentinels_silence(void)
  * ----------
  */
 
-/* On failure the reason is noted, but no failure of a server. */
-static SlateLinkStatus
-ask_cluster(bool another, int64 deadline, SlateWait wait)
-{
-	static char password[SLATE_PASSWORD_SIZE];	/* a throw leaks nothing */
-	SlateLinkStatus status;
-
-	if (!slate_peer_password(&nodes[0], password))
-		return LINK_UNREACHABLE;
-	status = slate_cluster_ask(slate_service()->user, password, another,
-							   deadline, wait);
-	explicit_bzero(password, sizeof(password));
-	if (status != LINK_OK)
-		slate_peer_set_error(&nodes[0], "no node could be asked: %s",
-							 slate_cluster_error());
-	return status;
-}
-
-/* It is the nodes that did not answer. */
-static SlateRedisStatus
-cluster_is_unknown(SlateLinkStatus status)
-{
-	slate_peer_fail(&nodes[0], status == LINK_TIMEOUT
-					? slate_redis_connect_timeout : 0);
-	return status == LINK_TIMEOUT ? REDIS_TIMEOUT : REDIS_UNREACHABLE;
-}
-
 /* Talk to other nodes from now on. */
 static void
 take_topology(void)
@@ -365,8 +357,8 @@ find_topology(int64 deadline, SlateWait wait)
 	int64		now = slate_link_now();
 
 	if (slate_cluster_should_ask(distrusted_at, MASTER_MAX_AGE))
-		status = ask_cluster(distrusted_at != 0, now + (deadline - now) / 2,
-							 wait);
+		status = ask(&masters, distrusted_at != 0,
+					 now + (deadline - now) / 2, wait);
 	distrusted_at = 0;
 	if (topology.count > 0 && topology.changes == slate_cluster_changes())
 		return REDIS_DONE;
@@ -376,10 +368,7 @@ find_topology(int64 deadline, SlateWait wait)
 		return REDIS_DONE;
 	}
 	forget_nodes();
-	if (status == LINK_OK)
-		slate_peer_set_error(&nodes[0],
-							 "what the nodes have said could not be read");
-	return cluster_is_unknown(status);
+	return nobody_knows(&masters, status);
 }
 
 /* Has anybody heard that other masters serve the slots? */
@@ -452,7 +441,7 @@ refresh_sentinels(int64 deadline)
 	static uint64 seen = 0;
 
 	if (slate_sentinel_should_ask(0, MASTER_REFRESH))
-		(void) ask_sentinels(true, deadline, LINK_WAIT_INTERRUPTIBLE);
+		(void) ask(&sentinels, true, deadline, LINK_WAIT_INTERRUPTIBLE);
 
 	/* what was learnt of one server says nothing about another */
 	if (slate_sentinel_changes() != seen)
@@ -466,7 +455,7 @@ refresh_cluster(int64 deadline)
 	static uint64 seen = 0;
 
 	if (slate_cluster_should_ask(0, MASTER_REFRESH))
-		(void) ask_cluster(true, deadline, LINK_WAIT_INTERRUPTIBLE);
+		(void) ask(&masters, true, deadline, LINK_WAIT_INTERRUPTIBLE);
 	if (slate_cluster_changes() != seen)
 		close_breaker();
 	seen = slate_cluster_changes();
