@@ -46,12 +46,10 @@
  */
 #include "compat.h"
 
-#include "common/hashfn.h"
+#include "cells.h"
 #include "link.h"
 #include "miscadmin.h"
 #include "near.h"
-#include "redis.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
@@ -60,9 +58,6 @@
 /* Powers of two. */
 #define NCELLS 65536
 #define NPARTITIONS 32
-
-/* Of a key's or a pattern's beginning, the bytes that its cell is about. */
-#define BEGINNING_LEN 12
 
 /* How long a value is kept at most. */
 #define NEAR_LIFE_MS 10000
@@ -188,36 +183,29 @@ slate_near_shmem_startup(void)
  * ------------------------------------------------------------------------
  */
 
-/* Of this database. */
-static uint64
-hash_of(const char *bytes, int len)
-{
-	return hash_bytes_extended((const unsigned char *) bytes, len, MyDatabaseId);
-}
-
 static uint32
 cell_of_key(SlateSlice key)
 {
-	return hash_of(key.start, key.len) & (NCELLS - 1);
+	return slate_cells_hash(key.start, key.len) & (NCELLS - 1);
 }
 
 static uint32
 cell_of_database(void)
 {
-	return hash_of("", 0) & (NCELLS - 1);
+	return slate_cells_hash("", 0) & (NCELLS - 1);
 }
 
 /* Another one than that of a key which is just this. */
 static uint32
 cell_of_beginning(const char *bytes)
 {
-	return (hash_of(bytes, BEGINNING_LEN) >> 32) & (NCELLS - 1);
+	return (slate_cells_hash_beginning(bytes) >> 32) & (NCELLS - 1);
 }
 
 static uint32
 cell_of_glob(SlateSlice glob)
 {
-	return slate_glob_prefix_len(glob.start, glob.len) >= BEGINNING_LEN
+	return slate_cells_has_beginning(glob)
 		? cell_of_beginning(glob.start) : cell_of_database();
 }
 
@@ -259,9 +247,9 @@ slate_near_lease(SlateSlice key, SlateNearLease *lease)
 		!is_open(slate_database_find(MyDatabaseId)))
 		return;
 	lease->valid = true;
-	lease->hash = hash_of(key.start, key.len);
+	lease->hash = slate_cells_hash(key.start, key.len);
 	lease->seen[0] = look_at(lease->hash & (NCELLS - 1), lease);
-	lease->seen[1] = key.len < BEGINNING_LEN ? 0
+	lease->seen[1] = key.len < SLATE_BEGINNING_LEN ? 0
 		: look_at(cell_of_beginning(key.start), lease);
 	lease->seen[2] = look_at(cell_of_database(), lease);
 

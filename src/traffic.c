@@ -58,7 +58,7 @@
 #include "compat.h"
 
 #include "access/xlog.h"
-#include "common/hashfn.h"
+#include "cells.h"
 #include "miscadmin.h"
 #include "pause.h"
 #include "storage/shmem.h"
@@ -71,9 +71,6 @@
 
 #define CELL_OF_EVERYTHING (NKEY_CELLS + NBEGINNING_CELLS)
 #define NCELLS (CELL_OF_EVERYTHING + 1)
-
-/* Of a key's or a glob's beginning, the bytes that its cell is about. */
-#define BEGINNING_LEN 12
 
 /* Bytes of WAL for which all go by script where it was crowded. */
 #define CROWDED_FOR (256 * 1024)
@@ -153,25 +150,17 @@ slate_traffic_shmem_startup(void)
  * ------------------------------------------------------------------------
  */
 
-/* Of this database. */
-static uint32
-hash_of(const char *bytes, int len)
-{
-	return (uint32) hash_bytes_extended((const unsigned char *) bytes, len,
-										MyDatabaseId);
-}
-
 static uint32
 cell_of_key(SlateSlice key)
 {
-	return hash_of(key.start, key.len) & (NKEY_CELLS - 1);
+	return slate_cells_hash(key.start, key.len) & (NKEY_CELLS - 1);
 }
 
 static uint32
 cell_of_beginning(const char *bytes)
 {
 	return NKEY_CELLS +
-		(hash_of(bytes, BEGINNING_LEN) & (NBEGINNING_CELLS - 1));
+		(slate_cells_hash_beginning(bytes) & (NBEGINNING_CELLS - 1));
 }
 
 static bool
@@ -270,7 +259,7 @@ slate_traffic_add_glob(SlateSlice glob, uint64 version)
 	if (!mine.entered)
 		return;
 	if (mine.everywhere || is_full(1) ||
-		slate_glob_prefix_len(glob.start, glob.len) < BEGINNING_LEN)
+		!slate_cells_has_beginning(glob))
 		slate_traffic_add_everything(version);
 	else
 		enter_for_glob(cell_of_beginning(glob.start), version);
@@ -337,7 +326,7 @@ slate_traffic_add_key(SlateSlice key, uint64 version)
 		slate_traffic_add_everything(version);
 		return false;
 	}
-	if (key.len >= BEGINNING_LEN)
+	if (key.len >= SLATE_BEGINNING_LEN)
 		is_free &= enter_beginning(cell_of_beginning(key.start), version);
 	is_free &= enter_key(cell_of_key(key), version);
 	return is_free;
