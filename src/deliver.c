@@ -39,6 +39,14 @@ slate_deliver_is_known(SlateDatabase *database)
 	return false;
 }
 
+bool
+slate_deliver_ask(const SlateBatch *batch, SlateReplyFn fn, void *arg)
+{
+	return slate_exchange_run(batch, fn, arg,
+							  slate_link_now() + slate_redis_timeout,
+							  LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+}
+
 static void
 rest(int64 ms)
 {

@@ -20,6 +20,10 @@ extern bool slate_deliver_connect(void);
  */
 extern bool slate_deliver_is_known(SlateDatabase *database);
 
+/* Ask, on a connection that is there: true if all answers have come. */
+extern bool slate_deliver_ask(const SlateBatch *batch, SlateReplyFn fn,
+							  void *arg);
+
 /*
  * Send a batch; true if Redis has taken all of it, and has got through all
  * families.  While Redis has no memory the caller may go on, but is not done at

@@ -21,8 +21,8 @@
 #include "compat.h"
 
 #include "database.h"
+#include "deliver.h"
 #include "epoch.h"
-#include "exchange.h"
 #include "namespace.h"
 #include "rules.h"
 #include "script.h"
@@ -107,10 +107,7 @@ take_note(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 static bool
 run(const SlateBatch *batch, Note *note)
 {
-	return slate_exchange_run(batch, take_note, note,
-							  slate_link_now() + slate_redis_timeout,
-							  LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE &&
-		!note->failed;
+	return slate_deliver_ask(batch, take_note, note) && !note->failed;
 }
 
 /* Adds to the list. */

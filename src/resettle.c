@@ -27,7 +27,6 @@
 #include "compat.h"
 
 #include "deliver.h"
-#include "exchange.h"
 #include "keyname.h"
 #include "nodes/pg_list.h"
 #include "resettle.h"
@@ -57,10 +56,7 @@ typedef struct Members
 static bool
 run(const SlateBatch *batch, SlateReplyFn fn, void *arg)
 {
-	return slate_deliver_connect() &&
-		slate_exchange_run(batch, fn, arg,
-						   slate_link_now() + slate_redis_timeout,
-						   LINK_WAIT_INTERRUPTIBLE) == REDIS_DONE;
+	return slate_deliver_connect() && slate_deliver_ask(batch, fn, arg);
 }
 
 static SlateSlice *
