@@ -357,20 +357,19 @@ send_by_script(int64 deadline)
 static const char *
 send_batch(SlateDatabase *database)
 {
-	static const char not_known[] = "this Redis is not known yet";
 	int64		deadline = slate_link_now() + slate_redis_timeout;
 	const char *failure;
 
 	if (slate_script_prepare(deadline, LINK_WAIT_INTERRUPTIBLE) != REDIS_DONE)
 		return slate_redis_error();
 	if (!slate_deliver_is_known(database))
-		return not_known;
+		return SLATE_NOT_KNOWN;
 	watch(database, deadline);
 	failure = send_directly(deadline);
 	if (failure == NULL)
 		failure = send_by_script(deadline);
 	if (failure == NULL && !slate_deliver_is_known(database))
-		failure = not_known;
+		failure = SLATE_NOT_KNOWN;
 	return failure;
 }
 

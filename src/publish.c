@@ -636,7 +636,7 @@ exchange_batch(int64 deadline)
 		publish.out_of_memory = status == REDIS_DONE &&
 			slate_exchange_is_out_of_memory(&outcome);
 	else if (!slate_trust_is_delivered(&publish.stamp, outcome.strange))
-		publish.failure = "this Redis is not known yet";
+		publish.failure = SLATE_NOT_KNOWN;
 	return publish.failure == NULL;
 }
 
@@ -672,7 +672,7 @@ exchange_directly(int64 deadline)
 	slate_stats_add(STAT_PUSHES_DIRECT, 1);
 	slate_exchange_count_outcome(&outcome);
 	if (!slate_trust_is_delivered(&publish.stamp, false))
-		publish.failure = "this Redis is not known yet";
+		publish.failure = SLATE_NOT_KNOWN;
 	return true;
 }
 

@@ -22,6 +22,9 @@ typedef enum SlateTrust
 	TRUST_STANDING_BACK			/* a later timeline of ours uses this Redis */
 } SlateTrust;
 
+/* Why something is not delivered that Redis has taken. */
+#define SLATE_NOT_KNOWN "this Redis is not known yet"
+
 /* ------------------------------------------------------------------------
  * Backends.  A connection must be prepared.  They may wait for the worker: a
  * second at most for its first look after a start of the server or at another
