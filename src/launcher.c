@@ -28,7 +28,10 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
 #include "doubt.h"
 #include "events.h"
 #include "launcher.h"
@@ -40,9 +43,9 @@
 #include "stats.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -448,6 +451,96 @@ slate_launcher_register(void)
 	strlcpy(worker.bgw_library_name, "slate_cache", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "slate_launcher_main", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
+}
+
+/* ------------------------------------------------------------------------
+ * Commands that want a database for themselves
+ * ------------------------------------------------------------------------
+ */
+
+/* The database that nobody may be connected to for this command, or NULL. */
+static const char *
+database_wanted_alone(Node *statement)
+{
+	List	   *options = NIL;
+	const char *option = NULL;
+	const char *name = NULL;
+	ListCell   *lc;
+
+	switch (nodeTag(statement))
+	{
+		case T_DropdbStmt:
+			return ((DropdbStmt *) statement)->dbname;
+		case T_RenameStmt:
+			return ((RenameStmt *) statement)->renameType == OBJECT_DATABASE
+				? ((RenameStmt *) statement)->subname : NULL;
+		case T_CreatedbStmt:
+			options = ((CreatedbStmt *) statement)->options;
+			option = "template";
+			name = "template1";
+			break;
+		case T_AlterDatabaseStmt:
+			options = ((AlterDatabaseStmt *) statement)->options;
+			option = "tablespace";
+			break;
+		default:
+			return NULL;
+	}
+	foreach(lc, options)
+	{
+		DefElem    *element = lfirst(lc);
+
+		if (strcmp(element->defname, option) == 0 && element->arg)
+			name = IsA(statement, CreatedbStmt) ? defGetString(element)
+				: ((AlterDatabaseStmt *) statement)->dbname;
+	}
+	return name;
+}
+
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID,
+										ObjectIdGetDatum(GetUserId()));
+	bool		may = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
+/* Or he will be refused, and the worker had better stayed. */
+static bool
+may_have_alone(Node *statement, Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID,
+										ObjectIdGetDatum(database));
+	bool		may = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		may = has_privs_of_role(GetUserId(), form->datdba) ||
+			(IsA(statement, CreatedbStmt) && form->datistemplate &&
+			 may_create_databases());
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
+Oid
+slate_launcher_wanted_alone(Node *statement)
+{
+	const char *name = database_wanted_alone(statement);
+	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
+
+	if (!OidIsValid(oid) || !may_have_alone(statement, oid))
+		return InvalidOid;
+	return oid;
 }
 
 void

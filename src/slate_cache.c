@@ -12,15 +12,10 @@
  */
 #include "compat.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "breaker.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "cluster.h"
-#include "commands/dbcommands.h"
-#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "ddl.h"
 #include "events.h"
@@ -40,7 +35,6 @@
 #include "render.h"
 #include "ring.h"
 #include "rules.h"
-#include "script.h"
 #include "select.h"
 #include "sentinel.h"
 #include "stamp.h"
@@ -52,9 +46,7 @@
 #include "tls.h"
 #include "traffic.h"
 #include "url.h"
-#include "utils/acl.h"
 #include "utils/guc.h"
-#include "utils/syscache.h"
 
 PG_MODULE_MAGIC;
 
@@ -349,80 +341,6 @@ on_transaction(XactEvent event, void *arg pg_attribute_unused())
 	}
 }
 
-/* The database that nobody may be connected to for this command, or NULL. */
-static const char *
-database_wanted_alone(Node *statement)
-{
-	List	   *options = NIL;
-	const char *option = NULL;
-	const char *name = NULL;
-	ListCell   *lc;
-
-	switch (nodeTag(statement))
-	{
-		case T_DropdbStmt:
-			return ((DropdbStmt *) statement)->dbname;
-		case T_RenameStmt:
-			return ((RenameStmt *) statement)->renameType == OBJECT_DATABASE
-				? ((RenameStmt *) statement)->subname : NULL;
-		case T_CreatedbStmt:
-			options = ((CreatedbStmt *) statement)->options;
-			option = "template";
-			name = "template1";
-			break;
-		case T_AlterDatabaseStmt:
-			options = ((AlterDatabaseStmt *) statement)->options;
-			option = "tablespace";
-			break;
-		default:
-			return NULL;
-	}
-	foreach(lc, options)
-	{
-		DefElem    *element = lfirst(lc);
-
-		if (strcmp(element->defname, option) == 0 && element->arg)
-			name = IsA(statement, CreatedbStmt) ? defGetString(element)
-				: ((AlterDatabaseStmt *) statement)->dbname;
-	}
-	return name;
-}
-
-static bool
-may_create_databases(void)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID,
-										ObjectIdGetDatum(GetUserId()));
-	bool		may = false;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-		ReleaseSysCache(tuple);
-	}
-	return may;
-}
-
-/* Or he will be refused, and the worker had better stayed. */
-static bool
-may_have_alone(Node *statement, Oid database)
-{
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID,
-										ObjectIdGetDatum(database));
-	bool		may = false;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-
-		may = has_privs_of_role(GetUserId(), form->datdba) ||
-			(IsA(statement, CreatedbStmt) && form->datistemplate &&
-			 may_create_databases());
-		ReleaseSysCache(tuple);
-	}
-	return may;
-}
-
 /*
  * Our worker must not hinder commands that want a database for themselves.  And
  * the ROLLBACK of a transaction that has failed is nobody's callback: who has met
@@ -434,11 +352,10 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		   QueryEnvironment *environment, DestReceiver *receiver,
 		   QueryCompletion *completion)
 {
-	const char *name = database_wanted_alone(statement->utilityStmt);
 	bool		is_transaction = IsA(statement->utilityStmt, TransactionStmt);
-	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
+	Oid			alone = slate_launcher_wanted_alone(statement->utilityStmt);
 
-	if (!OidIsValid(oid) || !may_have_alone(statement->utilityStmt, oid))
+	if (!OidIsValid(alone))
 	{
 		prev_utility(statement, query, read_only_tree, context, params,
 					 environment, receiver, completion);
@@ -448,7 +365,7 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 			slate_redis_watch_idle();
 		return;
 	}
-	slate_launcher_send_away(oid, true);
+	slate_launcher_send_away(alone, true);
 	PG_TRY();
 	{
 		prev_utility(statement, query, read_only_tree, context, params,
@@ -456,7 +373,7 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	}
 	PG_FINALLY();
 	{
-		slate_launcher_send_away(oid, false);
+		slate_launcher_send_away(alone, false);
 	}
 	PG_END_TRY();
 }
