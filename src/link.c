@@ -21,7 +21,7 @@
  * - All that a link holds hangs on it, so that a throw out of a wait, or out
  *	 of a reply function, leaks nothing: the next use, or close, frees it.
  * - Memory is malloc's, every failure is checked, and what a server can make
- *	 us allocate is bounded by the SLATE_REPLY_MAX limits.
+ *	 us allocate is bounded, see MAX_REPLY_BYTES and replies.h.
  *
  * Throws: wait_for(), by CHECK_FOR_INTERRUPTS(), where LINK_WAIT_INTERRUPTIBLE
  * was asked for, and thereby slate_link_open() and slate_link_exchange().
@@ -30,7 +30,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "postgres.h"
+#include "compat.h"
 
 #include <fcntl.h>
 #include <netdb.h>
@@ -42,7 +42,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "compat.h"
 #include "link.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -64,6 +63,12 @@
 /* How long to leave a Unix socket whose queue of connections is full, in ms. */
 #define FULL_QUEUE_PAUSE 5
 
+/*
+ * Bytes of one reply, as sent, all told.  More is taken for a mistake, or malice,
+ * see replies.h.  (Not bounded is the number of replies the caller asks for; they
+ * are handed over, and freed, one by one.)
+ */
+#define MAX_REPLY_BYTES (64 * 1024 * 1024)
 
 /*
  * How much to read at a time.  redisReader moves what is left in its buffer
@@ -663,9 +668,9 @@ take_bytes(SlateLink *link, Exchange *exchange, const char *bytes, size_t len)
 	link->reply_bytes += len;
 	if (link->reply_bytes > KEEP_BUFFER_SIZE)
 		link->buffer_grown = true;
-	if (link->reply_bytes > SLATE_REPLY_MAX_BYTES)
+	if (link->reply_bytes > MAX_REPLY_BYTES)
 		return fail(link, LINK_TOO_LARGE, "a reply is larger than %d bytes",
-					SLATE_REPLY_MAX_BYTES);
+					MAX_REPLY_BYTES);
 
 	if (redisReaderFeed(reader, bytes, len) != REDIS_OK)
 		return parse_failed(link);

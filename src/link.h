@@ -32,16 +32,6 @@ typedef enum SlateLinkStatus
 	LINK_NOMEM					/* malloc failed */
 } SlateLinkStatus;
 
-/*
- * What one reply may hold.  More is taken for a mistake, or malice: the
- * connection is dropped, with LINK_TOO_LARGE or LINK_PROTOCOL, and memory stays
- * bounded whatever the other side sends.  (Not bounded is the number of replies
- * the caller asks for; they are handed over, and freed, one by one.)
- */
-#define SLATE_REPLY_MAX_BYTES	(64 * 1024 * 1024)	/* as sent, all told */
-#define SLATE_REPLY_MAX_ELEMENTS 1000000	/* in all its arrays together */
-#define SLATE_REPLY_MAX_DEPTH	7	/* arrays within arrays */
-
 /* Where a server listens. */
 typedef struct SlateAddress
 {

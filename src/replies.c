@@ -22,7 +22,6 @@
  */
 #include "compat.h"
 
-#include "link.h"
 #include "replies.h"
 
 /* What a block has room for, unless something needs more; that one is kept. */

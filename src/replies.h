@@ -11,6 +11,14 @@
 #include <hiredis/hiredis.h>
 
 /*
+ * What one reply may hold.  More is taken for a mistake, or malice: the
+ * connection is dropped, with LINK_PROTOCOL, and memory stays bounded whatever
+ * the other side sends.  How many bytes it may have, link.c knows.
+ */
+#define SLATE_REPLY_MAX_ELEMENTS 1000000	/* in all its arrays together */
+#define SLATE_REPLY_MAX_DEPTH	7	/* arrays within arrays */
+
+/*
  * The replies of one reader.  All fields are private to replies.c, but for
  * refused.  Zeroed memory is empty.
  */
