@@ -12,7 +12,6 @@
 
 #include "access/xact.h"
 #include "attempt.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 
 ErrorData *

@@ -12,12 +12,8 @@
  */
 #include "compat.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
 #include "commands/trigger.h"
 #include "ddl.h"
 #include "pending.h"
@@ -25,8 +21,6 @@
 #include "rules.h"
 #include "stats.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_capture);
 PG_FUNCTION_INFO_V1(slate_cache_capture_truncate);

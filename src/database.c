@@ -20,7 +20,6 @@
 #include "database.h"
 #include "redis.h"
 #include "storage/dsm.h"
-#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
 #include "utils/resowner.h"

@@ -17,7 +17,6 @@
 #include "emptying.h"
 #include "events.h"
 #include "examine.h"
-#include "journal.h"
 #include "namespace.h"
 #include "near.h"
 #include "resettle.h"

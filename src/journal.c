@@ -53,7 +53,6 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "catalog/storage.h"
-#include "common/hashfn.h"
 #include "events.h"
 #include "journal.h"
 #include "pgstat.h"

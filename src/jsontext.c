@@ -28,7 +28,6 @@
 #include "jsonshape.h"
 #include "jsontext.h"
 #include "lib/stringinfo.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 

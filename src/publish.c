@@ -30,8 +30,6 @@
 #include "sweep.h"
 #include "traffic.h"
 #include "trust.h"
-#include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 /* With more globs than this their beginnings are cut to multiples of it. */
 #define PREFIX_STEP 16

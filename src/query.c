@@ -19,7 +19,6 @@
 #include "parser/parse_param.h"
 #include "query.h"
 #include "rowjson.h"
-#include "rules.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"

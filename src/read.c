@@ -60,7 +60,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
-#include "utils/snapmgr.h"
 #include "value.h"
 
 PG_FUNCTION_INFO_V1(slate_cache_get);

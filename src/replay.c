@@ -29,12 +29,10 @@
 #include "journal.h"
 #include "near.h"
 #include "ops.h"
-#include "publish.h"
 #include "replay.h"
 #include "rules.h"
 #include "script.h"
 #include "stats.h"
-#include "sweep.h"
 #include "traffic.h"
 #include "utils/memutils.h"
 

@@ -26,7 +26,6 @@
 #include "row.h"
 #include "rowjson.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"

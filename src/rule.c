@@ -12,7 +12,6 @@
  */
 #include "compat.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/partition.h"

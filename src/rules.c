@@ -24,7 +24,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "keyname.h"
 #include "rules.h"
 #include "script.h"
@@ -32,10 +31,7 @@
 #include "triggers.h"
 #include "types.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 

@@ -57,7 +57,6 @@
 #include "strict.h"
 #include "sweep.h"
 #include "trust.h"
-#include "utils/memutils.h"
 
 /* Marks that the worker looks at in one go. */
 #define MARKS_PER_LOOK 1024

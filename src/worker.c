@@ -54,12 +54,10 @@
 #include "tcop/tcopprot.h"
 #include "traffic.h"
 #include "trust.h"
-#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/snapmgr.h"
 
 /* How often to look around when nothing is to be done. */
 #define ROUND_MS 1000
