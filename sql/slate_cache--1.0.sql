@@ -161,6 +161,7 @@ CREATE FUNCTION slate_cache.read_rules(
     OUT enabled boolean)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'slate_cache_rules' LANGUAGE C;
+GRANT EXECUTE ON FUNCTION slate_cache.read_rules() TO PUBLIC;
 COMMENT ON FUNCTION slate_cache.read_rules() IS 'what the view slate_cache.rules shows';
 
 CREATE VIEW slate_cache.rules AS SELECT * FROM slate_cache.read_rules();
@@ -316,6 +317,7 @@ CREATE FUNCTION slate_cache.read_stats(
     OUT emptied bigint)
 RETURNS record
 AS 'MODULE_PATHNAME', 'slate_cache_stats' LANGUAGE C VOLATILE;
+GRANT EXECUTE ON FUNCTION slate_cache.read_stats() TO PUBLIC;
 COMMENT ON FUNCTION slate_cache.read_stats() IS 'what the view slate_cache.stats shows';
 
 CREATE VIEW slate_cache.stats AS SELECT * FROM slate_cache.read_stats();
