@@ -60,8 +60,9 @@ check_argument_count(const SlateQuery *query)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_PARAMETER),
 				 errmsg("the query has more parameters than arguments"),
-				 errdetail("It uses $%d; %d arguments were given.",
-						   query->ntypes, query->nargs),
+				 errdetail_plural("It uses $%d; %d argument was given.",
+								  "It uses $%d; %d arguments were given.",
+								  query->nargs, query->ntypes, query->nargs),
 				 errhint("Pass one argument after the TTL for each parameter.")));
 }
 
