@@ -19,10 +19,12 @@
 
 PG_FUNCTION_INFO_V1(slate_cache_progress);
 
+#define NPHASES (PHASE_STANDING_BACK + 1)
+
 #define BIT(phase) (1U << (phase))
 
 /* In the order of SlatePhase. */
-static const char *const phase_names[SLATE_PHASES] = {
+static const char *const phase_names[NPHASES] = {
 	"no worker",
 	"idle",
 	"looking at redis",
@@ -40,7 +42,7 @@ static const char *const phase_names[SLATE_PHASES] = {
  * the middle of a pass that takes an hour; and while it waits for Redis it
  * tries now and then.
  */
-static const uint32 ends[SLATE_PHASES] = {
+static const uint32 ends[NPHASES] = {
 	[PHASE_NONE] = ~0U,
 	[PHASE_IDLE] = ~BIT(PHASE_IDLE),
 	[PHASE_LOOKING] = BIT(PHASE_LOOKING),
@@ -74,11 +76,11 @@ slate_progress_init(SlateProgress *progress)
 void
 slate_progress_enter(SlateProgress *progress, SlatePhase phase)
 {
-	static TimestampTz began[SLATE_PHASES]; /* 0: is not under way */
+	static TimestampTz began[NPHASES];	/* 0: is not under way */
 
 	if (pg_atomic_read_u32(&progress->phase) == phase)
 		return;
-	for (int i = 0; i < SLATE_PHASES; i++)
+	for (int i = 0; i < NPHASES; i++)
 	{
 		if (ends[phase] & BIT(i))
 			began[i] = 0;

@@ -28,8 +28,6 @@ typedef enum SlatePhase
 	PHASE_STANDING_BACK			/* see trust.c */
 } SlatePhase;
 
-#define SLATE_PHASES (PHASE_STANDING_BACK + 1)
-
 typedef struct SlateProgress
 {
 	pg_atomic_uint32 phase;

@@ -27,6 +27,9 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+/* No TTL is longer: ten years, in ms. */
+#define MAX_TTL (INT64CONST(10) * 366 * 24 * 3600 * 1000)
+
 int			slate_rule_default_ttl = 3600;
 
 /* ------------------------------------------------------------------------
@@ -158,7 +161,7 @@ parse_ttl(const char *text)
 {
 	int64		ttl = strtoll(text, NULL, 10);
 
-	return ttl >= 0 && ttl <= SLATE_RULE_MAX_TTL ? ttl : -1;
+	return ttl >= 0 && ttl <= MAX_TTL ? ttl : -1;
 }
 
 void
@@ -209,7 +212,7 @@ slate_rule_interval_ttl(const Interval *interval)
 
 	if (days >= -100000 && days <= 100000)
 		ms = days * (USECS_PER_DAY / 1000) + interval->time / 1000;
-	if (ms <= 0 || ms > SLATE_RULE_MAX_TTL)
+	if (ms <= 0 || ms > MAX_TTL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid TTL: \"%s\"",
@@ -316,7 +319,8 @@ rule_order(Relation relation, const SlateRule *rule)
 	indexes = RelationGetIndexList(relation);
 	foreach(lc, indexes)
 	{
-		HeapTuple	index = SearchSysCache1(INDEXRELID, lfirst_oid(lc));
+		Datum		oid = ObjectIdGetDatum(lfirst_oid(lc));
+		HeapTuple	index = SearchSysCache1(INDEXRELID, oid);
 
 		if (!HeapTupleIsValid(index))
 			continue;

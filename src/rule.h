@@ -92,9 +92,6 @@ extern int64 slate_rule_ttl(const SlateRule *rule);
  */
 extern int64 slate_rule_interval_ttl(const Interval *interval);
 
-/* No TTL is longer: ten years, in ms. */
-#define SLATE_RULE_MAX_TTL (INT64CONST(10) * 366 * 24 * 3600 * 1000)
-
 /* May a relation of this relkind have rules? */
 extern bool slate_rule_suits(char relkind);
 
