@@ -288,7 +288,7 @@ slate_doubt_prepared(void)
 }
 
 bool
-slate_doubt_leave(SlateOutcomeKind kind)
+slate_doubt_leave(SlateLeaving kind)
 {
 	SlateDatabase *database = mine.database;
 

@@ -16,12 +16,12 @@
 
 #include "database.h"
 
-typedef enum SlateOutcomeKind
+typedef enum SlateLeaving
 {
 	LEAVE_DELIVERED,			/* nothing is left to be done; or aborted */
 	LEAVE_FAILED,				/* in doubt */
 	LEAVE_UNSWEPT				/* in doubt for its patterns */
-} SlateOutcomeKind;
+} SlateLeaving;
 
 extern Size slate_doubt_shmem_size(void);
 extern void slate_doubt_shmem_startup(void);	/* holds AddinShmemInitLock */
@@ -69,7 +69,7 @@ extern void slate_doubt_end_marking(void);
  * Leave; false if this transaction has not entered, so that nobody remembers
  * it.  After a commit or an abort; does not throw.
  */
-extern bool slate_doubt_leave(SlateOutcomeKind kind);
+extern bool slate_doubt_leave(SlateLeaving kind);
 
 /* ------------------------------------------------------------------------
  * The worker

@@ -393,8 +393,8 @@ check_room(SlateDatabase *database)
 }
 
 /*
- * With 7600 bytes for entries, Writer is too large to be initialised for each
- * transaction; it is the caller's.
+ * Writer has room for 7600 bytes of entries, so its fields are set one by one: to
+ * zero it would cost more than the row.
  */
 static void
 append(SlateDatabase *database, int generation, Relation relation,
@@ -496,7 +496,7 @@ replayer(void)
  * worker's has yet to hear: others read that.
  */
 bool
-slate_journal_leave(SlateOutcomeKind kind, bool committed)
+slate_journal_leave(SlateLeaving kind, bool committed)
 {
 	SlateDatabase *database = slate_doubt_entered();
 	bool		is_replayed = replayer() != NULL;

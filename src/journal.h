@@ -33,7 +33,7 @@ extern bool slate_journal_append(const SlateOpList *list,
  * The transaction has ended.  False if it is not in the journal, or the worker
  * has another Redis: what has failed is lost.  Does not throw.
  */
-extern bool slate_journal_leave(SlateOutcomeKind kind, bool committed);
+extern bool slate_journal_leave(SlateLeaving kind, bool committed);
 
 /*
  * Is this transaction in the journal, and a worker there to go on with it in

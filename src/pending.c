@@ -111,7 +111,7 @@ static struct
 	bool		at_once;		/* rules are going: see slate_pending_drop_all() */
 } pending;
 
-int			slate_pending_max_bytes = 16 * 1024;
+int			slate_pending_max = 16 * 1024;
 
 static void keep_within_limit(void);
 
@@ -347,7 +347,7 @@ refuse_more(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many cache changes in one transaction"),
 				 errdetail("The keys of this transaction exceed slate_cache.max_pending (%d kB).",
-						   slate_pending_max_bytes),
+						   slate_pending_max),
 				 errhint("Raise slate_cache.max_pending, use fewer keys in one transaction, or drop them by a pattern.")));
 }
 
@@ -490,7 +490,7 @@ give_up_keys(void)
 static void
 keep_within_limit(void)
 {
-	Size		limit = (Size) slate_pending_max_bytes * 1024;
+	Size		limit = (Size) slate_pending_max * 1024;
 
 	if (pending_bytes() > limit && pending.given_up == KEEP_ALL)
 		give_up_values();
@@ -567,7 +567,7 @@ pre_commit(void)
 		return;
 	ForceSyncCommit();
 	slate_publish_prepare(pending.top->list,
-						  (Size) slate_pending_max_bytes * 1024 * 4,
+						  (Size) slate_pending_max * 1024 * 4,
 						  pending.at_once);
 }
 

@@ -15,7 +15,7 @@
 #include "rules.h"
 
 /* kB that a transaction may hold before it falls back to dropping */
-extern int	slate_pending_max_bytes;
+extern int	slate_pending_max;
 
 /* Registers the transaction callbacks; once a backend. */
 extern void slate_pending_init(void);

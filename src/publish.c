@@ -597,7 +597,7 @@ finish_families(int64 deadline)
  * the worker's.  Anything else, or without a worker: for as long as there is
  * time; the worker has the rest.
  */
-static SlateOutcomeKind
+static SlateLeaving
 publish_sweep(int64 deadline)
 {
 	bool		has_worker = slate_journal_has_worker();
@@ -714,7 +714,7 @@ exchange(int64 deadline)
 	return false;
 }
 
-static SlateOutcomeKind
+static SlateLeaving
 publish_batch(void)
 {
 	int64		deadline = slate_link_now() + publish.budget;
@@ -741,7 +741,7 @@ publish_batch(void)
 }
 
 /* To the worker; if its ring is full, all that is left of it is DROPs. */
-static SlateOutcomeKind
+static SlateLeaving
 leave_to_worker(void)
 {
 	publish.entry.generations = slate_doubt_generations();
@@ -755,7 +755,7 @@ leave_to_worker(void)
 
 /* Acknowledge in the journal, or leave it what is still to be done. */
 static void
-settle(SlateOutcomeKind kind)
+settle(SlateLeaving kind)
 {
 	bool		remembered = slate_journal_leave(kind, true);
 
@@ -773,7 +773,7 @@ settle(SlateOutcomeKind kind)
 void
 slate_publish_send(void)
 {
-	SlateOutcomeKind kind = LEAVE_FAILED;
+	SlateLeaving kind = LEAVE_FAILED;
 
 	if (publish.list == NULL)
 		return;

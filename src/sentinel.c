@@ -370,7 +370,6 @@ slate_sentinel_ask(const char *user, const char *password, bool another,
 		SlateLinkStatus status;
 		Answer		answer;
 
-		memset(&answer, 0, sizeof(answer));
 		status = ask_one(&sentinels->address[which], user, password, &answer,
 						 now + share, wait);
 		if (status == LINK_TIMEOUT)

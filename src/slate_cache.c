@@ -205,7 +205,7 @@ define_cache_settings(void)
 	DefineCustomIntVariable("slate_cache.max_pending",
 							"Memory that a transaction may hold for the cache before it falls back to dropping.",
 							NULL,
-							&slate_pending_max_bytes, 16 * 1024, 64, 128 * 1024,
+							&slate_pending_max, 16 * 1024, 64, 128 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("slate_cache.max_value",
 							"Largest value that is cached; keys of larger ones are dropped.",

@@ -298,7 +298,7 @@ typedef struct Look
  * would be taken for others, are of another life of it.
  */
 static bool
-is_under_way(uint64 xid)
+is_ours_and_under_way(uint64 xid)
 {
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 
@@ -345,7 +345,7 @@ take_marks(int index pg_attribute_unused(), const redisReply *reply, void *arg)
 		mark->xid = strtou64(xid->str, NULL, 10);
 
 		/* of all those that are prepared none takes the place of another */
-		if (!is_under_way(mark->xid))
+		if (!is_ours_and_under_way(mark->xid))
 			look->count++;
 	}
 }
@@ -361,7 +361,7 @@ keep_useless(Look *look, SlateDatabase *database)
 	{
 		uint64		xid = look->marks[i].xid;
 
-		if (!is_under_way(xid) && !slate_doubt_is_marking(xid))
+		if (!is_ours_and_under_way(xid) && !slate_doubt_is_marking(xid))
 			look->marks[kept++] = look->marks[i];
 	}
 	look->count = kept;

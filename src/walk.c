@@ -204,7 +204,7 @@ may_see_other(Oid relid)
 	/* gone meanwhile: then it is nobody's */
 	return OidIsValid(schema) &&
 		pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT,
-							  &is_missing) == ACLCHECK_OK && !is_missing &&
+							  &is_missing) == ACLCHECK_OK &&
 		compat_schema_aclcheck(schema, GetUserId(), ACL_USAGE) == ACLCHECK_OK &&
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 }
