@@ -106,9 +106,6 @@ slate_batch_is_long(const SlateBatch *batch)
 	return batch->ncuts > 0;
 }
 
-/*
- * Where to append the next command: for a node, or for the one that has a key.
- */
 SlateBatch *
 slate_batch_for_node(SlateBatch *batch, int node)
 {
@@ -135,14 +132,12 @@ slate_batch_for_key(SlateBatch *batch, const char *key, int keylen)
 	return slate_batch_for_node(batch, slate_redis_node_of(key, keylen));
 }
 
-/* For who tells each node: how many there are. */
 int
 slate_batch_count_nodes(const SlateBatch *batch)
 {
 	return Max(batch->nparts, 1);
 }
 
-/* A call with so many keys has been added: is the exchange full? */
 void
 slate_batch_count_keys(SlateBatch *batch, int nkeys)
 {

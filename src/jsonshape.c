@@ -31,9 +31,13 @@ static uint32 expected[NDEPTHS];
 /* Texts so far. */
 static uint64 serial = 0;
 
-/* Who made way for another one last, for which text; and who has not yet. */
+/* The shape that made way last. */
 static int	hand = 0;
+
+/* The text of which one was learned last. */
 static uint64 learned_from = 0;
+
+/* Size of the last object without a shape, see was_seen(). */
 static uint64 seen = 0;
 
 void

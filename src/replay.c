@@ -437,8 +437,10 @@ replay_pages(void)
 	slate_progress_show(&database->progress, PHASE_REPLAYING,
 						"replaying the journal");
 	read_step(&step, &batch);
+
+	/* the step is read again; gather_glob() knows those that are there */
 	if (!send_step(&step, &batch))
-		return REPLAY_FAILED; /* patterns gathered twice are there once */
+		return REPLAY_FAILED;
 	void_step(&step);
 	slate_stats_add(STAT_REPLAYED, step.nrows);
 	nlate += step.nlate;

@@ -115,8 +115,8 @@ static dsm_segment *
 obtain_segment(dsm_handle handle, Size size, bool report)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ResourceOwner its_owner = ResourceOwnerCreate(owner, "slate_cache ring");
+	ResourceOwner callers = CurrentResourceOwner;
+	ResourceOwner its_owner = ResourceOwnerCreate(callers, "slate_cache ring");
 	dsm_segment *volatile found = NULL;
 
 	CurrentResourceOwner = its_owner;
@@ -139,7 +139,7 @@ obtain_segment(dsm_handle handle, Size size, bool report)
 	PG_END_TRY();
 
 	/* what is half made */
-	CurrentResourceOwner = owner;
+	CurrentResourceOwner = callers;
 	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
 	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_LOCKS, false, false);
 	ResourceOwnerRelease(its_owner, RESOURCE_RELEASE_AFTER_LOCKS, false, false);

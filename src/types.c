@@ -28,7 +28,6 @@
  * ------------------------------------------------------------------------
  */
 
-/* Types whose text holds nothing but letters, digits, '.', '+' and '-'. */
 bool
 slate_types_has_plain_text(Oid type)
 {

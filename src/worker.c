@@ -234,7 +234,7 @@ truncate_generation(int generation)
 	if (!done)
 		return;
 
-	/* of bytes that were forgiven no more can be there than there are any */
+	/* no more can be forgiven than both generations still hold */
 	pg_atomic_write_u64(&database->forgiven,
 						Min(pg_atomic_read_u64(&database->forgiven),
 							pg_atomic_read_u64(&database->bytes[0]) +
