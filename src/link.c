@@ -875,7 +875,13 @@ slate_link_exchange(SlateLink *link, const char *bytes, size_t len,
 	SlateLinkStatus status;
 	Exchange	exchange;
 
-	Assert(slate_link_is_open(link) || slate_link_is_ahead(link, bytes, len));
+	/* never an answer to what another exchange has left */
+	if (!slate_link_is_open(link) && !slate_link_is_ahead(link, bytes, len))
+	{
+		slate_link_close(link);
+		return fail(link, LINK_BROKEN, "there is no connection");
+	}
+
 	exchange.bytes = bytes + link->ahead;
 	exchange.len = len - link->ahead;
 	link->ahead_of = NULL;

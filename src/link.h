@@ -176,10 +176,11 @@ extern bool slate_link_is_ahead(const SlateLink *link, const char *bytes,
 
 /*
  * On a link that is open, or ahead with these bytes: send them, and read nreplies
- * replies, interleaved, so that neither side's full buffer can stop the other.  Any status but LINK_OK closes the
- * connection.  An error reply (-ERR ...) is a reply: LINK_OK.  Replies that
- * came before a failure have been handed over (a server that turns a client
- * away says why before it hangs up).  expected may be NULL.
+ * replies, interleaved, so that neither side's full buffer can stop the other.
+ * Any status but LINK_OK closes the connection.  An error reply (-ERR ...) is a
+ * reply: LINK_OK.  Replies that came before a failure have been handed over (a
+ * server that turns a client away says why before it hangs up).  expected may be
+ * NULL.
  */
 extern SlateLinkStatus slate_link_exchange(SlateLink *link,
 										   const char *bytes, size_t len,
