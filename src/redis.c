@@ -516,14 +516,18 @@ resting(void)
 void
 slate_redis_want_names(void)
 {
+	static SlateTopology served;	/* large; we have no connections to it */
 	const SlateUrl *url = slate_service();
 	SlateMaster master;
 
 	load_settings();
 	for (int i = 0; i < url->cluster.count; i++)
 		slate_names_want(&url->cluster.address[i]);
-	for (int i = 0; i < topology.count; i++)
-		slate_names_want(&topology.node[i].address);
+	if (url->cluster.count > 0 && slate_cluster_known(&served))
+	{
+		for (int i = 0; i < served.count; i++)
+			slate_names_want(&served.node[i].address);
+	}
 	for (int i = 0; i < url->sentinels.count; i++)
 		slate_names_want(&url->sentinels.address[i]);
 	if (url->sentinels.count > 0 && slate_sentinel_known(&master))
