@@ -711,16 +711,14 @@ go_round(void)
 	return nundecided > 0 ? UNDECIDED_MS : ROUND_MS;
 }
 
-void
-slate_worker_main(Datum arg)
+/* Connect, and be the database's worker; or end. */
+static void
+begin(Oid databaseid)
 {
-	MemoryContext context;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_terminate);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
-											  InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(databaseid, InvalidOid, 0);
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "slate_cache worker");
 	slate_database_use_plain_transactions();
 	slate_script_init();
@@ -732,43 +730,68 @@ slate_worker_main(Datum arg)
 			answer_launcher();
 		proc_exit(0);
 	}
+	slate_replay_init(database);
+}
+
+/* Is all as it was when we began?  Or end. */
+static void
+look_around(void)
+{
+	Oid			present;
+
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		reload();
+	}
+	if (is_told_to_leave())
+		proc_exit(0);
+	present = look_for_extension();
+	if (present != extension_oid)
+	{
+		forget_extension(OidIsValid(present));
+		extension_oid = InvalidOid;
+		proc_exit(0);
+	}
+}
+
+/* Until somebody has something to do, or so many ms are over. */
+static void
+wait_for_more(long rest)
+{
+	pgstat_report_activity(STATE_IDLE, "waiting for something to do");
+	(void) pgstat_report_stat(false);
+	if (rest > 0 && slate_ring_may_sleep(database))
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 rest, PG_WAIT_EXTENSION);
+}
+
+void
+slate_worker_main(Datum arg)
+{
+	MemoryContext context;
+
+	begin(DatumGetObjectId(arg));
 	context = AllocSetContextCreate(TopMemoryContext, "slate_cache worker",
 									ALLOCSET_DEFAULT_SIZES);
-	slate_replay_init(database);
 	for (;;)
 	{
 		long		rest;
-		Oid			present;
 
 		/* first of all: what comes from here on sets it again */
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			reload();
-		}
-		if (is_told_to_leave())
-			proc_exit(0);
-		present = look_for_extension();
-		if (present != extension_oid)
-		{
-			forget_extension(OidIsValid(present));
-			extension_oid = InvalidOid;
-			proc_exit(0);
-		}
+		look_around();
+
+		/* a transaction has left another */
 		MemoryContextSwitchTo(context);
 		SetCurrentStatementStartTimestamp();
 		rest = go_round();
 		slate_stats_log_losses();
 		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextReset(context);
-		pgstat_report_activity(STATE_IDLE, "waiting for something to do");
-		(void) pgstat_report_stat(false);
-		if (rest > 0 && slate_ring_may_sleep(database))
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 rest, PG_WAIT_EXTENSION);
+		wait_for_more(rest);
 	}
 }
