@@ -664,14 +664,13 @@ keep_hidden(Lookup *lookup)
 	}
 }
 
-/* Load what is not done yet, and fill it where there is a lease. */
-static void
-load_and_fill(LookupSet *set)
+/* What is not done yet, to be loaded; NULL: all is. */
+static SlateLoad *
+collect_loads(LookupSet *set, int *nloads)
 {
-	SlateBatch	fills;
 	SlateLoad  *loads = NULL;
-	int			nloads = 0;
 
+	*nloads = 0;
 	for (int i = 0; i < set->nlookups; i++)
 	{
 		Lookup	   *lookup = &set->lookups[i];
@@ -680,33 +679,49 @@ load_and_fill(LookupSet *set)
 			continue;
 		if (loads == NULL)
 			loads = palloc0_array(SlateLoad, set->nlookups);
-		loads[nloads].key = lookup->key;
-		loads[nloads++].arg = lookup;
+		loads[*nloads].key = lookup->key;
+		loads[(*nloads)++].arg = lookup;
 	}
+	return loads;
+}
+
+/* What was loaded is the answer, and is filled where there is a lease. */
+static void
+take_load(const SlateLoad *load, SlateBatch *fills)
+{
+	Lookup	   *lookup = load->arg;
+
+	keep_hidden(lookup);
+
+	/* its rule's by its text alone */
+	if (!load->possible && lookup->bypass_rows)
+	{
+		lookup->covered = lookup->bypass = false;
+		return;
+	}
+	slate_stats_add(STAT_BYPASSES, lookup->bypass_rows ? 1 : 0);
+	lookup->done = true;
+	if (load->json == NULL)
+		return;
+	lookup->value = slate_value_from_json(load->json);
+	lookup->ttl = load->ttl;
+	add_fill(fills, lookup, load->json, load->len, load->ttl);
+}
+
+static void
+load_and_fill(LookupSet *set)
+{
+	int			nloads;
+	SlateLoad  *loads = collect_loads(set, &nloads);
+	SlateBatch	fills;
+
 	if (nloads == 0)
 		return;
-
 	slate_load(loads, nloads);
 	slate_batch_init(&fills);
 	for (int i = 0; i < nloads; i++)
 	{
-		Lookup	   *lookup = loads[i].arg;
-
-		keep_hidden(lookup);
-
-		/* its rule's by its text alone */
-		if (!loads[i].possible && lookup->bypass_rows)
-		{
-			lookup->covered = lookup->bypass = false;
-			continue;
-		}
-		slate_stats_add(STAT_BYPASSES, lookup->bypass_rows ? 1 : 0);
-		lookup->done = true;
-		if (loads[i].json == NULL)
-			continue;
-		lookup->value = slate_value_from_json(loads[i].json);
-		lookup->ttl = loads[i].ttl;
-		add_fill(&fills, lookup, loads[i].json, loads[i].len, loads[i].ttl);
+		take_load(&loads[i], &fills);
 		if (slate_batch_size(&fills) > FILL_BYTES)
 		{
 			run_fills(set, &fills);
@@ -911,20 +926,12 @@ flush_what_was_read(const Lookup *lookup)
 		XLogFlush(end);
 }
 
-Datum
-slate_cache_fetch(PG_FUNCTION_ARGS)
+/* Of a fetch, whose key is not null; returns the TTL. */
+static int64
+take_arguments(FunctionCallInfo fcinfo, Lookup *lookup, SlateQuery *query)
 {
-	LookupSet  *set = make_set(1);
-	Lookup	   *lookup = &set->lookups[0];
-	SlateBatch	fill;
-	SlateQuery	query = {0};
 	int64		ttl;
-	bool		is_counted;
-	char	   *json;
-	int			len = 0;
 
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -935,9 +942,17 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 	lookup->by_query = true;
 	ttl = slate_read_ttl(lookup->key,
 						 PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2));
-	query.text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	query->text = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(3))
-		slate_query_set_arguments(&query, PG_GETARG_ARRAYTYPE_P(3));
+		slate_query_set_arguments(query, PG_GETARG_ARRAYTYPE_P(3));
+	return ttl;
+}
+
+/* A query reads what it likes: so the cache is bypassed without a rule, too. */
+static void
+classify_query(LookupSet *set, Lookup *lookup)
+{
+	bool		is_counted;
 
 	classify(set, lookup);
 	is_counted = lookup->bypass && !lookup->bypass_rows;
@@ -945,6 +960,38 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		lookup->bypass = true;
 	if (lookup->bypass && !lookup->done && !is_counted)
 		slate_stats_add(STAT_BYPASSES, 1);
+}
+
+static void
+run_query(LookupSet *set, Lookup *lookup, SlateQuery *query, int64 ttl)
+{
+	SlateBatch	fill;
+	int			len = 0;
+	char	   *json = slate_query_run(query, &len);
+
+	lookup->value = json ? slate_value_from_json(json) : NULL;
+	keep_hidden(lookup);
+	flush_what_was_read(lookup);
+	slate_batch_init(&fill);
+
+	/* it may have seen what slate_cache_set() has for this transaction */
+	if (lookup->value && !slate_pending_has_any())
+		add_fill(&fill, lookup, json, len, ttl);
+	run_fills(set, &fill);
+}
+
+Datum
+slate_cache_fetch(PG_FUNCTION_ARGS)
+{
+	LookupSet  *set = make_set(1);
+	Lookup	   *lookup = &set->lookups[0];
+	SlateQuery	query = {0};
+	int64		ttl;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	ttl = take_arguments(fcinfo, lookup, &query);
+	classify_query(set, lookup);
 	get_from_cache(set);
 	if (!lookup->done && !lookup->bypass && !RecoveryInProgress() &&
 		!slate_pending_has_any())
@@ -954,18 +1001,7 @@ slate_cache_fetch(PG_FUNCTION_ARGS)
 		lease_waiting(set, ttl);
 	}
 	if (!lookup->done)
-	{
-		json = slate_query_run(&query, &len);
-		lookup->value = json ? slate_value_from_json(json) : NULL;
-		keep_hidden(lookup);
-		flush_what_was_read(lookup);
-		slate_batch_init(&fill);
-
-		/* it may have seen what slate_cache_set() has for this transaction */
-		if (lookup->value && !slate_pending_has_any())
-			add_fill(&fill, lookup, json, len, ttl);
-		run_fills(set, &fill);
-	}
+		run_query(set, lookup, &query, ttl);
 	if (lookup->value == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(lookup->value);

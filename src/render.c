@@ -126,6 +126,49 @@ is_superseded(const SlateOpList *list, const SlateGlobSet *globset,
 							   &patience);
 }
 
+/* How far the rendering of a list has come. */
+typedef struct RenderState
+{
+	Size		max_bytes;
+	Size		json_bytes;		/* so far */
+	SlateRelation *checked;		/* the last one; NULL: none yet ... */
+	bool		fits;			/* and whether its images fit */
+} RenderState;
+
+/* Does it become a DROP, whatever its value would be? */
+static bool
+is_to_be_dropped(RenderState *rendering, const SlateOpList *list,
+				 const SlateGlobSet *globset, SlateOp *op)
+{
+	if (is_superseded(list, globset, op))
+	{
+		op->order = SLATE_SHARED;
+		return true;
+	}
+	if (op->image && op->image->relation != rendering->checked)
+	{
+		rendering->checked = op->image->relation;
+		rendering->fits = image_fits(rendering->checked);
+	}
+	return rendering->json_bytes > rendering->max_bytes ||
+		(op->image && !rendering->fits);
+}
+
+/* Keep the value that it has now, if that is not too large. */
+static void
+keep_value(RenderState *rendering, SlateOp *op)
+{
+	if (op->valuelen > (int64) slate_render_max_value * 1024)
+	{
+		slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
+		slate_ops_drop_instead(op);
+		return;
+	}
+	rendering->json_bytes += op->valuelen;
+	if (rendering->json_bytes > rendering->max_bytes)
+		slate_stats_add(STAT_FALLBACKS, 1);
+}
+
 /*
  * Leaves the operations with their values, or as DROPs.  False if a row has to
  * be rendered with care: then this may be begun again.
@@ -134,13 +177,10 @@ static bool
 render_ops(SlateOpList *list, const SlateGlobSet *globset, bool with_care,
 		   Size max_bytes)
 {
-	int64		limit = (int64) slate_render_max_value * 1024;
-	Size		json_bytes = 0;
+	RenderState rendering = {.max_bytes = max_bytes};
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
 												  "slate_cache rendering",
 												  ALLOCSET_DEFAULT_SIZES);
-	SlateRelation *checked = NULL;
-	bool		fits = false;
 
 	for (int i = 0; i < list->nops; i++)
 	{
@@ -149,33 +189,12 @@ render_ops(SlateOpList *list, const SlateGlobSet *globset, bool with_care,
 		CHECK_FOR_INTERRUPTS();
 		if (op->kind == OP_DROP)
 			continue;
-		if (is_superseded(list, globset, op))
-		{
-			op->order = SLATE_SHARED;
+		if (is_to_be_dropped(&rendering, list, globset, op))
 			slate_ops_drop_instead(op);
-			continue;
-		}
-		if (op->image && op->image->relation != checked)
-		{
-			checked = op->image->relation;
-			fits = image_fits(checked);
-		}
-		if (json_bytes > max_bytes || (op->image && !fits))
-		{
-			slate_ops_drop_instead(op);
-			continue;
-		}
-		if (!render_op(op, with_care, scratch))
+		else if (!render_op(op, with_care, scratch))
 			return false;
-		if (op->valuelen > limit)
-		{
-			slate_stats_add(STAT_VALUES_TOO_LARGE, 1);
-			slate_ops_drop_instead(op);
-			continue;
-		}
-		json_bytes += op->valuelen;
-		if (json_bytes > max_bytes)
-			slate_stats_add(STAT_FALLBACKS, 1);
+		else
+			keep_value(&rendering, op);
 	}
 	MemoryContextDelete(scratch);
 	return true;
