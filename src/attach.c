@@ -69,7 +69,9 @@ check_relation_kind(Relation relation)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table", name),
 				 errdetail_relkind_not_supported(relkind),
-				 errhint("Attach the tables that it reads.")));
+				 relkind == RELKIND_VIEW || relkind == RELKIND_MATVIEW
+				 ? errhint("Attach the tables that it reads.")
+				 : errhint("Ordinary and partitioned tables can be attached.")));
 	if (relation->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
