@@ -291,7 +291,9 @@ load_own_certificate(SSL_CTX *context)
 	/* this sees, too, that the two belong together */
 	if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
 	{
-		set_error_from_queue("could not load slate_cache.tls_key_file");
+		set_error_from_queue(is_set(slate_tls_key_file)
+							 ? "could not load slate_cache.tls_key_file"
+							 : "could not load a key from slate_cache.tls_cert_file, and slate_cache.tls_key_file is not set");
 		return false;
 	}
 	return true;

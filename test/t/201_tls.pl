@@ -205,6 +205,10 @@ use_settings('slate_cache.tls_cert_file' => $file);
 works('with a certificate');
 use_settings('slate_cache.tls_cert_file' => $certs->file('client.crt'), 'slate_cache.tls_key_file' => $certs->file('client.key'));
 works('and its key in another file');
+use_settings('slate_cache.tls_key_file' => '');
+refused('and no key anywhere', 'could not load a key from slate_cache.tls_cert_file, and slate_cache.tls_key_file is not set: ');
+use_settings('slate_cache.tls_key_file' => $certs->file('client.key'));
+works('and its key named again');
 
 # Renewed in place, as by a tool that renews certificates: nobody is told, not even a session
 # that has met the former one.
