@@ -219,11 +219,17 @@ slate_cache_journal(PG_FUNCTION_ARGS)
 compat_noreturn static void
 report_no_worker(SlateDatabase *database)
 {
-	const char *detail = "The library is not preloaded, or too many databases use it.";
+	const char *detail = "The library is not preloaded.";
 	const char *hint = "Add slate_cache to shared_preload_libraries and restart the server.";
 
 	if (database)
 		hint = "Raise max_worker_processes and restart the server.";
+	else if (slate_stats_shared())
+	{
+		detail = psprintf("More than %d databases use slate_cache.",
+						  SLATE_MAX_DATABASES);
+		hint = "Drop the extension where it is not needed; at the next start of the server others have its place.";
+	}
 	if (database && pg_atomic_read_u32(&database->unavailable) != 0)
 		detail = "The server has no room for one more background worker.";
 	else if (database && !slate_database_has_launcher())
