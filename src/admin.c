@@ -583,6 +583,7 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 	};
 	const char *refusal;
 	uint32		trust;
+	bool		is_known;
 
 	if (database == NULL)
 	{
@@ -591,12 +592,13 @@ check_history(ReturnSetInfo *result, SlateDatabase *database)
 		return;
 	}
 	trust = pg_atomic_read_u32(&database->trust);
-	refusal = trust == TRUST_HELD &&
-		pg_atomic_read_u32(&database->failing) == 0
-		? "" : slate_database_refusal(database);
-	put_check(result, "history", trust == TRUST_HELD && refusal[0] == '\0',
+	is_known = trust == TRUST_HELD &&
+		pg_atomic_read_u32(&database->unseen) == 0;
+	refusal = is_known ? "" : slate_database_refusal(database);
+	put_check(result, "history", is_known,
 			  refusal[0] ? psprintf("%s; Redis refuses: %s", words[trust], refusal)
-			  : words[trust]);
+			  : is_known || trust != TRUST_HELD ? words[trust]
+			  : "known; but Redis did not answer when the worker looked last");
 }
 
 /* NULL if there is none. */

@@ -96,7 +96,7 @@ render_key(SlateRule *rule, HeapTuple tuple, StringInfo key)
 	if (key->data == NULL)
 		initStringInfo(key);
 	resetStringInfo(key);
-	rendered = slate_rules_render(rule, tuple, key, &too_long);
+	rendered = slate_rules_render(rule, tuple, key, NULL, &too_long);
 	if (too_long)
 		slate_stats_add(STAT_KEYS_TOO_LONG, 1);
 	return rendered;

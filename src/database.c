@@ -85,6 +85,7 @@ reset(SlateDatabase *database)
 	pg_atomic_init_u32(&database->flushed, 0);
 	pg_atomic_init_u32(&database->passes, 0);
 	pg_atomic_init_u32(&database->failing, 0);
+	pg_atomic_init_u32(&database->unseen, 0);
 	database->refusal[0] = '\0';
 	slate_progress_init(&database->progress);
 	pg_atomic_init_u32(&database->current, 0);

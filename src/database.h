@@ -79,6 +79,8 @@ typedef struct SlateDatabase
 	pg_atomic_uint32 passes;	/* of the journal that are done: counts */
 	pg_atomic_uint32 failing;	/* rounds of the worker that have failed since
 								 * one has not */
+	pg_atomic_uint32 unseen;	/* 1: the worker's last look at Redis has shown
+								 * nothing */
 	char		refusal[SLATE_REASON_SIZE]; /* what Redis has refused in the
 											 * last of those, or ""; under the
 											 * registry's lock */

@@ -60,9 +60,6 @@ static char told[SLATE_VERSION_LEN + 1];
 /* Had Redis the epoch of somebody else when we looked last? */
 static bool contested = false;
 
-/* It did not answer then, or refused to tell. */
-static bool failed = false;
-
 /* Of another type: none of ours. */
 static const char *
 note_text(const redisReply *reply)
@@ -228,12 +225,6 @@ slate_examine_is_contested(void)
 	return contested;
 }
 
-bool
-slate_examine_has_failed(void)
-{
-	return failed;
-}
-
 /* The same for a Redis that was trusted. */
 static const char *
 compare_known(SlateDatabase *database, const Notes *notes)
@@ -299,9 +290,11 @@ slate_examine(SlateDatabase *database, const char **reason)
 	SlateTrust	trust = pg_atomic_read_u32(&database->trust);
 	SlateHistory history = {0};
 	Notes		notes;
+	bool		failed;
 
 	*reason = NULL;
 	failed = !exchange_notes(database, &notes);
+	pg_atomic_write_u32(&database->unseen, failed);
 	if (failed)
 		return trust == TRUST_UNKNOWN ? set_trust(database, TRUST_WAITING)
 			: trust;

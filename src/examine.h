@@ -20,11 +20,7 @@
 extern SlateTrust slate_examine(SlateDatabase *database,
 								const char **reason);
 
-/*
- * Could the last look not compare, since Redis did not answer, or refused to tell?
- * Did it find the epoch of somebody else?
- */
-extern bool slate_examine_has_failed(void);
+/* Did the last look find the epoch of somebody else? */
 extern bool slate_examine_is_contested(void);
 
 /* From now on no PUT counts, nor lease.  False if Redis has not heard it. */

@@ -80,7 +80,10 @@ on_run_reply(int index, const redisReply *reply, void *arg)
 	if (slate_link_is_error(reply, "NOSCRIPT"))
 		state->forgotten = state->forgotten < 0 ? nth : state->forgotten;
 	else if (state->forgotten >= 0)
-		state->remembered |= is_script(find_command(state->bytes, index));
+	{
+		if (!state->remembered)
+			state->remembered = is_script(find_command(state->bytes, index));
+	}
 	else
 		hand_on(state, nth, reply);
 }

@@ -212,6 +212,21 @@ find_load(const LoadGroup *group, StringInfo key)
 				   compare_loads);
 }
 
+/*
+ * Has the row been found by its own texts?  If not, by values that are equal: then
+ * it is found by these, too.  The key is the same, so lengths tell.
+ */
+static bool
+is_of_split(const SlateMatch *match, const SlateSlice *values)
+{
+	for (int i = 0; i < match->rule->template->ncolumns; i++)
+	{
+		if (values[i].len != match->values[i].len)
+			return false;
+	}
+	return true;
+}
+
 /* Leaves garbage in the current memory context; what counts is in the strings'. */
 static void
 take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json,
@@ -219,13 +234,15 @@ take_row(LoadGroup *group, HeapTuple tuple, StringInfo key, StringInfo json,
 {
 	SlateRule  *rule = group->rule;
 	SlateLoad **place;
+	SlateSlice	values[SLATE_TEMPLATE_MAX_COLUMNS];
 	bool		too_long;
 
 	resetStringInfo(key);
-	if (!slate_rules_render(rule, tuple, key, &too_long))
+	if (!slate_rules_render(rule, tuple, key, values, &too_long))
 		return;
 	place = find_load(group, key);
-	if (place == NULL || (rule->kind == RULE_ROW && (*place)->json))
+	if (place == NULL || (rule->kind == RULE_ROW && (*place)->json) ||
+		(rule->kind == RULE_LIST && !is_of_split(&(*place)->match, values)))
 		return;
 
 	resetStringInfo(json);
@@ -412,18 +429,23 @@ settle(SlateLoad *load)
 
 /*
  * Go on to the next rule, or split, that may explain a key.  A list that has rows
- * gets no other rule's; nor its own once more, when all begins again.
+ * gets no other rule's.  If rules have changed all begins again.
  */
 static void
 advance(SlateLoad *load)
 {
 	const SlateRule *rule = load->match.rule;
+	uint64		generation = load->match.generation;
 	bool		is_next = slate_rules_match(load->key.start, load->key.len,
 											&load->match);
 
+	if (load->match.generation != generation)
+	{
+		load->list = NULL;
+		load->is_list = false;
+	}
 	if (!is_next ||
-		(load->list && load->list->len > 0 &&
-		 (load->match.rule != rule || load->match.nth == 0)))
+		(load->list && load->list->len > 0 && load->match.rule != rule))
 		settle(load);
 }
 

@@ -490,6 +490,7 @@ slate_publish_hand_over(SlateOpList *list)
 	{
 		if (slate_trust_nobody_looks())
 			return false;
+		slate_trust_await_url(LINK_WAIT_INTERRUPTIBLE);
 		slate_stamp_make(&stamp);
 		if (!slate_journal_append(list, &stamp, true))
 			return false;

@@ -839,11 +839,12 @@ slate_rules_add_drops(SlateBatch *batch, const SlateStamp *stamp,
 
 bool
 slate_rules_render(SlateRule *rule, HeapTuple tuple, StringInfo out,
-				   bool *too_long)
+				   SlateSlice *values, bool *too_long)
 {
 	SlateRelation *relation = rule->relation;
-	SlateSlice	values[SLATE_TEMPLATE_MAX_COLUMNS];
+	SlateSlice	own[SLATE_TEMPLATE_MAX_COLUMNS];
 
+	values = values ? values : own;
 	*too_long = false;
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{

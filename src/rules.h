@@ -97,12 +97,13 @@ extern void slate_rules_add_drops(SlateBatch *batch, const SlateStamp *stamp,
 								  bool is_pushed);
 
 /*
- * Append the key, or glob, that a row gives under a bound rule.  False if
- * there is none: a key column is NULL, the key would be one of ours, or too
- * long (*too_long).
+ * Append the key, or glob, that a row gives under a bound rule, and tell the texts
+ * of its columns, if values is not NULL.  False if there is none: a key column is
+ * NULL, the key would be one of ours, or too long (*too_long).
  */
 extern bool slate_rules_render(SlateRule *rule, HeapTuple tuple,
-							   StringInfo out, bool *too_long);
+							   StringInfo out, SlateSlice *values,
+							   bool *too_long);
 
 /*
  * The wildcards of all rules of a table, as a list of C strings in the current

@@ -107,7 +107,7 @@ assign_url(const char *newval, void *extra)
 {
 	const GucSource *source = extra;
 
-	slate_service_is_servers = source && *source <= PGC_S_GLOBAL;
+	slate_service_is_servers = source && *source < PGC_S_GLOBAL;
 	assign_connection(newval, extra);
 }
 

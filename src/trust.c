@@ -362,11 +362,12 @@ slate_trust_await_url(SlateWait wait)
 {
 	static uint64 awaited = 0;
 	SlateDatabase *database = slate_database_mine();
-	int64		end = slate_link_now() + AWAIT_MS;
+	int64		end;
 
 	if (database == NULL || slate_database_has_our_redis(database) ||
 		slate_service_key() == awaited || !may_expect_worker(database))
 		return;
+	end = slate_link_now() + AWAIT_MS;
 	slate_database_wake(database);
 	while (slate_link_now() < end && !slate_database_has_our_redis(database))
 		nap(wait);

@@ -469,7 +469,7 @@ add_keys_of_row(SlateWalk *walk, HeapTuple tuple, SlateRule *only)
 
 		resetStringInfo(&key);
 		if ((only == NULL || rule == only) && slate_walk_has_values(rule) &&
-			slate_rules_render(rule, tuple, &key, &too_long))
+			slate_rules_render(rule, tuple, &key, NULL, &too_long))
 			add_key(walk, key.data, key.len);
 	}
 	pfree(key.data);

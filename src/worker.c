@@ -199,7 +199,7 @@ watch(void)
 		if (now > next_empty)
 			empty_rest = ROUND_MS;
 		if (pg_atomic_read_u32(&database->trust) != TRUST_HELD ||
-			slate_examine_has_failed())
+			pg_atomic_read_u32(&database->unseen) != 0)
 			return false;
 		slate_emptying_is_over();
 		return true;

@@ -205,7 +205,7 @@ invalidate_row(SlateRelation *relation, HeapTuple tuple,
 		SlateRule  *rule = &relation->rules[i];
 
 		resetStringInfo(&key);
-		if (!slate_rules_render(rule, tuple, &key, &too_long))
+		if (!slate_rules_render(rule, tuple, &key, NULL, &too_long))
 			continue;
 		if (rule->template->is_pattern)
 			slate_pending_rule_glob(rule, key.data, key.len);

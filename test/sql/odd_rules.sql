@@ -187,6 +187,25 @@ SELECT slate_cache_del('shop:s:x:y:z', 'shop:s:row:p:q');
 SELECT slate_cache_warm('split'), slate_cache_warm('whole');
 \! $redis MGET shop:s:x:y:z shop:s:row:p:q
 DROP TABLE split, whole;
+-- each once, though equality finds it in two ways
+CREATE TABLE numbers (id int PRIMARY KEY, a numeric, b numeric);
+SELECT slate_cache_attach('numbers', list_keys => ARRAY['shop:n:{a}.{b}']);
+INSERT INTO numbers VALUES (1, 1, 0.0), (2, 1.0, 0), (3, 1, 0);
+SELECT slate_cache_get('shop:n:1.0.0');
+SELECT slate_cache_get('shop:n:1.0');
+DROP TABLE numbers;
+
+-- a trigger that sees a part of the changes, made where nobody could refuse that, goes on
+CREATE TABLE hand_made (id int PRIMARY KEY);
+ALTER EVENT TRIGGER slate_cache_altered DISABLE;
+CREATE TRIGGER inserts AFTER INSERT ON hand_made FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand_made:{id}');
+ALTER EVENT TRIGGER slate_cache_altered ENABLE ALWAYS;
+COMMENT ON TRIGGER inserts ON hand_made IS 'as it is';
+ALTER TRIGGER inserts ON hand_made RENAME TO inserted;
+INSERT INTO hand_made VALUES (1);
+\! $redis GET shop:hand_made:1
+CREATE OR REPLACE TRIGGER inserted AFTER INSERT ON hand_made FOR EACH ROW EXECUTE FUNCTION slate_cache.capture('row', 'shop:hand_made:{id}');
+DROP TABLE hand_made;
 
 -- what was never committed is not filled
 BEGIN;

@@ -12,7 +12,7 @@ use SlateSession;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-use constant TIMEOUT => 1000;
+use constant TIMEOUT => 3000;
 
 my $redis = SlateRedis->new;
 my $proxy = SlateProxy->new($redis);

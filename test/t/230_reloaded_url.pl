@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SlateJournal;
 use SlateNode;
 use SlateRedis;
 use SlateSession;
@@ -14,6 +15,7 @@ use Time::HiRes qw(sleep time);
 my @redis = (SlateRedis->new, SlateRedis->new);
 my $node = SlateNode->start('main', redis => $redis[0]);
 SlateNode::create_items($node, 9);
+my $looker = SlateSession->new($node);
 my $id = 0;
 
 # The statement has come to its commit, or to Redis; or it has ended.
@@ -21,7 +23,10 @@ sub wait_until_begun
 {
     my ($session, $condition) = @_;
     my $pid = $session->pid;
-    SlateNode::wait_for($node, "SELECT state = 'idle' OR $condition FROM pg_stat_activity WHERE pid = $pid");
+
+    # It waits for a second at most, so this must be quick.
+    SlateRedis::wait_until(
+        sub { $looker->query("SELECT state = 'idle' OR $condition FROM pg_stat_activity WHERE pid = $pid") eq 't' }, 'it has begun');
     return;
 }
 
@@ -53,6 +58,11 @@ foreach my $mode (qw(commit strict async))
     sleep 0.02 until $mode ne 'async' || $redis[0]->field("shop:item:$id", 'name') eq $mode || time > $until;
     is($redis[0]->field("shop:item:$id", 'name'), $mode, "$mode: its value is in the new Redis");
 }
+$id++;
+reload_beside('PREPARE', '', "BEGIN; UPDATE item SET name = 'prepared' WHERE id = $id; PREPARE TRANSACTION 'one'", 'backend_xid IS NOT NULL');
+$node->safe_psql('postgres', q{COMMIT PREPARED 'one'});
+SlateJournal::wait_until_told($node);
+is($redis[0]->cli('EXISTS', "shop:item:$id"), '0', 'PREPARE: the worker drops its key');
 is(reload_beside('get', '', q{SELECT slate_cache_get('shop:item:9')->>'name'}, q{state = 'active'}), 'old', 'get: it has the value');
 is($redis[0]->field('shop:item:9', 'name'), 'old', 'get: it has filled');
 

@@ -11,7 +11,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 # What takes a minute takes so much longer than what does not that a slow machine does not matter.
-use constant SOON => 25;
+use constant SOON => 10;
 
 my $redis = SlateRedis->new;
 my $node = SlateNode->start('main', redis => $redis);
@@ -26,9 +26,9 @@ sub cancel
     my ($what, $session, $sql) = @_;
     my ($verb) = $sql =~ /^(\w+)/;
     my $pid = $session->pid;
-    my $start = time;
     $session->send($sql);
     SlateNode::wait_for($node, "SELECT state = 'active' AND query LIKE '$verb%' FROM pg_stat_activity WHERE pid = $pid");
+    my $start = time;
     $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
     $session->finish;
     like($session->error, qr/canceling statement due to user request/, "$what: it is canceled");

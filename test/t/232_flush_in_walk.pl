@@ -9,7 +9,6 @@ use SlateProxy;
 use SlateRedis;
 use SlateSession;
 use Test::More;
-use Time::HiRes qw(sleep);
 
 my $redis = SlateRedis->new(port => 1);
 my $proxy = SlateProxy->new($redis);
@@ -27,10 +26,10 @@ sub flush_in_walk
     $proxy->pass;
     $session->query($settings);
     $session->query(q{SELECT slate_cache_stats_reset(); SELECT slate_cache_peek('a')});
-    $redis->cli('EVAL', q{for i = 1, 6000 do redis.call('SET', 'app:' .. i, '1') end}, 0);
+    $redis->cli('EVAL', q{for i = 1, 30000 do redis.call('SET', 'app:' .. i, '1') end}, 0);
     $proxy->delay(replies => [ 40, 40 ]);
     $session->send("SELECT slate_cache_invalidate('app:*')");
-    sleep 0.01 while count() > 5600;
+    SlateRedis::wait_until(sub { count() <= 29_600 }, 'it has begun');
     $redis->cli('SCRIPT', 'FLUSH');
     cmp_ok(count(), '>', 0, "$name: in the middle of it");
     $session->finish;
