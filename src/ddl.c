@@ -244,7 +244,7 @@ check_arguments(const SlateTrigger *trigger)
  * slate_cache_attach().  Redis may have something under their keys.
  */
 static void
-on_trigger(Oid trigger_oid, bool is_new)
+on_created_trigger(Oid trigger_oid)
 {
 	Oid			ours[2];
 	SlateTrigger *trigger;
@@ -252,7 +252,7 @@ on_trigger(Oid trigger_oid, bool is_new)
 
 	slate_rules_functions(ours);
 	trigger = slate_triggers_find(trigger_oid, ours[1]);
-	if (trigger && is_new)
+	if (trigger)
 		check_sees_all(trigger, SEES_TRUNCATE);
 	trigger = slate_triggers_find(trigger_oid, ours[0]);
 	if (trigger == NULL)
@@ -271,11 +271,8 @@ on_trigger(Oid trigger_oid, bool is_new)
 				 errmsg("\"%s\" is not a table", get_rel_name(relid)),
 				 errdetail("Its rows may change without anybody noticing."),
 				 errhint("Give the tables that its rows are from cache rules.")));
-	if (is_new)
-	{
-		check_sees_all(trigger, SEES_ROWS);
-		check_arguments(trigger);
-	}
+	check_sees_all(trigger, SEES_ROWS);
+	check_arguments(trigger);
 	check_one_trigger(relid);
 
 	/* else later commands would fail for them, also those on other tables */
@@ -306,11 +303,8 @@ look_at_changed(const char *query)
 		Oid			object_id = DatumGetObjectId(SPI_getbinval(object, desc, 2,
 															   &isnull));
 
-		bool		is_new = DatumGetBool(SPI_getbinval(object, desc, 3,
-														&isnull));
-
 		if (class_id == TriggerRelationId)
-			on_trigger(object_id, is_new);
+			on_created_trigger(object_id);
 		else
 			on_altered(class_id, object_id, check_and_drop);
 	}
@@ -467,11 +461,10 @@ slate_cache_on_ddl(PG_FUNCTION_ARGS)
 	event = ((EventTriggerData *) fcinfo->context)->event;
 	if (strcmp(event, "ddl_command_end") == 0 &&
 		!adds_enum_value(((EventTriggerData *) fcinfo->context)->parsetree))
-		look_at_changed("SELECT DISTINCT classid, objid,"
-						" command_tag OPERATOR(pg_catalog.=) 'CREATE TRIGGER'"
+		look_at_changed("SELECT DISTINCT classid, objid"
 						" FROM pg_catalog.pg_event_trigger_ddl_commands()");
 	else if (strcmp(event, "sql_drop") == 0)
-		look_at_changed("SELECT DISTINCT classid, objid, false"
+		look_at_changed("SELECT DISTINCT classid, objid"
 						" FROM pg_catalog.pg_event_trigger_dropped_objects()"
 						" WHERE objsubid OPERATOR(pg_catalog.>) 0");
 	else if (strcmp(event, "ddl_command_start") == 0)
