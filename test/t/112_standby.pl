@@ -67,6 +67,9 @@ is( $session->query(q{SELECT pg_relation_size('slate_cache.journal_a') + pg_rela
         (SELECT count(*) FROM slate_cache.journal)}),
     't|0', 'what was told the primary, and still stands in its journal, is not in doubt');
 SlateNode::continue_worker($primary);
+
+# The primary's worker notes its rules within a second.
+SlateRedis::wait_until(sub { contents() =~ /^slate_cache:rules:\S+ \S/m }, 'the rules are noted');
 $before = contents();
 
 foreach my $call (
